@@ -1,0 +1,43 @@
+# Two commands do the main things: `make demo` shows the whole way of a signature, `make test` runs the tests.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+
+.PHONY: setup demo test check bench fuzz format clean
+
+setup: $(VENV)/installed
+	@./scripts/system-packages.sh
+
+$(VENV)/installed: requirements/dev.txt pyproject.toml
+	@./scripts/system-packages.sh python
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --disable-pip-version-check --require-hashes -r requirements/dev.txt
+	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
+	@touch $@
+
+demo: setup
+	$(BIN)/python -m demo
+
+test: setup
+	$(BIN)/pytest -n 2 --dist=worksteal $(PYTEST_ARGS)
+
+# The same line that STYLE asks for before every push.
+check: setup
+	$(BIN)/ruff format --check
+	$(BIN)/ruff check
+	$(BIN)/flake8-async --enable=ASYNC agentproxy relay demo tests bench
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+bench: setup
+	$(BIN)/python -m bench
+
+fuzz: setup
+	$(BIN)/python -m tests.fuzz
+
+format:
+	$(BIN)/ruff format
+	$(BIN)/ruff check --fix
+
+clean:
+	rm -rf $(VENV) .cache build dist

@@ -1,0 +1,1 @@
+"""The deciding daemon: who asks, what the policy allows, whose turn it is."""

@@ -1,0 +1,1 @@
+"""What the policy file says, and the decision that follows from it."""

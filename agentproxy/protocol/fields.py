@@ -1,0 +1,121 @@
+"""Dataclasses that stand inside messages of more than one stream, with the bounds that make them safe to log."""
+
+import re
+from dataclasses import dataclass, field
+from datetime import datetime
+
+from agentproxy.protocol.digests import HashAlgorithm
+from agentproxy.protocol.errors import RemoteProtocolError
+from agentproxy.protocol.keys import Fingerprint, Keygrip, PublicKey
+
+__all__ = ["Asserted", "Claims", "Head", "KeyFacts", "check_name", "check_request_id", "check_text"]
+
+# A name of a runner, key, key type, node or distribution: it appears in file names, logs and shell lines.
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]{0,63}")
+_REQUEST_ID = re.compile(r"[0-9a-f]{32}")
+# C0, C1 and the line separators: they would let a caller forge lines in a log or colours on a terminal.
+_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
+
+MAX_CLAIM = 1024  # characters of one claim
+MAX_COMMANDS = 8  # gpg, rpmsign, a shell or two, the runner
+MAX_JOB_FIELDS = 16
+
+
+def check_name(untrusted: str, what: str) -> None:
+    """Raise RemoteProtocolError unless this is a name: 1 to 64 letters, digits, `.`, `_`, `+`, `-`."""
+    if _NAME.fullmatch(untrusted) is None:
+        raise RemoteProtocolError(f"{what}: expected 1 to 64 letters, digits, '.', '_', '+' or '-'")
+
+
+def check_request_id(untrusted: str) -> None:
+    """Raise RemoteProtocolError unless this is a request's id: 32 lower-case hex digits."""
+    if _REQUEST_ID.fullmatch(untrusted) is None:
+        raise RemoteProtocolError("id: expected 32 lower-case hex digits")
+
+
+def check_text(untrusted: str, what: str, longest: int = MAX_CLAIM) -> None:
+    """Raise RemoteProtocolError unless this is at most `longest` characters without control characters."""
+    if len(untrusted) > longest or _CONTROL.search(untrusted) is not None:
+        raise RemoteProtocolError(f"{what}: expected at most {longest} characters, none of them control characters")
+
+
+@dataclass(frozen=True, slots=True)
+class Claims:
+    """What a relay saw of its caller: claimed, never proven, and never a reason to allow anything."""
+
+    uid: int | None = None
+    user: str | None = None
+    pid: int | None = None
+    commands: tuple[str, ...] = ()  # command lines: gpg's first, then its parents'
+    file: str | None = None  # what rpmsign or gpg works on
+    package: str | None = None  # name-epoch:version-release.arch, from the package's header
+    job: dict[str, str] = field(default_factory=dict)  # of the CI system: project, pipeline, job, url
+
+    def __post_init__(self) -> None:
+        if len(self.commands) > MAX_COMMANDS or len(self.job) > MAX_JOB_FIELDS:
+            raise RemoteProtocolError("claims: too many commands or job fields")
+        texts = (self.user, *self.commands, self.file, self.package, *self.job.keys(), *self.job.values())
+        for text in texts:
+            if text is not None:
+                check_text(text, "claims")
+
+
+@dataclass(frozen=True, slots=True)
+class Asserted:
+    """What the oracle says about a request; the signer writes it into the record and believes none of it."""
+
+    runner: str | None = None
+    token: str | None = None  # the token's public id, never the token
+    certificate: str | None = None  # SHA-256 of the client certificate, lower-case hex
+    address: str | None = None  # host:port
+    channel: str = "relay"  # relay, http, ssh, fallback, cli
+    distribution: str | None = None
+    claims: Claims | None = None
+
+    def __post_init__(self) -> None:
+        for what, text in (
+            ("runner", self.runner),
+            ("token", self.token),
+            ("certificate", self.certificate),
+            ("address", self.address),
+            ("channel", self.channel),
+            ("distribution", self.distribution),
+        ):
+            if text is not None:
+                check_text(text, what, 256)
+
+
+@dataclass(frozen=True, slots=True)
+class Head:
+    """The end of an audit log: whoever keeps one can later prove that nothing up to it was cut or rewritten."""
+
+    node: str
+    sequence: int  # of the last record; the first record has 1
+    hash: bytes  # 32 bytes: SHA-256 of the last record's line without its newline
+
+    def __post_init__(self) -> None:
+        check_name(self.node, "node")
+        if self.sequence < 1 or len(self.hash) != 32:
+            raise RemoteProtocolError("head: expected a sequence from 1 and a hash of 32 bytes")
+
+
+@dataclass(frozen=True, slots=True)
+class KeyFacts:
+    """A key that the signer serves, as far as the public may know it."""
+
+    name: str  # such as "modern"
+    fingerprint: Fingerprint  # of the key that signs
+    primary: Fingerprint  # of the certificate it stands in; the same for a primary key
+    keygrip: Keygrip
+    public_key: PublicKey
+    hash_algorithms: tuple[HashAlgorithm, ...]
+    can_certify: bool
+    created: datetime
+    expires: datetime | None = None
+    user_id: str = ""
+    seal_only: bool = False
+
+    def __post_init__(self) -> None:
+        check_name(self.name, "key name")
+        if self.public_key.keygrip != self.keygrip:
+            raise RemoteProtocolError("keygrip: it is not the public key's")

@@ -1,0 +1,274 @@
+"""Messages between relay and oracle; docs/PROTOCOL.md shows each as JSON.
+
+The relay speaks first: `hello`, answered by `welcome` or `rejected`. After that many requests may be in flight;
+an answer carries its request's id and may come in any order.
+"""
+
+import enum
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import ClassVar
+
+from agentproxy.protocol.digests import Digest
+from agentproxy.protocol.errors import RemoteProtocolError
+from agentproxy.protocol.fields import Claims, Head, KeyFacts, check_name, check_request_id, check_text
+from agentproxy.protocol.keys import Fingerprint, Keygrip
+from agentproxy.protocol.signatures import Signature
+from agentproxy.protocol.wire import MessageCodec
+
+__all__ = [
+    "FROM_ORACLE",
+    "FROM_RELAY",
+    "PROTOCOL_VERSION",
+    "Certificate",
+    "Drain",
+    "Failed",
+    "FailureCode",
+    "FetchCertificate",
+    "FromOracle",
+    "FromRelay",
+    "Hello",
+    "KeysChanged",
+    "Ping",
+    "Pong",
+    "RefusalCode",
+    "Refused",
+    "Rejected",
+    "RejectionCode",
+    "ServedKey",
+    "Sign",
+    "Signed",
+    "Welcome",
+]
+
+PROTOCOL_VERSION = 1
+MAX_REMAINING_MS = 600_000  # ten minutes: longer than any caller waits, short enough to mean something
+
+
+class RejectionCode(enum.StrEnum):
+    """Why a connection ends at `hello`."""
+
+    VERSION = "version"
+    CERTIFICATE_UNKNOWN = "certificate_unknown"
+    TOKEN_UNKNOWN = "token_unknown"  # noqa: S105  a code, not a token
+    TOKEN_EXPIRED = "token_expired"  # noqa: S105
+    TOKEN_OF_ANOTHER_RUNNER = "token_of_another_runner"  # noqa: S105
+    RUNNER_DISABLED = "runner_disabled"
+    RUNNER_UNKNOWN = "runner_unknown"
+    ADDRESS_FORBIDDEN = "address_forbidden"
+    NOT_OPERATIONAL = "not_operational"
+
+
+class RefusalCode(enum.StrEnum):
+    """Why the policy said no."""
+
+    FORBIDDEN = "forbidden"
+    KEY_UNKNOWN = "key_unknown"
+    HASH_FORBIDDEN = "hash_forbidden"
+    DISTRIBUTION_FORBIDDEN = "distribution_forbidden"
+    DISTRIBUTION_MISSING = "distribution_missing"
+    RATE_LIMITED = "rate_limited"
+    QUEUE_FULL = "queue_full"
+    DEADLINE_PASSED = "deadline_passed"
+    ID_REUSED = "id_reused"
+
+
+class FailureCode(enum.StrEnum):
+    """Why there is no signature although the policy allowed it."""
+
+    BACKEND = "backend"
+    KEY_UNAVAILABLE = "key_unavailable"
+    BAD_SIGNATURE = "bad_signature"
+    NOT_OPERATIONAL = "not_operational"
+    INTERNAL = "internal"
+
+
+@dataclass(frozen=True, slots=True)
+class Hello:
+    """The relay's first message."""
+
+    tag: ClassVar[str] = "hello"
+    protocol: int
+    token: str = field(repr=False)  # a secret: it must not reach a log by way of a traceback
+    software: str
+
+    def __post_init__(self) -> None:
+        check_text(self.token, "token", 256)
+        check_text(self.software, "software", 64)
+
+
+@dataclass(frozen=True, slots=True)
+class Sign:
+    """Sign this digest with this key."""
+
+    tag: ClassVar[str] = "sign"
+    id: str
+    keygrip: Keygrip
+    digest: Digest
+    remaining_ms: int  # how long the caller still waits
+    distribution: str | None = None
+    claims: Claims | None = None
+
+    def __post_init__(self) -> None:
+        check_request_id(self.id)
+        if self.distribution is not None:
+            check_name(self.distribution, "distribution")
+        if not 0 <= self.remaining_ms <= MAX_REMAINING_MS:
+            raise RemoteProtocolError(f"remaining_ms: expected 0 to {MAX_REMAINING_MS}")
+
+
+@dataclass(frozen=True, slots=True)
+class FetchCertificate:
+    """Send the OpenPGP certificate that this key stands in."""
+
+    tag: ClassVar[str] = "fetch_certificate"
+    id: str
+    fingerprint: Fingerprint
+
+    def __post_init__(self) -> None:
+        check_request_id(self.id)
+
+
+@dataclass(frozen=True, slots=True)
+class Ping:
+    """Is the other side alive; either may ask."""
+
+    tag: ClassVar[str] = "ping"
+    id: str
+
+    def __post_init__(self) -> None:
+        check_request_id(self.id)
+
+
+@dataclass(frozen=True, slots=True)
+class Pong:
+    """Yes."""
+
+    tag: ClassVar[str] = "pong"
+    id: str
+
+    def __post_init__(self) -> None:
+        check_request_id(self.id)
+
+
+@dataclass(frozen=True, slots=True)
+class ServedKey:
+    """A key that this runner may use, and for what."""
+
+    facts: KeyFacts
+    key_type: str  # "legacy", "modern" or another that the policy names
+    distributions: tuple[str, ...] = ()  # patterns; empty: the key is for any, and none need be named
+
+    def __post_init__(self) -> None:
+        check_name(self.key_type, "key_type")
+        for pattern in self.distributions:
+            check_text(pattern, "distributions", 64)
+
+
+@dataclass(frozen=True, slots=True)
+class Welcome:
+    """The oracle's answer to a good `hello`."""
+
+    tag: ClassVar[str] = "welcome"
+    protocol: int
+    node: str
+    runner: str
+    software: str
+    time: datetime  # the oracle's clock, so that a relay can warn of a wrong one
+    keys: tuple[ServedKey, ...]
+    max_in_flight: int
+    head: Head | None = None
+
+    def __post_init__(self) -> None:
+        check_name(self.node, "node")
+        check_name(self.runner, "runner")
+        check_text(self.software, "software", 64)
+
+
+@dataclass(frozen=True, slots=True)
+class Rejected:
+    """The oracle's answer to a bad `hello`; the connection ends."""
+
+    tag: ClassVar[str] = "rejected"
+    code: RejectionCode
+
+
+@dataclass(frozen=True, slots=True)
+class Signed:
+    """A signature, and the end of the audit log that holds its record."""
+
+    tag: ClassVar[str] = "signed"
+    id: str
+    signature: Signature
+    head: Head
+
+    def __post_init__(self) -> None:
+        check_request_id(self.id)
+
+
+@dataclass(frozen=True, slots=True)
+class Refused:
+    """The policy said no."""
+
+    tag: ClassVar[str] = "refused"
+    id: str
+    code: RefusalCode
+    reason: str  # for the relay's log: what the caller may know of the rule
+    retry_after_ms: int | None = None
+
+    def __post_init__(self) -> None:
+        check_request_id(self.id)
+        check_text(self.reason, "reason")
+
+
+@dataclass(frozen=True, slots=True)
+class Failed:
+    """The policy said yes and yet there is no signature."""
+
+    tag: ClassVar[str] = "failed"
+    id: str
+    code: FailureCode
+    retryable: bool
+
+    def __post_init__(self) -> None:
+        check_request_id(self.id)
+
+
+@dataclass(frozen=True, slots=True)
+class Certificate:
+    """One part of a certificate: parts come in order, counted from 1."""
+
+    tag: ClassVar[str] = "certificate"
+    id: str
+    part: int
+    parts: int
+    data: bytes  # binary OpenPGP, at most 16 KiB a part
+
+    def __post_init__(self) -> None:
+        check_request_id(self.id)
+        if not 1 <= self.part <= self.parts <= 64:
+            raise RemoteProtocolError("certificate: expected parts from 1 to 64")
+
+
+@dataclass(frozen=True, slots=True)
+class KeysChanged:
+    """The keys that this runner may use from now on."""
+
+    tag: ClassVar[str] = "keys_changed"
+    keys: tuple[ServedKey, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Drain:
+    """This oracle is going away: finish what is in flight and connect elsewhere."""
+
+    tag: ClassVar[str] = "drain"
+
+
+FromRelay = Hello | Sign | FetchCertificate | Ping | Pong
+FromOracle = Welcome | Rejected | Signed | Refused | Failed | Certificate | KeysChanged | Drain | Ping | Pong
+
+FROM_RELAY: MessageCodec[FromRelay] = MessageCodec(Hello, Sign, FetchCertificate, Ping, Pong)
+FROM_ORACLE: MessageCodec[FromOracle] = MessageCodec(
+    Welcome, Rejected, Signed, Refused, Failed, Certificate, KeysChanged, Drain, Ping, Pong
+)

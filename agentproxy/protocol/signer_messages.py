@@ -1,0 +1,206 @@
+"""Messages between the oracle (or the operator's command line) and the signer: the whole table of what it can be asked.
+
+Ids are integers of the asking side, one per request on a connection.
+"""
+
+import enum
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import ClassVar
+
+from agentproxy.protocol.digests import Digest
+from agentproxy.protocol.errors import RemoteProtocolError
+from agentproxy.protocol.fields import Asserted, Head, KeyFacts, check_name, check_request_id, check_text
+from agentproxy.protocol.keys import Keygrip
+from agentproxy.protocol.messages import FailureCode
+from agentproxy.protocol.signatures import Signature
+from agentproxy.protocol.wire import MessageCodec
+
+__all__ = [
+    "FROM_SIGNER",
+    "TO_SIGNER",
+    "CertificateKind",
+    "DigestSigned",
+    "FromSigner",
+    "Issue",
+    "Issued",
+    "Keys",
+    "ListKeys",
+    "NotDone",
+    "Outcome",
+    "Record",
+    "Recorded",
+    "SignDigest",
+    "Status",
+    "StatusReport",
+    "ToSigner",
+]
+
+
+class Outcome(enum.StrEnum):
+    """How a recorded operation ended."""
+
+    SIGNED = "signed"
+    REFUSED = "refused"
+    FAILED = "failed"
+    DONE = "done"  # administrative operations
+
+
+class CertificateKind(enum.StrEnum):
+    """What a certificate of the built-in CA is for; it decides the extended key usage."""
+
+    CLIENT = "client"
+    SERVER = "server"
+
+
+@dataclass(frozen=True, slots=True)
+class ListKeys:
+    """Which keys are served; answered by `keys`."""
+
+    tag: ClassVar[str] = "list_keys"
+    id: int
+
+
+@dataclass(frozen=True, slots=True)
+class SignDigest:
+    """Sign, record, release; answered by `digest_signed` or `not_done`."""
+
+    tag: ClassVar[str] = "sign_digest"
+    id: int
+    request: str  # the relay's request id
+    keygrip: Keygrip
+    digest: Digest
+    asserted: Asserted
+
+    def __post_init__(self) -> None:
+        check_request_id(self.request)
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """Write a record of something that was not a signature; answered by `recorded` or `not_done`."""
+
+    tag: ClassVar[str] = "record"
+    id: int
+    operation: str  # sign, seal, hello, runner_added, token_revoked, …
+    outcome: Outcome
+    reason: str
+    asserted: Asserted
+    request: str | None = None
+    keygrip: Keygrip | None = None
+    digest: Digest | None = None
+    details: dict[str, str] = field(default_factory=dict)
+    durable: bool = True  # False: answered before the disk has it (refusals)
+
+    def __post_init__(self) -> None:
+        check_name(self.operation, "operation")
+        check_text(self.reason, "reason")
+        if self.outcome is Outcome.SIGNED:
+            raise RemoteProtocolError("only the signer writes that something was signed")
+        if len(self.details) > 32:
+            raise RemoteProtocolError("details: at most 32")
+        for name, value in self.details.items():
+            check_name(name, "details")
+            check_text(value, "details")
+
+
+@dataclass(frozen=True, slots=True)
+class Issue:
+    """Issue a certificate with a fresh key; answered by `issued` or `not_done`."""
+
+    tag: ClassVar[str] = "issue"
+    id: int
+    kind: CertificateKind
+    common_name: str  # the runner's or the node's name
+    hosts: tuple[str, ...]  # DNS names and IP addresses of a server; empty for a client
+    days: int
+    asserted: Asserted
+
+    def __post_init__(self) -> None:
+        check_name(self.common_name, "common_name")
+        for host in self.hosts:
+            check_text(host, "hosts", 253)
+        if not 1 <= self.days <= 3660:
+            raise RemoteProtocolError("days: expected 1 to 3660")
+
+
+@dataclass(frozen=True, slots=True)
+class Status:
+    """How is the signer; answered by `status_report`."""
+
+    tag: ClassVar[str] = "status"
+    id: int
+
+
+@dataclass(frozen=True, slots=True)
+class Keys:
+    """The keys that are served."""
+
+    tag: ClassVar[str] = "keys"
+    id: int
+    node: str
+    keys: tuple[KeyFacts, ...]
+    head: Head | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class DigestSigned:
+    """A signature whose record is on disk."""
+
+    tag: ClassVar[str] = "digest_signed"
+    id: int
+    signature: Signature
+    head: Head  # the record's own sequence and hash
+
+
+@dataclass(frozen=True, slots=True)
+class Recorded:
+    """A record is written (and on disk, when `durable` was asked)."""
+
+    tag: ClassVar[str] = "recorded"
+    id: int
+    head: Head
+
+
+@dataclass(frozen=True, slots=True)
+class Issued:
+    """A certificate with its key, PEM; the signer keeps no copy of the key."""
+
+    tag: ClassVar[str] = "issued"
+    id: int
+    certificate: str
+    private_key: str = field(repr=False)
+    authority: str  # the CA's certificate, PEM
+    public_key_sha256: bytes  # of the SubjectPublicKeyInfo: what revocation names
+    expires: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class StatusReport:
+    """What a health check wants to know of the signer."""
+
+    tag: ClassVar[str] = "status_report"
+    id: int
+    operational: bool
+    reason: str  # why not; empty when operational
+    keys: int
+    signatures: int  # since its start
+    head: Head | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class NotDone:
+    """The request had no effect except its record."""
+
+    tag: ClassVar[str] = "not_done"
+    id: int
+    code: FailureCode
+    reason: str  # for the oracle's log
+    retryable: bool
+
+
+ToSigner = ListKeys | SignDigest | Record | Issue | Status
+FromSigner = Keys | DigestSigned | Recorded | Issued | StatusReport | NotDone
+
+TO_SIGNER: MessageCodec[ToSigner] = MessageCodec(ListKeys, SignDigest, Record, Issue, Status)
+FROM_SIGNER: MessageCodec[FromSigner] = MessageCodec(Keys, DigestSigned, Recorded, Issued, StatusReport, NotDone)

@@ -1,0 +1,197 @@
+"""Between JSON and our types: strict in every field, so that a message means one thing or nothing.
+
+Binary values are lower-case hex, keygrips and fingerprints upper-case hex, times RFC 3339 UTC with microseconds.
+Unknown or doubled fields, wrong types and unknown tags are errors.
+"""
+
+import json
+import re
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from typing import ClassVar, Generic, NoReturn, Protocol, TypeVar, get_args
+
+import cattrs
+
+from agentproxy.protocol.digests import HashAlgorithm
+from agentproxy.protocol.errors import LocalProtocolError, RemoteProtocolError
+from agentproxy.protocol.keys import Fingerprint, Keygrip, PublicKey
+from agentproxy.protocol.signatures import Signature
+
+__all__ = ["MessageCodec", "Tagged", "format_time", "new_converter", "parse_time"]
+
+_HEX = re.compile(r"[0-9a-f]*")
+_TIME = re.compile(r"\d{4}-\d{2}-\d{2}T\d{2}:\d{2}:\d{2}\.\d{6}Z", re.ASCII)
+
+
+class Tagged(Protocol):
+    """A message: a frozen dataclass whose class carries its tag."""
+
+    tag: ClassVar[str]
+
+
+def format_time(moment: datetime) -> str:
+    """RFC 3339 in UTC with microseconds, such as 2026-11-22T10:00:00.000000Z."""
+    return moment.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
+
+
+def parse_time(untrusted: str) -> datetime:
+    """Read exactly what `format_time` writes.
+
+    Raises:
+        RemoteProtocolError: another form, or no such day.
+    """
+    if _TIME.fullmatch(untrusted) is None:
+        raise RemoteProtocolError("a time has the form 2026-11-22T10:00:00.000000Z")
+    try:
+        return datetime.strptime(untrusted, "%Y-%m-%dT%H:%M:%S.%fZ").replace(tzinfo=UTC)
+    except ValueError as error:
+        raise RemoteProtocolError(f"no such time: {error}") from error
+
+
+def _strict_int(value: object, _: type) -> int:
+    if type(value) is not int:  # bool is a subclass of int, and True is not 1 here
+        raise RemoteProtocolError(f"expected an integer, got {type(value).__name__}")
+    return value
+
+
+def _strict_str(value: object, _: type) -> str:
+    if type(value) is not str:
+        raise RemoteProtocolError(f"expected a string, got {type(value).__name__}")
+    return value
+
+
+def _strict_bool(value: object, _: type) -> bool:
+    if type(value) is not bool:
+        raise RemoteProtocolError(f"expected true or false, got {type(value).__name__}")
+    return value
+
+
+def _hex(value: object, _: type) -> bytes:
+    if type(value) is not str or _HEX.fullmatch(value) is None or len(value) % 2:
+        raise RemoteProtocolError("expected lower-case hex")
+    return bytes.fromhex(value)
+
+
+def _hash_algorithm(value: object, _: type) -> HashAlgorithm:
+    try:
+        return HashAlgorithm(_strict_int(value, int))
+    except ValueError as error:
+        raise RemoteProtocolError(f"unknown hash algorithm {value}") from error
+
+
+def new_converter(*, detailed: bool = False) -> cattrs.Converter:
+    """Make a converter for our types, refusing unknown keys.
+
+    Args:
+        detailed: collect every problem with its path (configuration) instead of stopping at the first (wire).
+    """
+    converter = cattrs.Converter(
+        forbid_extra_keys=True, detailed_validation=detailed, omit_if_default=True, use_alias=True
+    )
+    converter.register_structure_hook(int, _strict_int)
+    converter.register_structure_hook(str, _strict_str)
+    converter.register_structure_hook(bool, _strict_bool)
+    converter.register_structure_hook(bytes, _hex)
+    converter.register_unstructure_hook(bytes, bytes.hex)
+    converter.register_structure_hook(HashAlgorithm, _hash_algorithm)
+    converter.register_unstructure_hook(HashAlgorithm, int)
+    converter.register_structure_hook(Keygrip, lambda value, _: Keygrip.parse(_strict_str(value, str)))
+    converter.register_structure_hook(Fingerprint, lambda value, _: Fingerprint.parse(_strict_str(value, str)))
+    converter.register_unstructure_hook(Keygrip, str)
+    converter.register_unstructure_hook(Fingerprint, str)
+    converter.register_structure_hook(datetime, lambda value, _: parse_time(_strict_str(value, str)))
+    converter.register_unstructure_hook(datetime, format_time)
+    _register_union(converter, PublicKey, "algorithm")
+    _register_union(converter, Signature, "algorithm")
+    return converter
+
+
+def _register_union(converter: cattrs.Converter, union: object, field: str) -> None:
+    """Let dataclasses of `union` carry `field`, a class variable that tells them apart, beside their own fields."""
+    classes = {getattr(cls, field): cls for cls in get_args(union)}
+
+    def structure(value: object, _: object) -> object:
+        if not isinstance(value, dict):
+            raise RemoteProtocolError(f"expected an object with {field!r}")
+        rest = dict(value)
+        cls = classes.get(rest.pop(field, None))
+        if cls is None:
+            raise RemoteProtocolError(f"{field}: expected one of {', '.join(sorted(classes))}")
+        return converter.structure(rest, cls)
+
+    def unstructure(value: object) -> dict[str, object]:
+        plain: dict[str, object] = converter.unstructure(value, unstructure_as=type(value))
+        return {field: getattr(value, field), **plain}
+
+    converter.register_structure_hook_func(lambda tp: tp == union, structure)
+    converter.register_unstructure_hook_func(lambda tp: tp == union, unstructure)
+
+
+def _no_doubles(pairs: list[tuple[str, object]]) -> dict[str, object]:
+    fields = dict(pairs)
+    if len(fields) != len(pairs):
+        raise RemoteProtocolError("a field stands twice")
+    return fields
+
+
+def _no_constant(name: str) -> NoReturn:
+    raise RemoteProtocolError(f"{name} is not JSON")
+
+
+_CONVERTER = new_converter()
+_DECODER = json.JSONDecoder(object_pairs_hook=_no_doubles, parse_constant=_no_constant)
+_ENCODER = json.JSONEncoder(separators=(",", ":"), ensure_ascii=True, allow_nan=False)
+
+M = TypeVar("M", bound=Tagged)
+
+
+class MessageCodec(Generic[M]):
+    """Encodes and decodes the messages of one direction; every other tag is an error.
+
+    Args:
+        classes: frozen dataclasses, each with a `tag` of its own.
+    """
+
+    def __init__(self, *classes: type[M]) -> None:
+        self._classes: Mapping[object, type[M]] = {cls.tag: cls for cls in classes}
+
+    def encode(self, message: M) -> bytes:
+        """JSON of `message` with its tag under "type".
+
+        Raises:
+            LocalProtocolError: the message does not belong to this direction.
+        """
+        if type(message) is not self._classes.get(message.tag):
+            raise LocalProtocolError(f"{type(message).__name__} does not travel in this direction")
+        fields: dict[str, object] = _CONVERTER.unstructure(message)
+        return _ENCODER.encode({"type": message.tag, **fields}).encode("ascii")
+
+    def decode(self, untrusted: bytes) -> M:
+        """The message in one frame's payload.
+
+        Raises:
+            RemoteProtocolError: not UTF-8, not one JSON object, a tag of another direction, or a field that is
+                unknown, missing, doubled or of the wrong type.
+        """
+        try:
+            fields = _DECODER.decode(untrusted.decode("utf-8"))
+        except (ValueError, RecursionError) as error:
+            raise RemoteProtocolError(f"not JSON: {type(error).__name__}") from error
+        if not isinstance(fields, dict):
+            raise RemoteProtocolError("a message is a JSON object")
+        tag = fields.pop("type", None)
+        cls = self._classes.get(tag) if isinstance(tag, str) else None
+        if cls is None:
+            raise RemoteProtocolError("unknown type of message")
+        try:
+            return _CONVERTER.structure(fields, cls)
+        except RemoteProtocolError as error:
+            raise RemoteProtocolError(f"{tag}: {error}") from error
+        except (
+            cattrs.BaseValidationError,
+            cattrs.ForbiddenExtraKeysError,
+            LookupError,
+            TypeError,
+            ValueError,
+        ) as error:
+            raise RemoteProtocolError(f"{tag}: {type(error).__name__}: {error}") from error

@@ -1,0 +1,1 @@
+"""What a daemon of ours needs of the operating system: configuration, logs, sockets, systemd, TLS."""

@@ -1,0 +1,1 @@
+"""The isolated process: secret keys and the audit log's pen."""

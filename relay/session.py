@@ -1,0 +1,1 @@
+"""The conversation with one client, as a state machine that never waits."""

@@ -1,0 +1,1 @@
+"""Checks a signature with the public key before gpg gets it."""
