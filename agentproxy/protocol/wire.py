@@ -48,16 +48,17 @@ def parse_time(untrusted: str) -> datetime:
         raise RemoteProtocolError(f"no such time: {error}") from error
 
 
-def _strict_int(value: object, _: type) -> int:
+# cattrs also calls these two for subclasses, the enums above all: `wanted` makes the member, or raises ValueError.
+def _strict_int(value: object, wanted: type[int]) -> int:
     if type(value) is not int:  # bool is a subclass of int, and True is not 1 here
         raise RemoteProtocolError(f"expected an integer, got {type(value).__name__}")
-    return value
+    return wanted(value)
 
 
-def _strict_str(value: object, _: type) -> str:
+def _strict_str(value: object, wanted: type[str]) -> str:
     if type(value) is not str:
         raise RemoteProtocolError(f"expected a string, got {type(value).__name__}")
-    return value
+    return wanted(value)
 
 
 def _strict_bool(value: object, _: type) -> bool:
