@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from agentproxy.protocol.errors import RemoteProtocolError
 
-__all__ = ["Digest", "HashAlgorithm", "pkcs1_encoded"]
+__all__ = ["Digest", "HashAlgorithm", "digest_info", "pkcs1_encoded"]
 
 
 class HashAlgorithm(enum.IntEnum):
@@ -73,13 +73,18 @@ class Digest:
             )
 
 
+def digest_info(digest: Digest) -> bytes:
+    """The DER encoding that says which hash algorithm made the digest (RFC 8017, 9.2, note 1)."""
+    return _DIGEST_INFO[digest.algorithm] + digest.value
+
+
 def pkcs1_encoded(digest: Digest, size: int) -> bytes:
     """EMSA-PKCS1-v1_5: the block of `size` bytes that an RSA signature over `digest` must decrypt to.
 
     Raises:
         RemoteProtocolError: `size` is too small for the digest (RFC 8017, 9.2, step 3).
     """
-    info = _DIGEST_INFO[digest.algorithm] + digest.value
+    info = digest_info(digest)
     if size < len(info) + 11:
         raise RemoteProtocolError(f"a modulus of {size} bytes cannot hold a {digest.algorithm.name} digest")
     return b"\x00\x01" + b"\xff" * (size - len(info) - 3) + b"\x00" + info

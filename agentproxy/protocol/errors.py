@@ -57,7 +57,15 @@ class BackendError(BlindOracleError):
 
 
 class KeyUnavailableError(BackendError):
-    """No signature came out, and a retry will not help: the key is not there or cannot be used."""
+    """No signature came out, and a retry will not help: the key is not there or cannot be used.
+
+    Attributes:
+        hint: what an operator may do about it; empty when the message says it all.
+    """
+
+    def __init__(self, message: str, hint: str = "") -> None:
+        super().__init__(message)
+        self.hint = hint
 
 
 class ConfigError(BlindOracleError):

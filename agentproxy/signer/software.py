@@ -1,0 +1,82 @@
+"""The software backend: gpg-agent's key files, OpenSSL's arithmetic.
+
+`cryptography` releases the interpreter's lock while OpenSSL works, so two signing threads use two processors.
+"""
+
+from collections.abc import Mapping
+
+from cryptography.exceptions import UnsupportedAlgorithm
+from cryptography.hazmat.primitives.asymmetric import dsa, ec, padding, rsa
+from cryptography.hazmat.primitives.asymmetric.utils import NoDigestInfo, decode_dss_signature
+
+from agentproxy.protocol.digests import Digest, digest_info
+from agentproxy.protocol.errors import BackendError, KeyUnavailableError
+from agentproxy.protocol.keys import Keygrip, PublicKey
+from agentproxy.protocol.signatures import (
+    DsaSignature,
+    EcdsaSignature,
+    EddsaSignature,
+    RsaSignature,
+    Signature,
+    unsigned,
+)
+from agentproxy.signer.secretkey import PrivateKey, SecretKey
+from agentproxy.signer.strength import smallest_digest
+from agentproxy.signer.verify import prehashed
+
+__all__ = ["SoftwareBackend"]
+
+
+class SoftwareBackend:
+    """A `Backend` over unlocked keys.
+
+    Args:
+        keys: as `keyfile.load` gives them, under their keygrips.
+    """
+
+    def __init__(self, keys: Mapping[Keygrip, SecretKey]) -> None:
+        self._keys = dict(keys)
+
+    def keygrips(self) -> frozenset[Keygrip]:
+        """The keys that are here."""
+        return frozenset(self._keys)
+
+    def public_key(self, keygrip: Keygrip) -> PublicKey:
+        """The public half of a key; KeyUnavailableError when it is not here."""
+        return self._key(keygrip).public
+
+    def sign(self, keygrip: Keygrip, digest: Digest) -> Signature:
+        """Sign the digest in the calling thread; errors as in `Backend.sign`."""
+        key = self._key(keygrip)
+        least = smallest_digest(key.public)
+        if len(digest.value) < least:
+            raise KeyUnavailableError(
+                f"key {keygrip} signs digests of at least {least} bytes, not {digest.algorithm.name}"
+            )
+        try:
+            return _sign(key.private, digest)
+        except (ValueError, UnsupportedAlgorithm) as error:
+            raise BackendError(f"OpenSSL did not sign with key {keygrip}: {type(error).__name__}") from error
+
+    def _key(self, keygrip: Keygrip) -> SecretKey:
+        try:
+            return self._keys[keygrip]
+        except KeyError:
+            raise KeyUnavailableError(f"no secret key {keygrip}") from None
+
+
+def _sign(key: PrivateKey, digest: Digest) -> Signature:
+    if isinstance(key, rsa.RSAPrivateKey):
+        octets = key.sign(digest_info(digest), padding.PKCS1v15(), NoDigestInfo())
+        return RsaSignature(octets.lstrip(b"\x00"))
+    if isinstance(key, ec.EllipticCurvePrivateKey):
+        # OpenSSL takes the leftmost bits of a digest that is longer than the curve's order, as gpg-agent does.
+        r, s = decode_dss_signature(key.sign(digest.value, ec.ECDSA(prehashed(digest))))
+        return EcdsaSignature(unsigned(r), unsigned(s))
+    if isinstance(key, dsa.DSAPrivateKey):
+        r, s = decode_dss_signature(key.sign(digest.value, prehashed(digest)))
+        return DsaSignature(unsigned(r), unsigned(s))
+    # EdDSA hashes its input again: for OpenPGP the digest is the message.
+    octets = key.sign(digest.value)
+    half = len(octets) // 2
+    return EddsaSignature(octets[:half], octets[half:])

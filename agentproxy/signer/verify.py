@@ -1,0 +1,86 @@
+"""Checks a signature with the public key before anybody gets it.
+
+One wrong RSA-CRT signature factors the modulus, and a wrong EdDSA one can give the key away; so a fault of memory,
+processor or device must end here.
+"""
+
+import functools
+
+from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import dsa, ec, ed448, ed25519, padding, rsa
+from cryptography.hazmat.primitives.asymmetric.utils import Prehashed, encode_dss_signature
+
+from agentproxy.protocol.digests import Digest, HashAlgorithm, digest_info
+from agentproxy.protocol.errors import BackendError, KeyUnavailableError
+from agentproxy.protocol.keys import Curve, DsaPublicKey, PublicKey, RsaPublicKey
+from agentproxy.protocol.signatures import DsaSignature, EcdsaSignature, EddsaSignature, RsaSignature, Signature
+from agentproxy.signer.secretkey import ECDSA_CURVES
+
+__all__ = ["check", "prehashed"]
+
+_Loaded = (
+    rsa.RSAPublicKey | dsa.DSAPublicKey | ec.EllipticCurvePublicKey | ed25519.Ed25519PublicKey | ed448.Ed448PublicKey
+)
+_HASHES: dict[HashAlgorithm, hashes.HashAlgorithm] = {
+    HashAlgorithm.SHA224: hashes.SHA224(),
+    HashAlgorithm.SHA256: hashes.SHA256(),
+    HashAlgorithm.SHA384: hashes.SHA384(),
+    HashAlgorithm.SHA512: hashes.SHA512(),
+}
+
+
+def prehashed(digest: Digest) -> Prehashed:
+    """What tells `cryptography` that a DSA or ECDSA input is a digest already.
+
+    Raises:
+        KeyUnavailableError: these kinds of key do not sign that hash algorithm.
+    """
+    algorithm = _HASHES.get(digest.algorithm)
+    if algorithm is None:
+        raise KeyUnavailableError(f"{digest.algorithm.name} is for RSA keys only")
+    return Prehashed(algorithm)
+
+
+def check(public_key: PublicKey, digest: Digest, signature: Signature) -> None:
+    """Raise BackendError unless `signature` is the key's over `digest`. It blocks for a fraction of a millisecond."""
+    try:
+        _verify(_loaded(public_key), public_key, digest, signature)
+    except (InvalidSignature, UnsupportedAlgorithm, ValueError) as error:
+        raise BackendError(
+            f"the signature made by key {public_key.keygrip} is wrong: a fault in memory, processor or device"
+        ) from error
+
+
+@functools.lru_cache(maxsize=256)
+def _loaded(key: PublicKey) -> _Loaded:
+    if isinstance(key, RsaPublicKey):
+        return rsa.RSAPublicNumbers(int.from_bytes(key.e, "big"), int.from_bytes(key.n, "big")).public_key()
+    if isinstance(key, DsaPublicKey):
+        p, q, g, y = (int.from_bytes(value, "big") for value in (key.p, key.q, key.g, key.y))
+        return dsa.DSAPublicNumbers(y, dsa.DSAParameterNumbers(p, q, g)).public_key()
+    if key.curve is Curve.ED25519:
+        return ed25519.Ed25519PublicKey.from_public_bytes(key.q)
+    if key.curve is Curve.ED448:
+        return ed448.Ed448PublicKey.from_public_bytes(key.q)
+    return ec.EllipticCurvePublicKey.from_encoded_point(ECDSA_CURVES[key.curve](), key.q)
+
+
+def _verify(loaded: _Loaded, public_key: PublicKey, digest: Digest, signature: Signature) -> None:
+    match loaded, signature:
+        case rsa.RSAPublicKey(), RsaSignature(s) if isinstance(public_key, RsaPublicKey):
+            padded = s.rjust(len(public_key.n), b"\x00")
+            if loaded.recover_data_from_signature(padded, padding.PKCS1v15(), None) != digest_info(digest):
+                raise InvalidSignature
+        case dsa.DSAPublicKey(), DsaSignature(r, s):
+            loaded.verify(_der(r, s), digest.value, prehashed(digest))
+        case ec.EllipticCurvePublicKey(), EcdsaSignature(r, s):
+            loaded.verify(_der(r, s), digest.value, ec.ECDSA(prehashed(digest)))
+        case ((ed25519.Ed25519PublicKey() | ed448.Ed448PublicKey()), EddsaSignature(r, s)):
+            loaded.verify(r + s, digest.value)
+        case _:
+            raise InvalidSignature
+
+
+def _der(r: bytes, s: bytes) -> bytes:
+    return encode_dss_signature(int.from_bytes(r, "big"), int.from_bytes(s, "big"))
