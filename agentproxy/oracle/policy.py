@@ -1,1 +1,244 @@
-"""What the policy file says, and the decision that follows from it."""
+"""What the policy file says, and the decision that follows from it: values in, a decision out.
+
+A decision names the line of the file that made it, as a path such as `runners.build-01.keys[1]`. Loading is
+`agentproxy.runtime.config`'s business, finding mistakes `agentproxy.oracle.policycheck`'s.
+"""
+
+import enum
+import fnmatch
+import re
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+
+from agentproxy.oracle.caller import Caller
+from agentproxy.protocol.digests import HashAlgorithm
+from agentproxy.protocol.fields import KeyFacts
+from agentproxy.protocol.keys import Fingerprint, PublicKey
+from agentproxy.protocol.messages import RefusalCode, ServedKey
+
+__all__ = [
+    "DEFAULT_HASH_ALGORITHMS",
+    "Allow",
+    "Decision",
+    "Deny",
+    "KeyRule",
+    "Policy",
+    "Priority",
+    "Question",
+    "RunnerRule",
+    "decide",
+    "explain",
+    "mismatch",
+    "select_key",
+    "served_keys",
+]
+
+DEFAULT_HASH_ALGORITHMS = (HashAlgorithm.SHA256, HashAlgorithm.SHA384, HashAlgorithm.SHA512)
+
+
+class Priority(enum.Enum):
+    """Classes of turns at the signer; each overtakes the ones after it."""
+
+    URGENT = "urgent"  # repository metadata, security updates
+    NORMAL = "normal"
+    BULK = "bulk"  # mass rebuilds
+
+
+@dataclass(frozen=True, slots=True)
+class KeyRule:
+    """One entry of `keys`."""
+
+    fingerprint: Fingerprint
+    type: str  # "modern", "legacy" or another name
+    distributions: tuple[str, ...] = ()  # patterns such as el10-*; empty: for any, and none need be named
+    hash_algorithms: tuple[HashAlgorithm, ...] = DEFAULT_HASH_ALGORITHMS
+
+
+@dataclass(frozen=True, slots=True)
+class RunnerRule:
+    """One entry of `runners`."""
+
+    keys: tuple[str, ...]  # names from `keys`
+    distributions: tuple[str, ...] = ()  # patterns; empty: whatever its keys are for
+    rate: int | None = None  # signatures a second, all tokens of the runner together; None: not limited
+    burst: int | None = None  # signatures at once; None: as many as in two seconds of `rate`
+    token_rate: int | None = None  # the same for each token of the runner
+    token_burst: int | None = None
+    priority: Priority = Priority.NORMAL
+    networks: tuple[str, ...] = ()  # CIDR; empty: from anywhere
+    token_only: bool = False  # may come without a client certificate (HTTP)
+    fallback: bool = False  # may report signatures of a fallback key of its own
+
+
+@dataclass(frozen=True, slots=True)
+class Policy:
+    """The whole file."""
+
+    keys: dict[str, KeyRule]
+    runners: dict[str, RunnerRule]
+    _names: dict[Fingerprint, str] = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "_names", {rule.fingerprint: name for name, rule in self.keys.items()})
+
+    def name_of(self, fingerprint: Fingerprint) -> str | None:
+        """The policy's name of a key; None: the policy does not speak of it."""
+        return self._names.get(fingerprint)
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    """What somebody wants to do with a key."""
+
+    hash_algorithm: HashAlgorithm
+    distribution: str | None = None
+    # Taken from a package or an environment, so anybody's word: it can turn Allow into Deny, never the reverse.
+    claimed_distribution: str | None = None
+    seal: bool = False  # the signer itself finishes the hash, so it cannot be a certification
+
+
+@dataclass(frozen=True, slots=True)
+class Allow:
+    """Yes, by this line."""
+
+    rule: str
+    key: str  # the policy's name of it
+    runner: RunnerRule
+
+
+@dataclass(frozen=True, slots=True)
+class Deny:
+    """No. The reason names the line, and nothing that the runner may not know."""
+
+    code: RefusalCode
+    reason: str
+
+
+Decision = Allow | Deny
+
+# What each kind of key cannot be for. EL7 has rpm 4.11 and gpg 2.0: RSA and DSA only. EL10's crypto policies
+# no longer accept what legacy keys are made with.
+_EL = re.compile(r"(?:el|rhel|centos|epel|almalinux|rocky|ol)-?(\d+)(?![\d*?])")
+_LAST_EL_WITHOUT_ECC = 7
+_FIRST_EL_WITHOUT_LEGACY = 10
+_LEGACY = "legacy"
+
+
+def mismatch(rule: KeyRule, public_key: PublicKey | None, distribution: str) -> str:
+    """Why a key cannot serve a distribution, or every one of a pattern; empty when it can."""
+    found = _EL.match(distribution)
+    if found is None:
+        return ""
+    release = int(found.group(1))
+    if rule.type == _LEGACY and release >= _FIRST_EL_WITHOUT_LEGACY:
+        return f"a legacy key is not for EL{release}"
+    if public_key is not None and public_key.algorithm == "ecc" and release <= _LAST_EL_WITHOUT_ECC:
+        return f"EL{release}'s rpm and gpg verify no elliptic-curve signatures"
+    return ""
+
+
+def decide(policy: Policy, caller: Caller, question: Question, facts: KeyFacts | None) -> Decision:
+    """Whether this caller may have that signature.
+
+    Args:
+        facts: the key that the signer serves under the asked keygrip; None when it serves no such key.
+    """
+    runner = policy.runners.get(caller.runner)
+    if runner is None:
+        return Deny(RefusalCode.FORBIDDEN, f"runners: no {caller.runner}")
+    name = None if facts is None else policy.name_of(facts.fingerprint)
+    if facts is None or name is None:
+        return Deny(RefusalCode.KEY_UNKNOWN, "keys: no such key")
+    if name not in runner.keys:
+        return Deny(RefusalCode.FORBIDDEN, f"runners.{caller.runner}.keys: {name} is not among them")
+    rule = policy.keys[name]
+    denied = next(_objections(caller.runner, runner, name, rule, question, facts), None)
+    return denied or Allow(f"runners.{caller.runner}.keys[{runner.keys.index(name)}]", name, runner)
+
+
+def _objections(  # noqa: PLR0913, PLR0917  both rules with their names, the question, and the key
+    caller: str, runner: RunnerRule, name: str, rule: KeyRule, question: Question, facts: KeyFacts
+) -> Iterator[Deny]:
+    if facts.seal_only and not question.seal:
+        yield Deny(RefusalCode.FORBIDDEN, f"keys.{name}: seal only, it signs no digests")
+    algorithm = question.hash_algorithm
+    if algorithm not in rule.hash_algorithms:
+        yield Deny(RefusalCode.HASH_FORBIDDEN, f"keys.{name}.hash_algorithms: no {algorithm.name.lower()}")
+    restricted = bool(rule.distributions or runner.distributions)
+    if restricted and question.distribution is None:
+        where = f"keys.{name}" if rule.distributions else f"runners.{caller}"
+        yield Deny(RefusalCode.DISTRIBUTION_MISSING, f"{where}.distributions: the request names no distribution")
+    for distribution in (question.distribution, question.claimed_distribution):
+        if distribution is None:
+            continue
+        if not _matches(rule.distributions, distribution):
+            yield _wrong_distribution(f"keys.{name}.distributions: no pattern for {distribution}")
+        if not _matches(runner.distributions, distribution):
+            yield _wrong_distribution(f"runners.{caller}.distributions: no pattern for {distribution}")
+        if reason := mismatch(rule, facts.public_key, distribution):
+            yield _wrong_distribution(f"keys.{name}: {reason}")
+
+
+def _wrong_distribution(reason: str) -> Deny:
+    return Deny(RefusalCode.DISTRIBUTION_FORBIDDEN, reason)
+
+
+def _matches(patterns: tuple[str, ...], distribution: str) -> bool:
+    return not patterns or any(fnmatch.fnmatchcase(distribution, pattern) for pattern in patterns)
+
+
+def explain(policy: Policy, caller: Caller, key: str, question: Question, facts: KeyFacts | None) -> tuple[str, ...]:
+    """The decision in words, with every objection rather than the first.
+
+    Args:
+        key: the policy's name of it, also when the signer does not serve it.
+    """
+    decision = decide(policy, caller, question, facts)
+    if isinstance(decision, Allow):
+        limit = "not limited" if decision.runner.rate is None else f"{decision.runner.rate} a second"
+        return (f"allowed by {decision.rule}", f"priority {decision.runner.priority.value}, {limit}")
+    runner, rule = policy.runners.get(caller.runner), policy.keys.get(key)
+    if facts is None or runner is None or rule is None or key not in runner.keys:
+        return (f"refused, {decision.code}: {decision.reason}",)
+    objections = _objections(caller.runner, runner, key, rule, question, facts)
+    return tuple(f"refused, {denied.code}: {denied.reason}" for denied in objections)
+
+
+def served_keys(policy: Policy, runner: str, served: Iterable[KeyFacts]) -> tuple[ServedKey, ...]:
+    """The keys that this runner may use, in the policy's order, so that a relay's list is stable."""
+    rule = policy.runners.get(runner)
+    if rule is None:
+        return ()
+    facts = {key.fingerprint: key for key in served}
+    rules = ((policy.keys[name], facts.get(policy.keys[name].fingerprint)) for name in rule.keys if name in policy.keys)
+    return tuple(ServedKey(key, entry.type, entry.distributions) for entry, key in rules if key is not None)
+
+
+def select_key(policy: Policy, distribution: str, key_type: str | None = None) -> str | Deny:
+    """The name of the key for a distribution: the one with the most exact pattern.
+
+    Args:
+        key_type: only keys of this type; None: of any.
+    """
+    ranks: dict[str, int] = {}
+    for name, rule in policy.keys.items():
+        if key_type in {None, rule.type} and not mismatch(rule, None, distribution):
+            rank = _exactness(rule.distributions, distribution)
+            if rank >= 0:
+                ranks[name] = rank
+    best = [name for name, rank in ranks.items() if rank == max(ranks.values())]
+    if not best:
+        return Deny(
+            RefusalCode.KEY_UNKNOWN, f"keys: none for {distribution}" + (f" of type {key_type}" * bool(key_type))
+        )
+    if len(best) > 1:
+        return Deny(RefusalCode.FORBIDDEN, f"keys: {' and '.join(best)} fit {distribution} equally well; name a type")
+    return best[0]
+
+
+def _exactness(patterns: tuple[str, ...], distribution: str) -> int:
+    """How many characters of the best pattern are literal; 0: any distribution will do; -1: none fits."""
+    if not patterns:
+        return 0
+    fitting = [pattern for pattern in patterns if fnmatch.fnmatchcase(distribution, pattern)]
+    return max((1 + len(pattern) - sum(map(pattern.count, "*?")) for pattern in fitting), default=-1)

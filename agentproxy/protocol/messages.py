@@ -46,12 +46,15 @@ MAX_REMAINING_MS = 600_000  # ten minutes: longer than any caller waits, short e
 
 
 class RejectionCode(enum.StrEnum):
-    """Why a connection ends at `hello`."""
+    """Why a connection ends: at `hello`, or later, when its credentials no longer hold."""
 
     VERSION = "version"
     CERTIFICATE_UNKNOWN = "certificate_unknown"
+    CERTIFICATE_EXPIRED = "certificate_expired"
+    CERTIFICATE_REVOKED = "certificate_revoked"
     TOKEN_UNKNOWN = "token_unknown"  # noqa: S105  a code, not a token
     TOKEN_EXPIRED = "token_expired"  # noqa: S105
+    TOKEN_REVOKED = "token_revoked"  # noqa: S105
     TOKEN_OF_ANOTHER_RUNNER = "token_of_another_runner"  # noqa: S105
     RUNNER_DISABLED = "runner_disabled"
     RUNNER_UNKNOWN = "runner_unknown"
@@ -187,7 +190,7 @@ class Welcome:
 
 @dataclass(frozen=True, slots=True)
 class Rejected:
-    """The oracle's answer to a bad `hello`; the connection ends."""
+    """The oracle's answer to a bad `hello`, or its last word when credentials were revoked; the connection ends."""
 
     tag: ClassVar[str] = "rejected"
     code: RejectionCode

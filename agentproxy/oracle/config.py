@@ -1,0 +1,75 @@
+"""What oracle.yaml says. Relative paths in it are relative to the file's directory."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from agentproxy.protocol.errors import RemoteProtocolError
+from agentproxy.protocol.fields import check_name
+
+__all__ = ["ListenAddress", "OracleConfig", "SignerConfig", "TlsConfig", "parse_address"]
+
+
+@dataclass(frozen=True, slots=True)
+class ListenAddress:
+    """Where the oracle listens."""
+
+    host: str
+    port: int  # 0: any free one
+
+
+def parse_address(text: str) -> ListenAddress:
+    """Read `host:port`; an IPv6 address stands in brackets.
+
+    Raises:
+        RemoteProtocolError: another form, or no such port.
+    """
+    host, colon, port = text.rpartition(":")
+    if host.startswith("[") and host.endswith("]"):
+        host = host[1:-1]
+    if not colon or not host or not port.isascii() or not port.isdigit() or int(port) > 65535:
+        raise RemoteProtocolError(f"expected host:port, got {text!r}")
+    return ListenAddress(host, int(port))
+
+
+@dataclass(frozen=True, slots=True)
+class TlsConfig:
+    """The oracle's own certificate, and the authority whose clients it accepts."""
+
+    certificate: Path
+    key: Path
+    authority: Path
+
+
+@dataclass(frozen=True, slots=True)
+class SignerConfig:
+    """How to reach the signer."""
+
+    socket: Path
+    config: Path | None = None  # signer.yaml: we start the signer ourselves; None: systemd does
+
+
+@dataclass(frozen=True, slots=True)
+class OracleConfig:
+    """The whole of oracle.yaml."""
+
+    node: str
+    listen: str  # host:port; port 0 takes any free one
+    tls: TlsConfig
+    policy: Path
+    registry: Path
+    certificates: Path  # a directory of NAME.pgp, the OpenPGP certificates of the keys
+    signer: SignerConfig
+    address_file: Path | None = None  # the bound address goes there; None: oracle.address beside the signer's socket
+    max_connections: int = 1000
+    max_in_flight: int = 256  # requests of one connection
+
+    def __post_init__(self) -> None:
+        check_name(self.node, "node")
+        parse_address(self.listen)
+        if self.max_connections < 1 or not 1 <= self.max_in_flight <= 4096:
+            raise RemoteProtocolError("expected max_connections from 1 and max_in_flight from 1 to 4096")
+
+    @property
+    def bound_address_file(self) -> Path:
+        """Where the bound address is written, for those who asked for port 0."""
+        return self.address_file or self.signer.socket.parent / "oracle.address"

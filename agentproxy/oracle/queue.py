@@ -1,0 +1,128 @@
+"""Turns at the signer: fair between runners, urgent work first, and never more waiting than fits.
+
+Within a class of priority, runners take turns one signature each, so whoever floods waits behind itself alone. No
+I/O and no tasks: `start` is called when an item's turn has come.
+"""
+
+from collections import deque
+from collections.abc import Callable, Iterator
+from typing import Generic, TypeVar
+
+from agentproxy.oracle.policy import Priority
+from agentproxy.protocol.errors import LimitedError
+from agentproxy.protocol.messages import RefusalCode
+
+__all__ = ["Turns"]
+
+T = TypeVar("T")
+
+# One turn in so many goes to the lowest class that waits: an endless urgent stream must not starve a rebuild.
+_AGING = 16
+_RETRY_AFTER_MS = 1000  # what a full queue tells; it moves by hundreds of signatures a second
+
+
+class _Line(Generic[T]):
+    """Those who wait in one class, runner by runner."""
+
+    def __init__(self) -> None:
+        self._runners: dict[str, deque[tuple[int, T]]] = {}  # the order of the keys is the order of turns
+        self.length = 0
+
+    def count(self, runner: str) -> int:
+        waiting = self._runners.get(runner)
+        return 0 if waiting is None else len(waiting)
+
+    def add(self, runner: str, weight: int, item: T) -> None:
+        self._runners.setdefault(runner, deque()).append((weight, item))
+        self.length += 1
+
+    def take(self) -> tuple[int, T]:
+        """The next one; its runner goes to the end of the line."""
+        runner = next(iter(self._runners))
+        waiting = self._runners.pop(runner)
+        entry = waiting.popleft()
+        if waiting:
+            self._runners[runner] = waiting
+        self.length -= 1
+        return entry
+
+    def remove(self, is_over: Callable[[T], bool]) -> Iterator[T]:
+        for runner, waiting in list(self._runners.items()):
+            over = [entry for entry in waiting if is_over(entry[1])]
+            if not over:
+                continue
+            kept = deque(entry for entry in waiting if not is_over(entry[1]))
+            self.length -= len(over)
+            if kept:
+                self._runners[runner] = kept
+            else:
+                del self._runners[runner]
+            yield from (item for _, item in over)
+
+
+class Turns(Generic[T]):
+    """Who is at the signer, and who is next.
+
+    Args:
+        start: called with an item when its turn comes; whoever was started ends with `done`.
+        window: how much weight may be at the signer at once: enough to keep it busy, so little that a newcomer
+            waits for a few signatures only.
+        most: how many may wait, all runners together.
+        most_per_runner: how many of one runner may wait.
+    """
+
+    def __init__(self, start: Callable[[T], None], *, window: int, most: int, most_per_runner: int) -> None:
+        self._start = start
+        self._free = window
+        self._most = most
+        self._most_per_runner = most_per_runner
+        self._lines: dict[Priority, _Line[T]] = {priority: _Line() for priority in Priority}
+        self._turn = 0
+        self._dispatching = False
+
+    @property
+    def waiting(self) -> int:
+        """How many wait for a turn."""
+        return sum(line.length for line in self._lines.values())
+
+    def submit(self, runner: str, priority: Priority, weight: int, item: T) -> None:
+        """Start the item, now or when its turn comes.
+
+        Raises:
+            LimitedError: the queue is full, or this runner's part of it.
+        """
+        mine = sum(line.count(runner) for line in self._lines.values())
+        if mine >= self._most_per_runner or self.waiting >= self._most:
+            whose = f"runner {runner} has" if mine >= self._most_per_runner else "there are"
+            raise LimitedError(RefusalCode.QUEUE_FULL, f"{whose} too many requests waiting", _RETRY_AFTER_MS)
+        self._lines[priority].add(runner, weight, item)
+        self._dispatch()
+
+    def done(self, weight: int) -> None:
+        """A started item of this weight is back from the signer."""
+        self._free += weight
+        self._dispatch()
+
+    def remove(self, is_over: Callable[[T], bool]) -> list[T]:
+        """Take out those who wait in vain; they get no turn."""
+        return [item for line in self._lines.values() for item in line.remove(is_over)]
+
+    def _dispatch(self) -> None:
+        # An item may end while it is started (the signer is away): its `done` must not recurse into us.
+        if self._dispatching:
+            return
+        self._dispatching = True
+        try:
+            while self._free > 0 and (line := self._next_line()) is not None:
+                weight, item = line.take()
+                self._free -= weight
+                self._start(item)
+        finally:
+            self._dispatching = False
+
+    def _next_line(self) -> _Line[T] | None:
+        waiting = [line for line in self._lines.values() if line.length]
+        if not waiting:
+            return None
+        self._turn += 1
+        return waiting[-1] if self._turn % _AGING == 0 else waiting[0]

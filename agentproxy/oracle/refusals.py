@@ -1,0 +1,85 @@
+"""Refusals of authenticated callers, on their way into the audit log, in numbers that a flood cannot raise."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Protocol
+
+from agentproxy.oracle.caller import Caller
+from agentproxy.protocol.errors import RefusedError
+from agentproxy.protocol.messages import Sign
+from agentproxy.protocol.signer_messages import Outcome, Record
+
+__all__ = ["Refusals"]
+
+MOST_A_MINUTE = 60  # records of one runner; the rest is counted in one summary
+_MINUTE = 60.0  # seconds
+
+
+class _Recorder(Protocol):
+    def next_id(self) -> int: ...
+
+    def record(self, request: Record) -> None: ...
+
+
+@dataclass(slots=True)
+class _Minute:
+    caller: Caller
+    began: float
+    recorded: int = 0
+    left_out: int = 0
+
+
+class Refusals:
+    """Records refusals, without waiting for the disk.
+
+    Args:
+        clock: seconds, never going back.
+    """
+
+    def __init__(self, signer: _Recorder, clock: Callable[[], float]) -> None:
+        self._signer = signer
+        self._clock = clock
+        self._minutes: dict[str, _Minute] = {}
+
+    def record(self, caller: Caller, request: Sign, refusal: RefusedError) -> None:
+        """Record one refusal, or count it when this runner already has its records of the minute."""
+        minute = self._minutes.get(caller.runner)
+        if minute is None:
+            minute = self._minutes[caller.runner] = _Minute(caller, self._clock())
+        if minute.recorded >= MOST_A_MINUTE:
+            minute.left_out += 1
+            return
+        minute.recorded += 1
+        self._signer.record(
+            Record(
+                self._signer.next_id(),
+                operation="sign",
+                outcome=Outcome.REFUSED,
+                reason=f"{refusal.code}: {refusal}",
+                asserted=caller.asserted(request.distribution, request.claims),
+                request=request.id,
+                keygrip=request.keygrip,
+                digest=request.digest,
+                durable=False,
+            )
+        )
+
+    def summarize(self) -> None:
+        """Write the summaries of the minutes that are over; called about once a second."""
+        now = self._clock()
+        for runner, minute in list(self._minutes.items()):
+            if now - minute.began < _MINUTE:
+                continue
+            del self._minutes[runner]
+            if minute.left_out:
+                self._signer.record(
+                    Record(
+                        self._signer.next_id(),
+                        operation="sign",
+                        outcome=Outcome.REFUSED,
+                        reason="summary of a minute: further refusals of this runner",
+                        asserted=minute.caller.asserted(),
+                        details={"count": str(minute.left_out)},
+                        durable=False,
+                    )
+                )

@@ -1,0 +1,109 @@
+"""Requests by their ids, so that a retry never signs twice.
+
+An id belongs to its runner and is bound to everything that decides what is signed. A repeat joins the running job,
+also when the connection that started it has died; a finished job's answer is kept for a while.
+"""
+
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import trio
+
+from agentproxy.oracle.caller import Caller
+from agentproxy.protocol.digests import Digest
+from agentproxy.protocol.errors import BlindOracleError, LocalProtocolError, RefusedError
+from agentproxy.protocol.keys import Keygrip
+from agentproxy.protocol.messages import RefusalCode, Sign, Signed
+
+__all__ = ["Job", "Requests"]
+
+KEPT_SECONDS = 600.0  # ten minutes: longer than any relay goes on trying
+MOST_KEPT = 32_768  # answers; about 40 MB with RSA-4096
+
+
+@dataclass(frozen=True, slots=True)
+class _Bound:
+    """What an id stands for; claims are not in it, since they decide nothing."""
+
+    operation: str
+    keygrip: Keygrip
+    digest: Digest
+    distribution: str | None
+
+
+@dataclass(slots=True, eq=False)
+class Job:
+    """One signature on its way, whoever waits for it."""
+
+    caller: Caller  # who asked first
+    request: Sign
+    bound: _Bound
+    deadline: float  # seconds: when the last of those who wait gives up
+    rule: str = ""
+    started: float = 0.0
+    weight: int = 0
+    outcome: Signed | BlindOracleError | None = None
+    over: trio.Event = field(default_factory=trio.Event)
+
+    async def signed(self) -> Signed:
+        """Wait for the end of the job.
+
+        Raises:
+            RefusedError: nobody waited any more when its turn came.
+            BackendError: there is no signature.
+        """
+        await self.over.wait()
+        if isinstance(self.outcome, Signed):
+            return self.outcome
+        if self.outcome is None:
+            raise LocalProtocolError("a job ended without an outcome")
+        # All who wait raise the same instance: without this its traceback would grow with each of them.
+        raise self.outcome.with_traceback(None)
+
+
+class Requests:
+    """The jobs that run and the answers that are kept.
+
+    Args:
+        clock: seconds, never going back.
+    """
+
+    def __init__(self, clock: Callable[[], float]) -> None:
+        self._clock = clock
+        self._jobs: dict[tuple[str, str], Job] = {}
+        self._finished: deque[tuple[float, tuple[str, str]]] = deque()
+
+    def open(self, caller: Caller, request: Sign) -> tuple[Job, bool]:
+        """The job of this request, and whether it is new.
+
+        Raises:
+            RefusedError: the id stands for something else.
+        """
+        now = self._clock()
+        self._forget(now)
+        deadline = now + request.remaining_ms / 1000
+        bound = _Bound("sign", request.keygrip, request.digest, request.distribution)
+        name = (caller.runner, request.id)
+        job = self._jobs.get(name)
+        if job is None:
+            job = self._jobs[name] = Job(caller, request, bound, deadline)
+            return job, True
+        if job.bound != bound:
+            raise RefusedError(RefusalCode.ID_REUSED, f"id {request.id} already stands for another request")
+        job.deadline = max(job.deadline, deadline)
+        return job, False
+
+    def finish(self, job: Job, outcome: Signed | BlindOracleError) -> None:
+        """End a job. Only a signature is kept: after a failure the same id may try again."""
+        job.outcome = outcome
+        name = (job.caller.runner, job.request.id)
+        if isinstance(outcome, Signed):
+            self._finished.append((self._clock(), name))
+        else:
+            del self._jobs[name]
+        job.over.set()
+
+    def _forget(self, now: float) -> None:
+        while self._finished and (self._finished[0][0] <= now - KEPT_SECONDS or len(self._finished) > MOST_KEPT):
+            del self._jobs[self._finished.popleft()[1]]

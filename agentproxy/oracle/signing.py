@@ -1,0 +1,146 @@
+"""The oracle on one screen: how a request becomes a signature, or does not.
+
+Every way in (relay stream, HTTP, ssh) ends in `SigningService.sign`; nothing else asks the signer for signatures.
+"""
+
+import logging
+import os
+from collections.abc import Callable, Iterable
+from typing import Protocol
+
+from agentproxy.oracle.caller import Caller
+from agentproxy.oracle.limits import Limits
+from agentproxy.oracle.policy import Deny, Policy, Question, decide
+from agentproxy.oracle.queue import Turns
+from agentproxy.oracle.refusals import Refusals
+from agentproxy.oracle.requests import Job, Requests
+from agentproxy.protocol.errors import BackendError, RefusedError
+from agentproxy.protocol.fields import KeyFacts
+from agentproxy.protocol.keys import Keygrip, PublicKey, RsaPublicKey
+from agentproxy.protocol.messages import RefusalCode, Sign, Signed
+from agentproxy.protocol.signer_messages import DigestSigned, Record, SignDigest
+
+__all__ = ["SignatureSource", "SigningService"]
+
+logger = logging.getLogger(__name__)
+
+# Weights are about proportional to the work, so that the window is about the same time for every kind of key: with
+# RSA-4096 two signatures for each core, with Ed25519 enough that the signer's threads and its disk have full batches.
+_WINDOW = 16 * (os.cpu_count() or 1)
+_RSA_WEIGHT = 8
+_SMALL_WEIGHT = 1
+_MOST_WAITING = 16_384
+_MOST_WAITING_PER_RUNNER = 4096
+
+
+class SignatureSource(Protocol):
+    """What we need of the signer; `agentproxy.oracle.signerlink` is the real one."""
+
+    def next_id(self) -> int:
+        """An id for the next request."""
+
+    def sign(self, request: SignDigest, answer: Callable[[DigestSigned | BackendError], None]) -> None:
+        """Ask for a signature; `answer` is called once, perhaps before this returns."""
+
+    def record(self, request: Record) -> None:
+        """Ask for a record, without waiting for it."""
+
+
+class SigningService:
+    """Decides, queues and signs for all connections of this oracle.
+
+    Args:
+        clock: seconds, never going back.
+    """
+
+    def __init__(self, policy: Policy, signer: SignatureSource, clock: Callable[[], float]) -> None:
+        self.policy = policy  # replaced whole by a reload
+        self.keys: dict[Keygrip, KeyFacts] = {}
+        self.refusals = Refusals(signer, clock)
+        self._signer = signer
+        self._clock = clock
+        self._limits = Limits(clock)
+        self._requests = Requests(clock)
+        self._turns: Turns[Job] = Turns(
+            self._start, window=_WINDOW, most=_MOST_WAITING, most_per_runner=_MOST_WAITING_PER_RUNNER
+        )
+
+    def serve_keys(self, keys: Iterable[KeyFacts]) -> None:
+        """Take the list of keys that the signer serves from now on."""
+        self.keys = {key.keygrip: key for key in keys}
+
+    async def sign(self, caller: Caller, request: Sign) -> Signed:
+        """Give this caller a signature whose record is on disk.
+
+        Raises:
+            RefusedError: the policy said no, or LimitedError: not now.
+            BackendError: the policy said yes, and yet there is no signature.
+        """
+        try:
+            job = self._admit(caller, request)
+        except RefusedError as refusal:
+            self.refusals.record(caller, request, refusal)
+            raise
+        return await job.signed()
+
+    def _admit(self, caller: Caller, request: Sign) -> Job:
+        """Policy, limits, ids, queue. No await: nothing changes between the decision and the reservation."""
+        facts = self.keys.get(request.keygrip)
+        decision = decide(self.policy, caller, Question(request.digest.algorithm, request.distribution), facts)
+        if facts is None or isinstance(decision, Deny):
+            denied = decision if isinstance(decision, Deny) else Deny(RefusalCode.KEY_UNKNOWN, "no such key")
+            raise RefusedError(denied.code, denied.reason)
+        self._limits.take(caller, decision.runner)
+        job, is_new = self._requests.open(caller, request)
+        if is_new:
+            job.rule, job.weight, job.started = decision.rule, _weight(facts.public_key), self._clock()
+            try:
+                self._turns.submit(caller.runner, decision.runner.priority, job.weight, job)
+            except RefusedError as refusal:
+                self._requests.finish(job, refusal)
+                raise
+        return job
+
+    def _start(self, job: Job) -> None:
+        """A job's turn at the signer has come."""
+        if job.deadline < self._clock():
+            self._turns.done(job.weight)
+            self._drop(job)
+            return
+        asked = job.request
+        asserted = job.caller.asserted(asked.distribution, asked.claims)
+        message = SignDigest(self._signer.next_id(), asked.id, asked.keygrip, asked.digest, asserted)
+        self._signer.sign(message, lambda answer: self._finish(job, answer))
+
+    def _finish(self, job: Job, answer: DigestSigned | BackendError) -> None:
+        """The signer has answered; the next one's turn comes before anybody wakes up."""
+        self._turns.done(job.weight)
+        milliseconds = (self._clock() - job.started) * 1000
+        if isinstance(answer, DigestSigned):
+            self._requests.finish(job, Signed(job.request.id, answer.signature, answer.head))
+            logger.info(
+                "signed, %s rule=%s sequence=%d ms=%.1f", _who(job), job.rule, answer.head.sequence, milliseconds
+            )
+        else:
+            self._requests.finish(job, answer)
+            logger.warning("not signed, %s ms=%.1f reason=%s", _who(job), milliseconds, answer)
+
+    def sweep(self) -> None:
+        """Drop those in the queue whom nobody waits for any more; called about once a second."""
+        now = self._clock()
+        for job in self._turns.remove(lambda job: job.deadline < now):
+            self._drop(job)
+        self.refusals.summarize()
+
+    def _drop(self, job: Job) -> None:
+        refusal = RefusedError(RefusalCode.DEADLINE_PASSED, "nobody waits for it any more")
+        self._requests.finish(job, refusal)
+        self.refusals.record(job.caller, job.request, refusal)
+
+
+def _weight(public_key: PublicKey) -> int:
+    return _RSA_WEIGHT if isinstance(public_key, RsaPublicKey) else _SMALL_WEIGHT
+
+
+def _who(job: Job) -> str:
+    return f"runner={job.caller.runner} keygrip={job.request.keygrip} request={job.request.id}"

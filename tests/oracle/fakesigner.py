@@ -1,0 +1,54 @@
+"""A signer in this process, for tests in virtual time: it answers when told, or after a time per signature."""
+
+from collections import deque
+from collections.abc import Callable
+
+import trio
+
+from agentproxy.protocol.errors import BackendError
+from agentproxy.protocol.fields import Head
+from agentproxy.protocol.signatures import RsaSignature
+from agentproxy.protocol.signer_messages import DigestSigned, Record, SignDigest
+
+Answer = Callable[[DigestSigned | BackendError], None]
+
+
+class FakeSource:
+    """Keeps what it is asked until `answer_next`; what it got to see is in `asked` and `records`."""
+
+    def __init__(self) -> None:
+        self.asked: list[SignDigest] = []
+        self.records: list[Record] = []
+        self.waiting: deque[tuple[SignDigest, Answer]] = deque()
+        self.error: BackendError | None = None
+        self._id = 0
+
+    def next_id(self) -> int:
+        self._id += 1
+        return self._id
+
+    def sign(self, request: SignDigest, answer: Answer) -> None:
+        self.asked.append(request)
+        if self.error is not None:
+            answer(self.error)
+            return
+        self.waiting.append((request, answer))
+
+    def record(self, request: Record) -> None:
+        self.records.append(request)
+
+    def answer_next(self) -> None:
+        request, answer = self.waiting.popleft()
+        head = Head("node", len(self.asked), request.digest.value[:32].ljust(32, b"\x00"))
+        answer(DigestSigned(request.id, RsaSignature(b"\x01" + request.digest.value), head))
+
+    def answer_all(self) -> None:
+        while self.waiting:
+            self.answer_next()
+
+    async def work(self, seconds: float) -> None:
+        """Answer one after another, each after `seconds`."""
+        while True:
+            await trio.sleep(seconds)
+            if self.waiting:
+                self.answer_next()

@@ -1,0 +1,219 @@
+import dataclasses
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from agentproxy.oracle.policy import (
+    Allow,
+    Deny,
+    KeyRule,
+    Policy,
+    Question,
+    RunnerRule,
+    decide,
+    explain,
+    select_key,
+    served_keys,
+)
+from agentproxy.oracle.policycheck import check
+from agentproxy.protocol.digests import HashAlgorithm
+from agentproxy.protocol.fields import KeyFacts
+from agentproxy.protocol.messages import RefusalCode
+from tests.oracle.samples import LEGACY, MODERN, SEALED, SERVED, SMALL, caller, policy
+
+SHA256 = HashAlgorithm.SHA256
+EL10 = RunnerRule(("modern", "small"), distributions=("el10-*",))
+
+DECISIONS: list[tuple[str, RunnerRule, KeyFacts | None, Question, str | RefusalCode]] = [
+    ("its first key", RunnerRule(("modern",)), MODERN, Question(SHA256), "runners.build-01.keys[0]"),
+    ("its second key", RunnerRule(("legacy", "modern")), MODERN, Question(SHA256), "runners.build-01.keys[1]"),
+    ("every default hash", RunnerRule(("modern",)), MODERN, Question(HashAlgorithm.SHA512), "runners.build-01.keys[0]"),
+    ("SHA-1", RunnerRule(("modern",)), MODERN, Question(HashAlgorithm.SHA1), RefusalCode.HASH_FORBIDDEN),
+    (
+        "a hash not named",
+        RunnerRule(("small",)),
+        SMALL,
+        Question(HashAlgorithm.SHA512, "el10-x"),
+        RefusalCode.HASH_FORBIDDEN,
+    ),
+    ("another's key", RunnerRule(("legacy",)), MODERN, Question(SHA256), RefusalCode.FORBIDDEN),
+    ("a key nobody serves", RunnerRule(("modern",)), None, Question(SHA256), RefusalCode.KEY_UNKNOWN),
+    ("a seal-only key", RunnerRule(("sealed",)), SEALED, Question(SHA256), RefusalCode.FORBIDDEN),
+    (
+        "a seal-only key, sealed",
+        RunnerRule(("sealed",)),
+        SEALED,
+        Question(SHA256, seal=True),
+        "runners.build-01.keys[0]",
+    ),
+    (
+        "the key's distribution",
+        RunnerRule(("legacy",)),
+        LEGACY,
+        Question(SHA256, "el7-x86_64"),
+        "runners.build-01.keys[0]",
+    ),
+    ("no distribution", RunnerRule(("legacy",)), LEGACY, Question(SHA256), RefusalCode.DISTRIBUTION_MISSING),
+    (
+        "a wrong distribution",
+        RunnerRule(("legacy",)),
+        LEGACY,
+        Question(SHA256, "el8-x"),
+        RefusalCode.DISTRIBUTION_FORBIDDEN,
+    ),
+    ("the runner's distribution", EL10, MODERN, Question(SHA256, "el10-x"), "runners.build-01.keys[0]"),
+    ("not the runner's", EL10, MODERN, Question(SHA256, "el9-x"), RefusalCode.DISTRIBUTION_FORBIDDEN),
+    ("the runner's, missing", EL10, MODERN, Question(SHA256), RefusalCode.DISTRIBUTION_MISSING),
+    ("a claim against it", EL10, MODERN, Question(SHA256, "el10-x", "el9-x"), RefusalCode.DISTRIBUTION_FORBIDDEN),
+    ("only a claim for it", EL10, MODERN, Question(SHA256, None, "el10-x"), RefusalCode.DISTRIBUTION_MISSING),
+    ("case counts", EL10, MODERN, Question(SHA256, "EL10-x"), RefusalCode.DISTRIBUTION_FORBIDDEN),
+]
+
+
+@pytest.mark.parametrize(
+    ("rule", "facts", "question", "expected"), [row[1:] for row in DECISIONS], ids=[r[0] for r in DECISIONS]
+)
+def test_the_decision_names_its_line(
+    rule: RunnerRule, facts: KeyFacts | None, question: Question, expected: str | RefusalCode
+) -> None:
+    decision = decide(policy(**{"build-01": rule}), caller(), question, facts)
+    assert (decision.rule if isinstance(decision, Allow) else decision.code) == expected
+
+
+def test_a_runner_that_the_policy_does_not_name_gets_nothing() -> None:
+    decision = decide(policy(), caller("stranger"), Question(SHA256), MODERN)
+    assert decision == Deny(RefusalCode.FORBIDDEN, "runners: no stranger")
+
+
+def with_key(rule: KeyRule) -> Policy:
+    return Policy(keys={"k": rule}, runners={"build-01": RunnerRule(("k",))})
+
+
+@pytest.mark.parametrize(
+    ("facts", "key_type", "pattern", "distribution"),
+    [
+        (SMALL, "modern", "el*", "el7-x86_64"),
+        (LEGACY, "legacy", "el*", "el10-x86_64"),
+        (SMALL, "modern", "*", "centos7"),
+    ],
+)
+def test_a_wrong_combination_that_a_wide_pattern_hides_is_refused_when_asked_for(
+    facts: KeyFacts, key_type: str, pattern: str, distribution: str
+) -> None:
+    rules = with_key(KeyRule(facts.fingerprint, key_type, (pattern,)))
+    assert check(rules, SERVED) == ()
+    decision = decide(rules, caller(), Question(SHA256, distribution), facts)
+    assert isinstance(decision, Deny)
+    assert decision.code is RefusalCode.DISTRIBUTION_FORBIDDEN
+
+
+@pytest.mark.parametrize(
+    ("facts", "key_type", "pattern", "is_wrong"),
+    [
+        (SMALL, "modern", "el7-*", True),
+        (SMALL, "modern", "el6", True),
+        (SMALL, "modern", "el8-*", False),
+        (SMALL, "modern", "el10-*", False),
+        (SMALL, "modern", "el1*", False),
+        (MODERN, "modern", "el7-*", False),
+        (LEGACY, "legacy", "el10-*", True),
+        (LEGACY, "legacy", "el10", True),
+        (LEGACY, "legacy", "el9-*", False),
+        (LEGACY, "legacy", "fedora-41", False),
+    ],
+)
+def test_wrong_combinations_are_found_in_the_file(facts: KeyFacts, key_type: str, pattern: str, is_wrong: bool) -> None:
+    problems = check(with_key(KeyRule(facts.fingerprint, key_type, (pattern,))), SERVED)
+    assert [problem.path for problem in problems] == ["keys.k.distributions[0]"] * is_wrong
+
+
+def test_every_problem_has_its_path() -> None:
+    rules = Policy(
+        keys={
+            "a": KeyRule(MODERN.fingerprint, "mo dern", ("el[89]",), (HashAlgorithm.SHA1,)),
+            "b": KeyRule(MODERN.fingerprint, "modern", hash_algorithms=()),
+        },
+        runners={
+            "r": RunnerRule(("a", "c", "a"), ("/",), rate=0, token_burst=0, networks=("10.0.0.1/8",), token_only=True),
+            "r\n": RunnerRule(("a",)),
+        },
+    )
+    assert [problem.path for problem in check(rules, SERVED)] == [
+        "keys.a.type",
+        "keys.a.distributions[0]",
+        "keys.a.hash_algorithms[0]",
+        "keys.b.hash_algorithms",
+        "keys.a.fingerprint",
+        "runners.r.keys[1]",
+        "runners.r.keys[2]",
+        "runners.r.distributions[0]",
+        "runners.r.networks[0]",
+        "runners.r.rate",
+        "runners.r.token_burst",
+        "runners.r.token_burst",
+        "runners.r.token_only",
+        "runners.r\n",
+    ]
+
+
+def test_a_good_policy_has_no_problems() -> None:
+    assert check(policy(), SERVED) == ()
+
+
+@pytest.mark.parametrize(
+    ("distribution", "key_type", "expected"),
+    [
+        ("el10-x86_64", None, "small"),
+        ("el10-x86_64", "modern", "small"),
+        ("el7-x86_64", "legacy", "legacy"),
+        ("el9-x86_64", "modern", "modern"),
+    ],
+)
+def test_the_most_exact_pattern_selects_the_key(distribution: str, key_type: str | None, expected: str) -> None:
+    assert select_key(policy(), distribution, key_type) == expected
+
+
+@pytest.mark.parametrize(("distribution", "key_type"), [("el10-x", "legacy"), ("el9-x", None), ("el9-x", "ancient")])
+def test_no_key_is_selected_by_guessing(distribution: str, key_type: str | None) -> None:
+    assert isinstance(select_key(policy(), distribution, key_type), Deny)
+
+
+def test_a_runner_is_told_of_its_keys_only() -> None:
+    keys = served_keys(policy(**{"build-01": RunnerRule(("small", "modern"))}), "build-01", SERVED)
+    assert [(key.facts.name, key.key_type, key.distributions) for key in keys] == [
+        ("small", "modern", ("el10-*",)),
+        ("modern", "modern", ()),
+    ]
+    assert served_keys(policy(), "stranger", SERVED) == ()
+
+
+def test_an_explanation_lists_every_objection() -> None:
+    lines = explain(policy(), caller(), "small", Question(HashAlgorithm.SHA512, "el7-x"), SMALL)
+    assert [line.split(": ")[0] for line in lines] == [
+        "refused, hash_forbidden",
+        "refused, distribution_forbidden",
+        "refused, distribution_forbidden",
+    ]
+    assert explain(policy(), caller(), "modern", Question(SHA256), MODERN)[0] == "allowed by runners.build-01.keys[0]"
+
+
+questions = st.builds(
+    Question,
+    st.sampled_from(HashAlgorithm),
+    st.none() | st.sampled_from(["el7-x", "el8-x", "el10-x", "fedora-41"]),
+    st.none() | st.sampled_from(["el7-x", "el10-x"]),
+)
+
+
+@given(questions, st.sampled_from(SERVED), st.sampled_from(["build-01", "stranger"]))
+def test_a_claim_never_widens_a_decision(question: Question, facts: KeyFacts, runner: str) -> None:
+    without = dataclasses.replace(question, claimed_distribution=None)
+    if isinstance(decide(policy(), caller(runner), question, facts), Allow):
+        assert isinstance(decide(policy(), caller(runner), without, facts), Allow)
+
+
+@given(questions, st.sampled_from(SERVED))
+def test_an_explanation_says_what_the_decision_says(question: Question, facts: KeyFacts) -> None:
+    allowed = isinstance(decide(policy(), caller(), question, facts), Allow)
+    assert explain(policy(), caller(), facts.name, question, facts)[0].startswith("allowed" if allowed else "refused")

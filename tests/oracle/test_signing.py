@@ -1,0 +1,207 @@
+import pytest
+import trio
+import trio.testing
+
+from agentproxy.oracle.policy import Policy, RunnerRule
+from agentproxy.oracle.refusals import MOST_A_MINUTE
+from agentproxy.oracle.requests import KEPT_SECONDS, MOST_KEPT, Requests
+from agentproxy.oracle.signing import SigningService
+from agentproxy.protocol.errors import BackendError, LimitedError, RefusedError
+from agentproxy.protocol.messages import Sign, Signed
+from tests.oracle.fakesigner import FakeSource
+from tests.oracle.samples import LEGACY, MODERN, SERVED, SMALL, caller, head, policy, sign, signature
+
+
+def service(rules: Policy | None = None) -> tuple[SigningService, FakeSource]:
+    signer = FakeSource()
+    made = SigningService(rules or policy(), signer, trio.current_time)
+    made.serve_keys(SERVED)
+    return made, signer
+
+
+async def answered(made: SigningService, signer: FakeSource, request: Sign) -> Signed:
+    results: list[Signed] = []
+
+    async def ask() -> None:
+        results.append(await made.sign(caller(), request))
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(ask)
+        await trio.testing.wait_all_tasks_blocked()
+        signer.answer_all()
+    return results[0]
+
+
+async def test_an_allowed_request_reaches_the_signer_with_who_asked() -> None:
+    made, signer = service()
+    signed = await answered(made, signer, sign(7, LEGACY, distribution="el7-x86_64"))
+    assert signed.id == f"{7:032x}"
+    (asked,) = signer.asked
+    assert (asked.keygrip, asked.digest, asked.request) == (LEGACY.keygrip, sign(7).digest, signed.id)
+    assert (asked.asserted.runner, asked.asserted.distribution) == ("build-01", "el7-x86_64")
+    assert signer.records == []
+
+
+@pytest.mark.parametrize(
+    ("request_", "code"),
+    [
+        (sign(key=LEGACY), "distribution_missing"),
+        (sign(key=LEGACY, distribution="el10-x"), "distribution_forbidden"),
+        (sign(key=SMALL, distribution="el9-x"), "distribution_forbidden"),
+    ],
+)
+async def test_a_refusal_is_recorded_and_touches_no_key(request_: Sign, code: str) -> None:
+    made, signer = service()
+    with pytest.raises(RefusedError) as refused:
+        await made.sign(caller(), request_)
+    assert refused.value.code == code
+    assert signer.asked == []
+    (record,) = signer.records
+    assert record.reason.startswith(code)
+    assert (record.request, record.keygrip, record.durable) == (request_.id, request_.keygrip, False)
+    assert record.asserted.runner == "build-01"
+
+
+async def test_a_key_that_the_signer_no_longer_serves_is_unknown() -> None:
+    made, signer = service()
+    made.serve_keys([LEGACY])
+    with pytest.raises(RefusedError) as refused:
+        await made.sign(caller(), sign(key=MODERN))
+    assert refused.value.code == "key_unknown"
+    assert signer.asked == []
+
+
+async def test_a_repeat_gets_the_kept_answer_and_no_second_signature(autojump_clock: trio.testing.MockClock) -> None:
+    made, signer = service()
+    first = await answered(made, signer, sign(1))
+    assert await made.sign(caller(), sign(1)) == first
+    assert len(signer.asked) == 1
+    await trio.sleep(KEPT_SECONDS + 1)
+    await answered(made, signer, sign(1))
+    assert len(signer.asked) == 2
+
+
+async def test_a_repeat_joins_the_running_job_also_when_its_first_connection_died() -> None:
+    made, signer = service()
+    async with trio.open_nursery() as first:
+        first.start_soon(made.sign, caller(), sign(1))
+        await trio.testing.wait_all_tasks_blocked()
+        first.cancel_scope.cancel()
+    signed = await answered(made, signer, sign(1))
+    assert signed.id == sign(1).id
+    assert len(signer.asked) == 1
+
+
+async def test_a_repeat_is_authorized_anew() -> None:
+    made, signer = service()
+    await answered(made, signer, sign(1))
+    made.policy = policy(**{"build-01": RunnerRule(("legacy",))})
+    with pytest.raises(RefusedError) as refused:
+        await made.sign(caller(), sign(1))
+    assert refused.value.code == "forbidden"
+
+
+@pytest.mark.parametrize(
+    "other", [sign(1, text="another"), sign(1, LEGACY, distribution="el7-x"), sign(1, distribution="el9-x")]
+)
+async def test_an_id_stands_for_one_request_only(other: Sign) -> None:
+    made, signer = service()
+    await answered(made, signer, sign(1))
+    with pytest.raises(RefusedError) as refused:
+        await made.sign(caller(), other)
+    assert refused.value.code == "id_reused"
+    assert len(signer.asked) == 1
+
+
+async def test_the_same_id_of_another_runner_is_another_request() -> None:
+    made, signer = service(policy(a=RunnerRule(("modern",)), b=RunnerRule(("modern",))))
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(made.sign, caller("a"), sign(1, text="one"))
+        nursery.start_soon(made.sign, caller("b"), sign(1, text="two"))
+        await trio.testing.wait_all_tasks_blocked()
+        signer.answer_all()
+    assert len(signer.asked) == 2
+
+
+async def test_after_a_failure_the_same_id_may_try_again() -> None:
+    made, signer = service()
+    signer.error = BackendError("the signer is away")
+    with pytest.raises(BackendError, match="away"):
+        await made.sign(caller(), sign(1))
+    signer.error = None
+    await answered(made, signer, sign(1))
+
+
+async def test_too_many_signatures_are_refused_with_the_time_to_wait(autojump_clock: trio.testing.MockClock) -> None:
+    made, signer = service(policy(**{"build-01": RunnerRule(("modern",), rate=10, burst=2)}))
+    await answered(made, signer, sign(1))
+    await answered(made, signer, sign(2))
+    with pytest.raises(LimitedError) as limited:
+        await made.sign(caller(), sign(3))
+    assert limited.value.code == "rate_limited"
+    assert signer.records[0].reason.startswith("rate_limited")
+    await trio.sleep(limited.value.retry_after_ms / 1000)
+    await answered(made, signer, sign(3))
+
+
+async def test_nobody_signs_what_nobody_waits_for_any_more(autojump_clock: trio.testing.MockClock) -> None:
+    made, signer = service()
+    outcomes: list[str] = []
+
+    async def ask(number: int, remaining_ms: int) -> None:
+        try:
+            await made.sign(caller(), sign(number, remaining_ms=remaining_ms))
+            outcomes.append("signed")
+        except RefusedError as refused:
+            outcomes.append(refused.code)
+
+    async with trio.open_nursery() as nursery:
+        for number in range(40):
+            nursery.start_soon(ask, number, 1000)
+        await trio.testing.wait_all_tasks_blocked()
+        at_signer = len(signer.asked)
+        assert at_signer < 40
+        await trio.sleep(2)
+        made.sweep()
+        signer.answer_all()
+    assert len(signer.asked) == at_signer
+    assert sorted(set(outcomes)) == ["deadline_passed", "signed"]
+    assert outcomes.count("signed") == at_signer
+
+
+async def test_a_single_signature_waits_for_a_few_of_another_runner_s_flood_only(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    made, signer = service(policy(flood=RunnerRule(("modern",)), single=RunnerRule(("modern",))))
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(signer.work, 0.006)
+        for number in range(2000):
+            nursery.start_soon(made.sign, caller("flood"), sign(number))
+        await trio.sleep(1)
+        before = trio.current_time()
+        await made.sign(caller("single"), sign(1))
+        assert trio.current_time() - before < 0.006 * 8
+        nursery.cancel_scope.cancel()
+
+
+async def test_a_flood_of_refusals_becomes_one_summary_a_minute(autojump_clock: trio.testing.MockClock) -> None:
+    made, signer = service()
+    for number in range(1000):
+        with pytest.raises(RefusedError):
+            await made.sign(caller(), sign(number, LEGACY))
+    assert len(signer.records) == MOST_A_MINUTE
+    await trio.sleep(61)
+    made.sweep()
+    made.sweep()
+    assert len(signer.records) == MOST_A_MINUTE + 1
+    assert signer.records[-1].details == {"count": str(1000 - MOST_A_MINUTE)}
+
+
+def test_kept_answers_are_bounded() -> None:
+    requests = Requests(lambda: 0.0)
+    signed = Signed(f"{1:032x}", signature(), head())
+    for number in range(MOST_KEPT + 100):
+        job, is_new = requests.open(caller(), sign(number))
+        assert is_new
+        requests.finish(job, signed)
+    assert len(requests._jobs) <= MOST_KEPT + 1
