@@ -4,13 +4,17 @@ Binary values are lower-case hex, keygrips and fingerprints upper-case hex, time
 Unknown or doubled fields, wrong types and unknown tags are errors.
 """
 
+import dataclasses
 import json
 import re
 from collections.abc import Mapping
 from datetime import UTC, datetime
-from typing import ClassVar, Generic, NoReturn, Protocol, TypeVar, get_args
+from typing import ClassVar, Generic, NoReturn, Protocol, TypeVar, get_args, get_origin
 
 import cattrs
+from cattrs.cols import homogenous_tuple_structure_factory
+from cattrs.dispatch import StructureHook
+from cattrs.gen import make_dict_structure_fn
 
 from agentproxy.protocol.digests import HashAlgorithm
 from agentproxy.protocol.errors import LocalProtocolError, RemoteProtocolError
@@ -48,7 +52,7 @@ def parse_time(untrusted: str) -> datetime:
         raise RemoteProtocolError(f"no such time: {error}") from error
 
 
-# cattrs also calls these two for subclasses, the enums above all: `wanted` makes the member, or raises ValueError.
+# cattrs also calls these two for subclasses, the enums above all: `wanted` makes the member.
 def _strict_int(value: object, wanted: type[int]) -> int:
     if type(value) is not int:  # bool is a subclass of int, and True is not 1 here
         raise RemoteProtocolError(f"expected an integer, got {type(value).__name__}")
@@ -58,7 +62,15 @@ def _strict_int(value: object, wanted: type[int]) -> int:
 def _strict_str(value: object, wanted: type[str]) -> str:
     if type(value) is not str:
         raise RemoteProtocolError(f"expected a string, got {type(value).__name__}")
-    return wanted(value)
+    return value if wanted is str else _member(value, wanted)
+
+
+def _member(value: str, wanted: type[str]) -> str:
+    try:
+        return wanted(value)
+    except ValueError as error:
+        known = ", ".join(getattr(wanted, "__members__", {}).values())
+        raise RemoteProtocolError(f"expected one of {known}, got {value[:64]!r}") from error
 
 
 def _strict_bool(value: object, _: type) -> bool:
@@ -102,9 +114,44 @@ def new_converter(*, detailed: bool = False) -> cattrs.Converter:
     converter.register_unstructure_hook(Fingerprint, str)
     converter.register_structure_hook(datetime, lambda value, _: parse_time(_strict_str(value, str)))
     converter.register_unstructure_hook(datetime, format_time)
+    _register_containers(converter)
     _register_union(converter, PublicKey, "algorithm")
     _register_union(converter, Signature, "algorithm")
     return converter
+
+
+def _register_containers(converter: cattrs.Converter) -> None:
+    """Let only lists become tuples and only objects become dicts and dataclasses.
+
+    cattrs takes whatever can be iterated: a string would become a tuple of its letters, and an empty list a
+    dataclass with all its defaults.
+    """
+    converter.register_structure_hook_factory(
+        lambda tp: _origin(tp) is tuple,
+        lambda tp: _only(list, "a list", homogenous_tuple_structure_factory(tp, converter)),
+    )
+    converter.register_structure_hook_factory(
+        lambda tp: _origin(tp) is dict,
+        lambda tp: _only(dict, "an object", converter.gen_structure_mapping(tp)),
+    )
+    converter.register_structure_hook_factory(
+        lambda tp: isinstance(tp, type) and dataclasses.is_dataclass(tp),
+        lambda tp: _only(dict, "an object", make_dict_structure_fn(tp, converter)),
+    )
+
+
+def _origin(tp: object) -> object:
+    return get_origin(tp)
+
+
+def _only(form: type, words: str, structure: StructureHook) -> StructureHook:
+    def checked(value: object, target: type) -> object:
+        if type(value) is not form:
+            raise RemoteProtocolError(f"expected {words}, got {type(value).__name__}")
+        result: object = structure(value, target)
+        return result
+
+    return checked
 
 
 def _register_union(converter: cattrs.Converter, union: object, field: str) -> None:
