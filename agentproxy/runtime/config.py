@@ -1,0 +1,202 @@
+"""YAML files that operators write, strictly: whole and right, or refused with every problem and its path.
+
+YAML is read without what surprises: a key that stands twice, `no` for a name, 0755 and 1:30 as numbers, aliases (a
+small file can unfold to gigabytes), tags and merge keys are errors that say so.
+"""
+
+import difflib
+import re
+from collections.abc import Hashable, Iterator
+from pathlib import Path
+from typing import TypeVar
+
+import cattrs
+import yaml
+
+from agentproxy.protocol.digests import HashAlgorithm
+from agentproxy.protocol.errors import BlindOracleError, ConfigError
+from agentproxy.protocol.wire import new_converter
+
+__all__ = ["load", "parse"]
+
+MAX_BYTES = 1024 * 1024  # a policy of some 5000 runners; larger ones would take PyYAML many seconds
+MAX_DEPTH = 32
+
+_HASH_NAMES = {algorithm.name.lower(): algorithm for algorithm in HashAlgorithm}
+_PLAIN_INTEGER = re.compile(r"[-+]?(?:0|[1-9][0-9]*)")
+_TIMESTAMP = "tag:yaml.org,2002:timestamp"
+
+T = TypeVar("T")
+
+
+def load(path: Path, cls: type[T]) -> T:
+    """Read the YAML file `path` into the dataclass `cls`; relative paths in it count from the file's directory.
+
+    Raises:
+        ConfigError: every problem, one a line, each with the file's name and its path in it.
+    """
+    try:
+        with path.open("rb") as file:
+            data = file.read(MAX_BYTES + 1)
+        text = data.decode("utf-8")
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot be read: {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"{path}: expected UTF-8, byte {error.start} is not") from error
+    return _structured(text, cls, str(path), path.absolute().parent)
+
+
+def parse(text: str, cls: type[T], source: str) -> T:
+    """As `load`, from `text`; `source` stands in errors, and relative paths stay as they are."""
+    return _structured(text, cls, source, Path())
+
+
+def _structured(text: str, cls: type[T], source: str, directory: Path) -> T:
+    if len(text) > MAX_BYTES:
+        raise ConfigError(f"{source}: longer than {MAX_BYTES} bytes")
+    plain = _plain(text, source)
+    try:
+        return _converter(directory).structure({} if plain is None else plain, cls)
+    except cattrs.BaseValidationError as error:
+        problems = list(_problems(error, ""))
+    except (BlindOracleError, TypeError, ValueError) as error:
+        problems = [("", _words(error))]
+    lines = [f"{source}: {path}: {words}" if path else f"{source}: {words}" for path, words in problems]
+    raise ConfigError("\n".join(lines))
+
+
+def _converter(directory: Path) -> cattrs.Converter:
+    converter = new_converter(detailed=True)
+
+    def path_below(value: object, _: type) -> Path:
+        if type(value) is not str or not value:
+            raise ConfigError(f"expected a path, got {_kind(value)}")
+        return directory / value
+
+    def hash_name(value: object, _: type) -> HashAlgorithm:
+        if type(value) is not str or value not in _HASH_NAMES:
+            raise ConfigError(f"expected one of {', '.join(_HASH_NAMES)}, got {_shown(value)}")
+        return _HASH_NAMES[value]
+
+    converter.register_structure_hook(Path, path_below)
+    converter.register_structure_hook(float, _strict_float)
+    converter.register_structure_hook(HashAlgorithm, hash_name)
+    return converter
+
+
+def _strict_float(value: object, _: type) -> float:
+    if type(value) not in {int, float}:
+        raise ConfigError(f"expected a number, got {_kind(value)}")
+    number = float(str(value))
+    if not abs(number) < float("inf"):
+        raise ConfigError("expected a finite number")
+    return number
+
+
+def _kind(value: object) -> str:
+    return "nothing" if value is None else type(value).__name__
+
+
+def _shown(value: object) -> str:
+    text = repr(value)
+    return text if len(text) <= 60 else f"{text[:57]}…"
+
+
+def _problems(error: BaseException, path: str) -> Iterator[tuple[str, str]]:
+    """Flatten cattrs' groups: each problem with its path, such as `runners.b1.keys[1]`."""
+    if isinstance(error, cattrs.ClassValidationError):
+        with_notes, without = error.group_exceptions()
+        for problem, note in with_notes:
+            yield from _problems(problem, f"{path}.{note.name}" if path else note.name)
+        for problem in without:
+            yield from _problems(problem, path)
+    elif isinstance(error, cattrs.IterableValidationError):
+        items, others = error.group_exceptions()
+        for problem, item in items:
+            index = str(item.index)
+            step = f"[{index}]" if isinstance(item.index, int) else f".{index}" if path else index
+            yield from _problems(problem, f"{path}{step}")
+        for problem in others:
+            yield from _problems(problem, path)
+    elif isinstance(error, cattrs.ForbiddenExtraKeysError):
+        yield from _unknown_keys(error, path)
+    else:
+        yield path, _words(error)
+
+
+def _unknown_keys(error: cattrs.ForbiddenExtraKeysError, path: str) -> Iterator[tuple[str, str]]:
+    known = list(getattr(error.cl, "__dataclass_fields__", ()))
+    for key in sorted(error.extra_fields):
+        near = difflib.get_close_matches(key, known, n=1)
+        meant = f", did you mean {near[0]}?" if near else f", expected one of {', '.join(known)}"
+        yield f"{path}.{key}" if path else key, f"unknown key{meant}"
+
+
+def _words(error: BaseException) -> str:
+    if isinstance(error, KeyError):
+        return "missing"
+    if isinstance(error, BlindOracleError):
+        return str(error)
+    return f"not valid: {error}"
+
+
+def _plain(text: str, source: str) -> object:
+    try:
+        return _StrictLoader(text).get_single_data()
+    except yaml.MarkedYAMLError as error:
+        mark = error.problem_mark or error.context_mark
+        line = f"line {mark.line + 1}: " if mark else ""
+        hint = "indent with spaces" if "'\\t'" in str(error.problem) else ""
+        raise ConfigError(f"{source}: {line}{error.problem}", hint) from error
+    except (yaml.YAMLError, ValueError) as error:
+        raise ConfigError(f"{source}: not YAML: {' '.join(str(error).split())}") from error
+
+
+class _StrictLoader(yaml.SafeLoader):
+    """SafeLoader without the traps; everything it refuses is a MarkedYAMLError, which knows its line."""
+
+    _depth = 0
+    # A date is a string for us: our own parser knows the one form that we accept.
+    yaml_implicit_resolvers = {  # noqa: RUF012  overrides PyYAML's class attribute
+        first: [(tag, pattern) for tag, pattern in resolvers if tag != _TIMESTAMP]
+        for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
+    }
+
+    def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
+        event = self._next_event()
+        if isinstance(event, yaml.AliasEvent):
+            raise _refused("aliases are not allowed", event)
+        if self._depth >= MAX_DEPTH:
+            raise _refused(f"nested deeper than {MAX_DEPTH} levels", event)
+        self._depth += 1
+        node: yaml.Node | None = super().compose_node(parent, index)
+        self._depth -= 1
+        return node
+
+    def _next_event(self) -> yaml.Event:
+        event: yaml.Event = self.peek_event()  # type: ignore[no-untyped-call]  # the stubs leave it out
+        return event
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, object]:  # noqa: FBT001, FBT002  PyYAML's
+        seen: set[str] = set()
+        for key, _ in node.value:
+            if key.tag != "tag:yaml.org,2002:str":
+                raise _refused(f"the key {key.value} is not read as a string: quote it", key)
+            if key.value in seen:
+                raise _refused(f"the key {key.value} stands twice", key)
+            seen.add(key.value)
+        mapping: dict[Hashable, object] = super().construct_mapping(node, deep)
+        return mapping
+
+    def construct_yaml_int(self, node: yaml.ScalarNode) -> int:
+        if _PLAIN_INTEGER.fullmatch(node.value) is None:
+            raise _refused(f"the number {node.value} can be misread: write it in decimal, or quote it", node)
+        return int(node.value)
+
+
+_StrictLoader.add_constructor("tag:yaml.org,2002:int", _StrictLoader.construct_yaml_int)
+
+
+def _refused(problem: str, at: yaml.Event | yaml.Node) -> yaml.MarkedYAMLError:
+    mark = at.start_mark
+    return yaml.constructor.ConstructorError(None, None, problem, mark if isinstance(mark, yaml.Mark) else None)

@@ -1,0 +1,70 @@
+"""Files that must be there whole or not at all, and files that nobody else may read."""
+
+import os
+import stat
+import tempfile
+from pathlib import Path
+
+from agentproxy.protocol.errors import ConfigError
+
+__all__ = ["read_private", "write_atomically"]
+
+
+def write_atomically(path: Path, data: bytes, mode: int) -> None:
+    """Replace `path` by `data` with permission bits `mode`; on return it is on disk, after a crash it is old or new.
+
+    Raises:
+        OSError: the directory cannot be written; the old file is untouched.
+    """
+    # mkstemp makes the file 0600: a secret is never readable in between.
+    descriptor, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+    temporary = Path(name)
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fchmod(file.fileno(), mode)
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+    _sync_directory(path.parent)
+
+
+def _sync_directory(directory: Path) -> None:
+    # Without it the rename itself may be lost with the power.
+    descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def read_private(path: Path) -> bytes:
+    """Read a secret that only its owner, who is us or root, can read.
+
+    Raises:
+        ConfigError: it is missing, not a file, belongs to somebody else, or group or others may read it.
+    """
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot be read: {error.strerror}") from error
+    try:
+        # What was opened is checked: the name may point elsewhere a moment later.
+        _check_private(path, os.fstat(descriptor))
+        with os.fdopen(descriptor, "rb", closefd=False) as file:
+            return file.read()
+    finally:
+        os.close(descriptor)
+
+
+def _check_private(path: Path, status: os.stat_result) -> None:
+    if not stat.S_ISREG(status.st_mode):
+        raise ConfigError(f"{path}: expected a file")
+    if status.st_uid not in {0, os.geteuid()}:
+        raise ConfigError(f"{path}: belongs to uid {status.st_uid}, expected {os.geteuid()} or root")
+    if status.st_mode & 0o077:
+        mode = stat.S_IMODE(status.st_mode)
+        raise ConfigError(f"{path}: others may read it (mode {mode:04o}), expected 0600", f"chmod 600 {path}")

@@ -1,0 +1,112 @@
+"""A stream of bytes as a stream of frames, made for many small messages in flight.
+
+What arrived together is handed over together, and what is ready to leave goes out in one write: under load the cost
+of a system call (and of a TLS record) is shared by all messages that are ready.
+"""
+
+import trio
+
+from agentproxy.protocol.errors import LocalProtocolError, RemoteProtocolError
+from agentproxy.protocol.frames import FrameReader, encode_frame
+from agentproxy.runtime.tls import explain
+
+__all__ = ["EndOfStream", "FramedStream"]
+
+MAX_UNSENT = 4 * 1024 * 1024  # bytes; some 6000 answers for a peer that does not read, then it is cut off
+WRITE_SECONDS = 20.0  # a peer that takes nothing for so long is gone, or holds our memory on purpose
+CLOSE_SECONDS = 2.0  # TLS wants to say goodbye; a peer that does not listen must not keep us
+
+
+class EndOfStream(Exception):  # noqa: N818  an orderly end is not an error
+    """The peer closed the stream after a whole frame."""
+
+
+class FramedStream:
+    """Payloads over a stream; one task reads, one runs the sender, anybody sends.
+
+    Args:
+        stream: TCP, TLS or Unix stream; closing the FramedStream closes it.
+    """
+
+    def __init__(self, stream: trio.abc.Stream) -> None:
+        self._stream = stream
+        self._reader = FrameReader()
+        self._unsent = bytearray()
+        self._wake = trio.Event()
+        self._ended = False
+
+    async def receive(self) -> list[bytes]:
+        """Wait for payloads: all that arrived whole, in order, at least one.
+
+        Raises:
+            EndOfStream: the peer closed the stream in good order.
+            RemoteProtocolError: the stream broke, or the peer broke the rules of frames.
+        """
+        while True:
+            try:
+                untrusted = await self._stream.receive_some()
+            except trio.BrokenResourceError as error:
+                raise RemoteProtocolError(explain(error)) from error
+            if not untrusted:
+                if self._reader.is_empty:
+                    raise EndOfStream
+                raise RemoteProtocolError("the peer closed the connection in the middle of a frame")
+            self._reader.receive_data(bytes(untrusted))
+            payloads = self._whole_payloads()
+            if payloads:
+                return payloads
+
+    def _whole_payloads(self) -> list[bytes]:
+        payloads: list[bytes] = []
+        while (payload := self._reader.next_payload()) is not None:
+            payloads.append(payload)
+        return payloads
+
+    def send_soon(self, payload: bytes) -> None:
+        """Put one payload (1 to MAX_PAYLOAD bytes) into the outgoing buffer; the sender's task writes it.
+
+        Raises:
+            LocalProtocolError: an impossible payload, or `end_soon` was called before.
+            RemoteProtocolError: the peer does not read what it asked for: more than MAX_UNSENT bytes wait.
+        """
+        if self._ended:
+            raise LocalProtocolError("nothing can be sent after end_soon")
+        frame = encode_frame(payload)
+        if len(self._unsent) + len(frame) > MAX_UNSENT:
+            raise RemoteProtocolError("the peer does not read its answers")
+        self._unsent += frame
+        self._wake.set()
+
+    def end_soon(self) -> None:
+        """Let `run_sender` return once everything is written; further sending is an error."""
+        self._ended = True
+        self._wake.set()
+
+    async def run_sender(self) -> None:
+        """Write what is ready until `end_soon`; one task per stream runs this.
+
+        Raises:
+            RemoteProtocolError: the stream broke, or the peer took nothing for WRITE_SECONDS.
+        """
+        while self._unsent or not self._ended:
+            if not self._unsent:
+                # Nobody can append between this test and the wait: there is no await between them.
+                self._wake = trio.Event()
+                await self._wake.wait()
+                continue
+            ready, self._unsent = self._unsent, bytearray()
+            await self._write(ready)
+
+    async def _write(self, ready: bytearray) -> None:
+        try:
+            with trio.fail_after(WRITE_SECONDS):
+                await self._stream.send_all(ready)
+        except trio.BrokenResourceError as error:
+            raise RemoteProtocolError(explain(error)) from error
+        except trio.TooSlowError as error:
+            raise RemoteProtocolError(f"the peer read nothing for {WRITE_SECONDS:.0f} s") from error
+
+    async def aclose(self) -> None:
+        """Close the stream, politely for at most CLOSE_SECONDS."""
+        with trio.move_on_after(CLOSE_SECONDS):
+            await self._stream.aclose()

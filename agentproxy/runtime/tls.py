@@ -1,0 +1,161 @@
+"""TLS 1.3 with certificates on both sides, and nothing that would let a revoked peer back in without one.
+
+Resumption is off: a session ticket would outlive the check of the client's certificate.
+"""
+
+import hashlib
+import ssl
+from collections.abc import Callable
+from pathlib import Path
+from typing import NoReturn
+
+import trio
+
+from agentproxy.protocol.errors import ConfigError, RemoteProtocolError
+
+__all__ = ["certificate_sha256", "client_context", "explain", "handshake", "server_context"]
+
+HANDSHAKE_SECONDS = 10.0  # two round trips and two signatures; a peer that needs longer holds a slot on purpose
+ALERT_SECONDS = 1.0
+ALERT_READS = 16
+
+# What the peer's alert means to somebody who has to do something about it. With TLS 1.3 a client learns only at its
+# first read that the server did not accept its certificate (RFC 8446, 4.4.2.4 and 6.2).
+_ALERTS = {
+    "CERTIFICATE_REQUIRED": "the other side wants a client certificate and got none",
+    "TLSV13_ALERT_CERTIFICATE_REQUIRED": "the other side wants a client certificate and got none",
+    "TLSV1_ALERT_UNKNOWN_CA": "the other side does not know this certificate: another authority issued it",
+    "SSLV3_ALERT_CERTIFICATE_EXPIRED": "the other side says that this certificate has expired",
+    "SSLV3_ALERT_CERTIFICATE_REVOKED": "the other side says that this certificate is revoked",
+    "SSLV3_ALERT_BAD_CERTIFICATE": "the other side does not accept this certificate",
+    "SSLV3_ALERT_CERTIFICATE_UNKNOWN": "the other side does not accept this certificate",
+    "SSLV3_ALERT_UNSUPPORTED_CERTIFICATE": "the other side says that this certificate is for another purpose",
+    "TLSV1_ALERT_DECRYPT_ERROR": "the other side could not verify this certificate",
+    "TLSV1_ALERT_PROTOCOL_VERSION": "the other side does not speak TLS 1.3",
+    "UNSUPPORTED_PROTOCOL": "the other side does not speak TLS 1.3",
+    "WRONG_VERSION_NUMBER": "the other side does not speak TLS",
+    "PEER_DID_NOT_RETURN_A_CERTIFICATE": "the client sent no certificate",
+}
+
+
+def server_context(certificate: Path, key: Path, clients: Path) -> ssl.SSLContext:
+    """Serve with `certificate` (PEM, with its chain) and demand a client certificate that `clients` issued.
+
+    Raises:
+        ConfigError: a file is missing, is not PEM, needs a passphrase, or key and certificate do not belong together.
+    """
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.num_tickets = 0
+    return _completed(context, certificate, key, clients)
+
+
+def client_context(authority: Path, certificate: Path, key: Path) -> ssl.SSLContext:
+    """Connect with `certificate`, and only to a server whose certificate `authority` issued for the name we asked for.
+
+    Raises:
+        ConfigError: as in `server_context`.
+    """
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.check_hostname = True
+    return _completed(context, certificate, key, authority)
+
+
+def _completed(context: ssl.SSLContext, certificate: Path, key: Path, authority: Path) -> ssl.SSLContext:
+    context.minimum_version = ssl.TLSVersion.TLSv1_3
+    context.verify_mode = ssl.CERT_REQUIRED
+    context.verify_flags |= ssl.VERIFY_X509_STRICT
+    for file in (certificate, key, authority):
+        _check_readable(file)
+    try:
+        # Without a callback OpenSSL would ask on the terminal, and a daemon would hang.
+        context.load_cert_chain(certificate, key, password=_no_passphrase(key))
+    except ssl.SSLError as error:
+        hint = "" if error.reason != "KEY_VALUES_MISMATCH" else f"{certificate} belongs to another key"
+        raise ConfigError(f"{key}: not the PEM key of the certificate: {error.reason}", hint) from error
+    try:
+        context.load_verify_locations(authority)
+    except ssl.SSLError as error:
+        raise ConfigError(f"{authority}: expected certificates in PEM: {error.reason}") from error
+    return context
+
+
+def _check_readable(file: Path) -> None:
+    try:
+        file.open("rb").close()
+    except OSError as error:
+        raise ConfigError(f"{file}: cannot be read: {error.strerror}") from error
+
+
+def _no_passphrase(key: Path) -> Callable[[], str]:
+    def refuse() -> NoReturn:
+        hint = f"openssl pkey -in {key} -out NEW removes it"
+        raise ConfigError(f"{key}: expected a key without a passphrase", hint)
+
+    return refuse
+
+
+async def handshake(stream: trio.SSLStream[trio.SocketStream]) -> None:
+    """Do the handshake of either side; a peer whose certificate we refuse is told why before the stream closes.
+
+    Raises:
+        RemoteProtocolError: it failed, with `explain`'s words, or took longer than HANDSHAKE_SECONDS. The stream is
+            closed.
+    """
+    failure = None
+    with trio.move_on_after(HANDSHAKE_SECONDS):
+        try:
+            await stream.do_handshake()
+        except trio.BrokenResourceError as error:
+            failure = error
+        else:
+            return
+    if failure is None:
+        await trio.aclose_forcefully(stream)
+        raise RemoteProtocolError(f"no TLS handshake within {HANDSHAKE_SECONDS:.0f} s")
+    await _send_alert(stream)
+    raise RemoteProtocolError(explain(failure)) from failure
+
+
+async def _send_alert(stream: trio.SSLStream[trio.SocketStream]) -> None:
+    # trio drops what OpenSSL wants to say about a failed handshake. Without it the peer sees only the end of the
+    # stream and cannot tell an unknown certificate from a crashed server.
+    alert: bytes = stream._outgoing.read()  # noqa: SLF001  there is no public way
+    transport = stream.transport_stream
+    try:
+        with trio.move_on_after(ALERT_SECONDS):
+            await transport.send_all(alert)
+            await transport.send_eof()
+            # Closing with unread bytes would reset the connection, and the alert could be lost with it.
+            for _ in range(ALERT_READS):
+                if not await transport.receive_some():
+                    break
+    except trio.BrokenResourceError:
+        pass  # the peer is gone; nobody is left to be told
+    finally:
+        await trio.aclose_forcefully(stream)
+
+
+def certificate_sha256(stream: trio.SSLStream[trio.SocketStream]) -> str:
+    """SHA-256 of the peer's certificate (DER) in lower-case hex; after the handshake.
+
+    Raises:
+        RemoteProtocolError: the peer showed none.
+    """
+    certificate: bytes | None = stream.getpeercert(binary_form=True)
+    if not certificate:
+        raise RemoteProtocolError("the peer showed no certificate")
+    return hashlib.sha256(certificate).hexdigest()
+
+
+def explain(error: BaseException) -> str:
+    """Say in a sentence's part what went wrong with a connection: TLS's own reason if one lies below `error`."""
+    cause: BaseException | None = error
+    while cause is not None:
+        if isinstance(cause, ssl.SSLCertVerificationError):
+            return f"the certificate of the other side is not good: {cause.verify_message}"
+        if isinstance(cause, ssl.SSLError):
+            return _ALERTS.get(cause.reason or "", f"TLS failed: {cause.reason or type(cause).__name__}")
+        if isinstance(cause, OSError) and cause.strerror:
+            return cause.strerror
+        cause = cause.__cause__
+    return str(error) or "the connection broke"

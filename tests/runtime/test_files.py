@@ -1,0 +1,63 @@
+import os
+import stat
+from pathlib import Path
+
+import pytest
+
+from agentproxy.protocol.errors import ConfigError
+from agentproxy.runtime.files import read_private, write_atomically
+
+
+@pytest.mark.parametrize("mode", [0o600, 0o644])
+def test_a_file_is_replaced_whole_with_its_mode_and_nothing_is_left_over(tmp_path: Path, mode: int) -> None:
+    file = tmp_path / "f"
+    for data in (b"old", b"new and longer"):
+        write_atomically(file, data, mode)
+        assert file.read_bytes() == data
+    assert stat.S_IMODE(file.stat().st_mode) == mode
+    assert list(tmp_path.iterdir()) == [tmp_path / "f"]
+
+
+def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path: Path) -> None:
+    (tmp_path / "f").mkdir()
+    with pytest.raises(IsADirectoryError):
+        write_atomically(tmp_path / "f", b"x", 0o600)
+    assert list(tmp_path.iterdir()) == [tmp_path / "f"]
+
+
+def test_a_symbolic_link_is_replaced_and_its_target_untouched(tmp_path: Path) -> None:
+    (tmp_path / "target").write_text("kept")
+    (tmp_path / "f").symlink_to("target")
+    write_atomically(tmp_path / "f", b"x", 0o600)
+    assert (tmp_path / "target").read_text() == "kept"
+    assert not (tmp_path / "f").is_symlink()
+
+
+def test_a_private_file_is_read(tmp_path: Path) -> None:
+    write_atomically(tmp_path / "f", b"secret", 0o600)
+    assert read_private(tmp_path / "f") == b"secret"
+
+
+@pytest.mark.parametrize("mode", [0o640, 0o604, 0o660, 0o601])
+def test_a_secret_that_others_may_read_is_refused_with_what_to_do(tmp_path: Path, mode: int) -> None:
+    (tmp_path / "f").write_text("secret")
+    (tmp_path / "f").chmod(mode)
+    with pytest.raises(ConfigError, match=f"mode {mode:04o}") as caught:
+        read_private(tmp_path / "f")
+    assert caught.value.hint == f"chmod 600 {tmp_path / 'f'}"
+
+
+def test_a_missing_file_a_directory_and_a_fifo_are_refused_without_waiting(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "fifo", 0o600)
+    for name, words in (("gone", "No such file"), (".", "expected a file"), ("fifo", "expected a file")):
+        with pytest.raises(ConfigError, match=words):
+            read_private(tmp_path / name)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a file away")
+def test_somebody_elses_file_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "f").write_text("secret")
+    (tmp_path / "f").chmod(0o600)
+    os.chown(tmp_path / "f", 12345, -1)
+    with pytest.raises(ConfigError, match="belongs to uid 12345"):
+        read_private(tmp_path / "f")

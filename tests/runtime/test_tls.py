@@ -1,0 +1,200 @@
+import hashlib
+import ssl
+import subprocess
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+import trio
+import trustme
+
+from agentproxy.protocol.errors import ConfigError, RemoteProtocolError
+from agentproxy.runtime.streams import EndOfStream, FramedStream
+from agentproxy.runtime.tls import certificate_sha256, client_context, explain, handshake, server_context
+
+
+@dataclass(frozen=True, slots=True)
+class Files:
+    authority: Path
+    certificate: Path
+    key: Path
+
+
+def issued(directory: Path, authority: trustme.CA, *names: str) -> Files:
+    directory.mkdir()
+    certificate = authority.issue_cert(*names)
+    authority.cert_pem.write_to_path(directory / "authority.crt")
+    certificate.private_key_pem.write_to_path(directory / "k")
+    for blob in certificate.cert_chain_pems:
+        blob.write_to_path(directory / "c", append=True)
+    return Files(directory / "authority.crt", directory / "c", directory / "k")
+
+
+@pytest.fixture(name="authority", scope="module")
+def the_authority() -> trustme.CA:
+    return trustme.CA()
+
+
+@pytest.fixture(name="server")
+def the_server(tmp_path: Path, authority: trustme.CA) -> Files:
+    return issued(tmp_path / "server", authority, "localhost")
+
+
+@pytest.fixture(name="client")
+def the_client(tmp_path: Path, authority: trustme.CA) -> Files:
+    return issued(tmp_path / "client", authority, "b1")
+
+
+refusals: list[str] = []
+
+
+async def conversation(server: ssl.SSLContext, client: ssl.SSLContext, name: str = "localhost") -> tuple[str, str]:
+    """One frame each way; gives what each side saw of the other's certificate, or raises what the client met."""
+    seen = ""
+    served = trio.Event()
+
+    async def answer(raw: trio.SocketStream) -> None:
+        nonlocal seen
+        stream = trio.SSLStream(raw, server, server_side=True)
+        framed = FramedStream(stream)
+        try:
+            await handshake(stream)
+            seen = certificate_sha256(stream)
+            framed.send_soon((await framed.receive())[0])
+            framed.end_soon()
+            await framed.run_sender()
+        except (RemoteProtocolError, EndOfStream) as error:
+            refusals.append(str(error))
+        finally:
+            await framed.aclose()
+            served.set()
+
+    with trio.fail_after(5):
+        async with trio.open_nursery() as nursery:
+            listeners = await trio.open_tcp_listeners(0, host="127.0.0.1")
+            nursery.start_soon(trio.serve_listeners, answer, listeners)
+            port = listeners[0].socket.getsockname()[1]
+            raw = await trio.open_tcp_stream("127.0.0.1", port)
+            stream = trio.SSLStream(raw, client, server_hostname=name)
+            framed = FramedStream(stream)
+            try:
+                await handshake(stream)
+                theirs = certificate_sha256(stream)
+                framed.send_soon(b"hello")
+                framed.end_soon()
+                await framed.run_sender()
+                assert await framed.receive() == [b"hello"]
+                assert stream.version() == "TLSv1.3"
+                assert not stream.session.has_ticket
+            finally:
+                with trio.fail_after(5, shield=True):
+                    await framed.aclose()
+                    await served.wait()
+                nursery.cancel_scope.cancel()
+    return seen, theirs
+
+
+def sha256_of(file: Path) -> str:
+    return hashlib.sha256(
+        ssl.PEM_cert_to_DER_cert(file.read_text().split("-----END")[0] + "-----END CERTIFICATE-----")
+    ).hexdigest()
+
+
+async def met(server: ssl.SSLContext, client: ssl.SSLContext, name: str = "localhost") -> str:
+    try:
+        await conversation(server, client, name)
+    except ExceptionGroup as group:
+        error: BaseException = group
+        while isinstance(error, ExceptionGroup):
+            [error] = error.exceptions
+        assert isinstance(error, RemoteProtocolError)
+        return str(error)
+    raise AssertionError("the connection was accepted")
+
+
+async def test_both_sides_see_the_others_certificate(server: Files, client: Files) -> None:
+    seen = await conversation(
+        server_context(server.certificate, server.key, client.authority),
+        client_context(server.authority, client.certificate, client.key),
+    )
+    assert seen == (sha256_of(client.certificate), sha256_of(server.certificate))
+
+
+async def test_another_hosts_certificate_is_refused(server: Files, client: Files) -> None:
+    words = await met(
+        server_context(server.certificate, server.key, client.authority),
+        client_context(server.authority, client.certificate, client.key),
+        "oracle.example",
+    )
+    assert "Hostname mismatch" in words
+
+
+async def test_a_client_of_another_authority_learns_that_it_is_unknown(server: Files, tmp_path: Path) -> None:
+    stranger = issued(tmp_path / "stranger", trustme.CA(), "b1")
+    words = await met(
+        server_context(server.certificate, server.key, server.authority),
+        client_context(server.authority, stranger.certificate, stranger.key),
+    )
+    assert words == "the other side does not know this certificate: another authority issued it"
+    assert refusals[-1].startswith("the certificate of the other side is not good: ")
+
+
+async def test_a_client_without_certificate_learns_that_it_needs_one(server: Files) -> None:
+    bare = ssl.create_default_context(cafile=server.authority)
+    words = await met(server_context(server.certificate, server.key, server.authority), bare)
+    assert words == "the other side wants a client certificate and got none"
+    assert refusals[-1] == "the client sent no certificate"
+
+
+async def test_a_server_of_another_authority_is_refused(client: Files, tmp_path: Path) -> None:
+    stranger = issued(tmp_path / "stranger", trustme.CA(), "localhost")
+    words = await met(
+        server_context(stranger.certificate, stranger.key, client.authority),
+        client_context(client.authority, client.certificate, client.key),
+    )
+    assert words.startswith("the certificate of the other side is not good: ")
+
+
+async def test_older_tls_is_refused(server: Files, client: Files) -> None:
+    old = client_context(server.authority, client.certificate, client.key)
+    old.minimum_version = ssl.TLSVersion.TLSv1_2
+    old.maximum_version = ssl.TLSVersion.TLSv1_2
+    words = await met(server_context(server.certificate, server.key, client.authority), old)
+    assert words == "the other side does not speak TLS 1.3"
+
+
+def test_wrong_files_are_refused_by_name(server: Files, client: Files, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="client/k: not the PEM key of the certificate: KEY_VALUES_MISMATCH"):
+        server_context(server.certificate, client.key, server.authority)
+    with pytest.raises(ConfigError, match=r"gone: cannot be read: No such file"):
+        server_context(server.certificate, server.key, tmp_path / "gone")
+    (tmp_path / "empty").touch()
+    with pytest.raises(ConfigError, match=r"empty: expected certificates in PEM"):
+        client_context(tmp_path / "empty", client.certificate, client.key)
+
+
+def test_a_key_with_a_passphrase_is_refused_and_never_asked_for(server: Files, tmp_path: Path) -> None:
+    locked = tmp_path / "locked"
+    subprocess.run(
+        ["openssl", "pkey", "-aes256", "-passout", "pass:x", "-in", server.key, "-out", locked], check=True, timeout=10
+    )
+    with pytest.raises(ConfigError, match="locked: expected a key without a passphrase"):
+        server_context(server.certificate, locked, server.authority)
+
+
+def test_an_error_without_a_cause_speaks_for_itself() -> None:
+    assert explain(RemoteProtocolError("the connection broke")) == "the connection broke"
+    assert explain(ConnectionRefusedError(111, "Connection refused")) == "Connection refused"
+
+
+async def test_a_peer_that_says_nothing_is_dropped(server: Files, autojump_clock: trio.testing.MockClock) -> None:
+    context = server_context(server.certificate, server.key, server.authority)
+    [listener] = await trio.open_tcp_listeners(0, host="127.0.0.1")
+    async with listener:
+        silent = await trio.open_tcp_stream(*listener.socket.getsockname())
+        served = trio.SSLStream(await listener.accept(), context, server_side=True)
+        with pytest.raises(RemoteProtocolError, match="no TLS handshake within 10 s"):
+            await handshake(served)
+        with trio.fail_after(5):
+            assert await silent.receive_some() == b""
+        await silent.aclose()
