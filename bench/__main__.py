@@ -1,0 +1,185 @@
+"""`make bench`: every row is measured beside its reference in the same run, interleaved, in several rounds.
+
+usage: python -m bench [--rounds N] [--quick]
+"""
+
+import argparse
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+from relay.config import load_config
+
+from bench import raw, relay_cost
+from bench.agent_load import pksign_p50_us, pksign_rate
+from bench.framed_load import Access, signing_rate
+from bench.packages import Workload
+from bench.processes import cpu_seconds, private_kib
+from bench.rows import Row, at_least, at_most, print_table, shown, write
+from bench.sides import KEYS, Ours, Reference, ours, reference
+
+RESULTS = Path(__file__).with_name("results") / "latest.json"
+ROOT = Path(__file__).parent.parent
+
+P50_GOALS = {"rsa4096": 0.15, "rsa3072": 0.22, "ed25519": 2.5}
+RATE_GOALS = {"rsa4096": 10.0, "ed25519": 1.0}
+RPMSIGN_GOALS = {"rsa4096": 0.35, "rsa3072": 0.52, "ed25519": 1.4}
+ORACLE_GOAL = 0.60
+FOUR_RPMSIGN_GOAL = 0.23
+MEMORY_GOAL = 1.5
+START_GOAL = 2.0
+
+
+class Bench:
+    """One run: both sides are up, and each method measures one line of the table."""
+
+    def __init__(self, ours: Ours, reference: Reference, directory: Path, rounds: int, *, quick: bool) -> None:
+        self.ours = ours
+        self.reference = reference
+        self.directory = directory
+        self.rounds = range(rounds)
+        self.seconds = 1.0 if quick else 4.0
+        self.packages = 40 if quick else 1000
+        self.idle = 100 if quick else 1000
+        self.workload = Workload(directory / "packages")
+
+    def rows(self) -> Iterator[Row]:
+        """Everything, in the order of the table."""
+        yield from self.ceilings()
+        yield from self.latency()
+        yield from self.rates()
+        yield from self.rpmsign()
+        yield self.four_rpmsign()
+        yield from self.oracle_and_signer()
+        yield from self.relay_memory()
+        yield self.relay_start()
+
+    def ceilings(self) -> Iterator[Row]:
+        """What this disk and this processor allow."""
+        yield shown("fdatasync of one record, p50 us", [raw.fdatasync_p50_us(self.directory) for _ in self.rounds])
+        for name in KEYS:
+            sign = raw.ed25519_signer() if name == "ed25519" else raw.rsa_signer(int(name[3:]))
+            alone = [raw.one_thread_p50_us(sign) for _ in self.rounds]
+            agent = [pksign_p50_us(self.reference.target(name), 30) for _ in self.rounds]
+            yield shown(f"raw cryptography, one {name} signature, to gpg-agent's PKSIGN, p50 us", alone, agent)
+
+    def latency(self) -> Iterator[Row]:
+        """One client."""
+        for name, goal in P50_GOALS.items():
+            count = 500 if name == "ed25519" else 60
+            mine, theirs = [], []
+            for _ in self.rounds:
+                mine.append(pksign_p50_us(self.ours.target(name), count))
+                theirs.append(pksign_p50_us(self.reference.target(name), count))
+            yield at_most(f"PKSIGN p50 us, 1 client, {name}, to gpg-agent", mine, theirs, goal)
+
+    def rates(self) -> Iterator[Row]:
+        """Many clients."""
+        for name, goal in RATE_GOALS.items():
+            for clients in (16, 64):
+                mine, theirs = [], []
+                for _ in self.rounds:
+                    mine.append(pksign_rate(self.ours.target(name), clients, self.seconds))
+                    theirs.append(pksign_rate(self.reference.target(name), clients, self.seconds))
+                yield at_least(f"PKSIGN a second, {clients} clients, {name}, to gpg-agent", mine, theirs, goal)
+
+    def _sign_packages(self, name: str, count: int, processes: int) -> tuple[float, float]:
+        environment = self.ours.environment
+        home, fingerprint = Path(environment["GNUPGHOME"]), self.ours.keys[name].fingerprint
+        mine = self.workload.sign_seconds(home, fingerprint, count, processes, environment)
+        return mine, self.workload.sign_seconds(self.reference.home, fingerprint, count, processes)
+
+    def rpmsign(self) -> Iterator[Row]:
+        """What a release engineer waits for."""
+        for name, goal in RPMSIGN_GOALS.items():
+            pairs = [self._sign_packages(name, 50, 1) for _ in self.rounds]
+            mine, theirs = ([pair[side] for pair in pairs] for side in (0, 1))
+            yield at_most(f"rpmsign --addsign of 50 RPMs, s, {name}, to gpg-agent", mine, theirs, goal)
+
+    def four_rpmsign(self) -> Row:
+        """A mass rebuild; one round, since the reference alone takes half a minute."""
+        mine, theirs = self._sign_packages("rsa4096", self.packages, 4)
+        what = f"{self.packages} RPMs, four rpmsign, s, rsa4096, to gpg-agent"
+        return at_most(what, [mine], [theirs], FOUR_RPMSIGN_GOAL)
+
+    def oracle_and_signer(self) -> Iterator[Row]:
+        """Oracle and signer without relay and gpg, their load on the same cores."""
+        for name in ("rsa4096", "ed25519"):
+            sign = raw.ed25519_signer() if name == "ed25519" else raw.rsa_signer(4096)
+            mine, ceiling, cost = [], [], []
+            for _ in self.rounds:
+                before = cpu_seconds(self.ours.pids["oracle"]) + cpu_seconds(self.ours.pids["signer"])
+                mine.append(self._framed_rate(name))
+                after = cpu_seconds(self.ours.pids["oracle"]) + cpu_seconds(self.ours.pids["signer"])
+                cost.append((after - before) / (mine[-1] * self.seconds) * 1e6)
+                ceiling.append(raw.two_thread_rate(sign, self.seconds))
+            what = f"oracle and signer, {name} a second, to raw two-thread signing"
+            yield at_least(what, mine, ceiling, ORACLE_GOAL) if name == "rsa4096" else shown(what, mine, ceiling)
+            yield shown(f"CPU us a signature in oracle and signer, {name}", cost)
+        yield self._relay_cpu()
+
+    def _framed_rate(self, name: str) -> float:
+        config = load_config(Path(self.ours.environment["BLIND_ORACLE_RELAY_CONFIG"]))
+        first = config.oracles[0]
+        token = config.token.read_text().strip()
+        access = Access(first.address, first.server_name, config.authority, config.certificate, config.key, token)
+        return signing_rate(access, self.ours.keys[name].keygrip, self.seconds)
+
+    def _relay_cpu(self) -> Row:
+        before = cpu_seconds(self.ours.pids["relay"])
+        rate = pksign_rate(self.ours.target("ed25519"), 16, self.seconds)
+        cost = (cpu_seconds(self.ours.pids["relay"]) - before) / (rate * self.seconds) * 1e6
+        return shown("CPU us a signature in the relay, ed25519", [cost])
+
+    def relay_memory(self) -> Iterator[Row]:
+        """At rest, and for a connection more."""
+        socket, pid = self.ours.target("ed25519").socket, self.ours.pids["relay"]
+        bare_socket = self.directory / "bare.sock"
+        with relay_cost.bare(bare_socket) as bare_pid:
+            idle = [float(private_kib(pid))]
+            yield at_most("relay: idle memory, KiB, to bare trio", idle, [float(private_kib(bare_pid))], MEMORY_GOAL)
+            mine = [relay_cost.connection_kib(pid, socket, self.idle)]
+            theirs = [relay_cost.connection_kib(bare_pid, bare_socket, self.idle)]
+            yield at_most("relay: memory per connection, KiB, to bare trio", mine, theirs, MEMORY_GOAL)
+        with relay_cost.idle_connections(socket, self.idle):
+            beside = [pksign_p50_us(self.ours.target("ed25519"), 200)]
+            what = f"PKSIGN p50 us, 1 client beside {self.idle} idle connections, ed25519, to gpg-agent"
+            yield shown(what, beside, [pksign_p50_us(self.reference.target("ed25519"), 200)])
+
+    def relay_start(self) -> Row:
+        """From starting the process to the first signature over a fresh TLS connection."""
+        relay = self.ours.stop_relay()
+        socket, bare_socket = self.ours.target("ed25519").socket, self.directory / "bare-start.sock"
+        bare = [sys.executable, "-I", str(ROOT / "bench" / "bare.py"), str(bare_socket)]
+        mine, theirs = [], []
+        for _ in (*self.rounds, None):  # the first round fills the page cache
+            target, environment = self.ours.target("ed25519"), self.ours.environment
+            mine.append(relay_cost.first_answer_seconds(relay, socket, target, environment))
+            theirs.append(relay_cost.first_answer_seconds(bare, bare_socket, None))
+        return at_most("relay: start to first signature, s, to bare trio", mine[1:], theirs[1:], START_GOAL)
+
+
+def main() -> None:
+    """Run everything; the exit status is 0 whatever the numbers are: they are for reading, not for gating."""
+    parser = argparse.ArgumentParser(prog="python -m bench")
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--quick", action="store_true", help="a short run that shows that everything works")
+    arguments = parser.parse_args()
+    # Beside the results, not in /tmp: the log must lie on a real disk, not on a tmpfs, to have a price.
+    cache = ROOT / ".cache"
+    cache.mkdir(exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix="bench-", dir=cache) as name:
+        directory = Path(name)
+        with reference(directory / "gnupg") as theirs, ours(directory / "ours", theirs.keys) as mine:
+            bench = Bench(mine, theirs, directory, arguments.rounds, quick=arguments.quick)
+            rows = []
+            for row in bench.rows():
+                print(f"measured: {row.what}", file=sys.stderr)
+                rows.append(row)
+    print_table(rows)
+    write(rows, RESULTS)
+
+
+if __name__ == "__main__":
+    main()

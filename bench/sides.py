@@ -1,0 +1,119 @@
+"""The two sides of every comparison, with the same keys: a local gpg-agent, and a relay with its oracle."""
+
+import json
+import os
+import shlex
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from bench.agent_load import Target
+
+__all__ = ["KEYS", "Key", "Ours", "Reference", "ours", "reference"]
+
+KEYS = {"rsa4096": "rsa4096", "rsa3072": "rsa3072", "ed25519": "ed25519"}  # name here: gpg's name
+_ORACLE = Path(sys.executable).with_name("blind-oracle")
+
+
+@dataclass(frozen=True, slots=True)
+class Key:
+    """A signing subkey that both sides have."""
+
+    fingerprint: str
+    keygrip: str
+    exported: Path
+
+
+@dataclass(frozen=True, slots=True)
+class Reference:
+    """A gpg-agent with unprotected keys, its fastest case."""
+
+    home: Path
+    socket: Path
+    keys: dict[str, Key]
+
+    def target(self, key: str) -> Target:
+        return Target(self.socket, self.keys[key].keygrip)
+
+
+@dataclass(frozen=True, slots=True)
+class Ours:
+    """What `blind-oracle dev` started."""
+
+    environment: dict[str, str]
+    pids: dict[str, int]
+    directory: Path
+    keys: dict[str, Key]
+
+    def target(self, key: str) -> Target:
+        return Target(Path(self.environment["BLIND_ORACLE_RELAY_SOCKET"]), self.keys[key].keygrip)
+
+    def stop_relay(self) -> list[str]:
+        """Stop the relay, and give the command that serves in its place."""
+        subprocess.run([_ORACLE, "dev", "stop", self.directory, "relay"], check=True, stdout=subprocess.DEVNULL)
+        return [str(_ORACLE.with_name("blind-oracle-relay")), "serve"]
+
+
+def _gpg(home: Path, *arguments: str) -> str:
+    command = ["gpg", "--homedir", str(home), "--batch", "--pinentry-mode", "loopback", "--passphrase", "", *arguments]
+    return subprocess.run(command, check=True, capture_output=True, text=True).stdout
+
+
+def _make_key(home: Path, name: str) -> Key:
+    """A certify-only primary with one signing subkey; only the subkey's secret part is exported."""
+    _gpg(home, "--quick-gen-key", f"{name} <{name}@bench.invalid>", KEYS[name], "cert", "never")
+    listing = _gpg(home, "--list-keys", "--with-colons", f"{name}@bench.invalid")
+    primary = next(line.split(":")[9] for line in listing.splitlines() if line.startswith("fpr:"))
+    _gpg(home, "--quick-add-key", primary, KEYS[name], "sign", "never")
+    listing = _gpg(home, "--list-keys", "--with-colons", "--with-keygrip", primary)
+    subkey = listing[listing.index("\nsub:") :].splitlines()
+    fingerprint = next(line.split(":")[9] for line in subkey if line.startswith("fpr:"))
+    keygrip = next(line.split(":")[9] for line in subkey if line.startswith("grp:"))
+    exported = home / f"{name}.secret"
+    _gpg(home, "--output", str(exported), "--export-secret-subkeys", f"{fingerprint}!")
+    return Key(fingerprint, keygrip, exported)
+
+
+@contextmanager
+def reference(directory: Path) -> Iterator[Reference]:
+    """Make the keys, and keep their gpg-agent running for the while."""
+    directory.mkdir(mode=0o700)
+    try:
+        keys = {name: _make_key(directory, name) for name in KEYS}
+        listing = subprocess.run(
+            ["gpgconf", "--homedir", str(directory), "--list-dirs", "agent-socket"],
+            check=True,
+            capture_output=True,
+            text=True,
+        )
+        yield Reference(directory, Path(listing.stdout.strip()), keys)
+    finally:
+        subprocess.run(["gpgconf", "--homedir", str(directory), "--kill", "gpg-agent"], check=False)
+
+
+def _environment(directory: Path) -> dict[str, str]:
+    printed = subprocess.run([_ORACLE, "dev", "env", directory], check=True, capture_output=True, text=True).stdout
+    values = dict(os.environ)
+    for word in shlex.split(printed):
+        name, equals, value = word.partition("=")
+        if equals:
+            values[name] = value.replace("$PATH", os.environ["PATH"])
+    return values
+
+
+@contextmanager
+def ours(directory: Path, keys: dict[str, Key]) -> Iterator[Ours]:
+    """Start oracle, signer and relay with the same keys, and stop them at the end."""
+    options = [f"--key={name}={key.exported}" for name, key in keys.items()]
+    subprocess.run([_ORACLE, "dev", "start", directory, *options], check=True, stdout=subprocess.DEVNULL)
+    try:
+        status = subprocess.run(
+            [_ORACLE, "dev", "status", directory, "--json"], check=True, capture_output=True, text=True
+        )
+        pids = {name: part["pid"] for name, part in json.loads(status.stdout)["parts"].items()}
+        yield Ours(_environment(directory), pids, directory, keys)
+    finally:
+        subprocess.run([_ORACLE, "dev", "stop", directory], check=True, stdout=subprocess.DEVNULL)
