@@ -1,0 +1,1 @@
+"""The whole way of a signature in front of the reader: `make demo`."""
