@@ -1,0 +1,287 @@
+"""The audit log's pen: appends records, and says "written" only when the disk has them.
+
+One thread at a time calls it, and every call may block. Opening a directory is `recovery`'s part, reading one is
+`verifylog`'s.
+
+After a failed write or fdatasync nobody knows what the disk holds: Linux marks pages clean whose writing failed, so a
+second fdatasync may succeed without having written them. Success is therefore never taken from a repeated
+fdatasync alone: `_repair` cuts the file back to what an earlier fdatasync confirmed, writes the page in which that ends
+and all that followed anew from memory, so that there is something dirty to write, and only then calls it again.
+"""
+
+import contextlib
+import errno
+import mmap
+import os
+import stat
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from agentproxy.protocol.errors import BackendError
+from agentproxy.protocol.fields import Head
+from agentproxy.protocol.signer_messages import Outcome
+from agentproxy.signer.record import AuditRecord, Entry, hash_of_line
+from agentproxy.signer.recovery import OpenedSegment, open_directory, open_last_segment, orphaned_tails
+from agentproxy.signer.segment import ChainEnd, Segment
+
+__all__ = ["AuditLog", "LogLimits", "LogUnavailableError"]
+
+MAX_BATCH = 1 << 20  # bytes that one append may hold; what a crash can tear is never longer than this and MAX_UNSYNCED
+MAX_UNSYNCED = 1 << 18  # bytes of records that nobody waits for, before they are synced all the same
+
+
+class LogUnavailableError(BackendError):
+    """The record could not be written, so nothing that needs it may leave; a retry may help."""
+
+
+@dataclass(frozen=True, slots=True)
+class LogLimits:
+    """How large things may become."""
+
+    reserve_bytes: int = 64 << 20  # the last free bytes of the disk, which refusals and failures may not use
+    rotate_bytes: int = 64 << 20  # a segment is closed before it becomes larger than this
+    rotate_seconds: int = 30 * 86_400  # … or when its first record is older than this
+
+
+def _now() -> datetime:
+    return datetime.now(UTC)
+
+
+class AuditLog:
+    """A directory of segments, open for appending, locked against every other signer.
+
+    Attributes:
+        trouble: why the last attempt to write failed; empty when all is well.
+        head: the last record that is surely on disk; None for an empty log.
+    """
+
+    def __init__(self, lock: int, opened: OpenedSegment, limits: LogLimits, clock: Callable[[], datetime]) -> None:
+        self.trouble = ""
+        self.head: Head | None = None
+        self._lock = lock  # descriptor of the directory
+        self._limits = limits
+        self._clock = clock
+        self._broken = False  # the file may hold more, or less, than we think
+        self._dropped = 0
+        self._take(opened)
+        self._end = opened.end  # of what is written, synced or not
+        self._set_head()
+
+    @classmethod
+    def open(
+        cls, directory: Path, node: str, limits: LogLimits | None = None, clock: Callable[[], datetime] = _now
+    ) -> Self:
+        """Lock the directory, check the last segment, save and record what a crash tore off.
+
+        Raises:
+            ConfigError: the directory is missing, cannot be written, is used by another signer or node, or is damaged.
+            LogUnavailableError: the record of the recovery could not be written.
+        """
+        lock = open_directory(directory)
+        try:
+            opened = open_last_segment(lock, directory, node, clock)
+            log = cls(lock, opened, limits or LogLimits(), clock)
+            tails = orphaned_tails(opened.segment)
+            if tails:
+                log.append([Entry("recovered", Outcome.DONE, details=tail) for tail in tails])
+        except BaseException:
+            os.close(lock)
+            raise
+        return log
+
+    def append(self, entries: Sequence[Entry], *, durable: bool = True) -> list[Head | None]:
+        """Write records in this order; with `durable` the disk has them when this returns.
+
+        Returns:
+            The place of each; None for a refusal or failure that was left out since the disk is nearly full.
+
+        Raises:
+            LogUnavailableError: none of them is written.
+        """
+        try:
+            if self._broken:
+                self._repair()
+            kept = self._kept(entries)
+            written = [entry for entry, keep in zip(entries, kept, strict=True) if keep]
+            ends = iter(self._append(written, durable=durable) if written else [])
+        except OSError as error:
+            raise self._failed(error) from error
+        self._dropped += len(entries) - len(written)
+        return [self._place(next(ends)) if keep else None for keep in kept]
+
+    def probe(self) -> None:
+        """Find out whether writing works again, after trouble.
+
+        Raises:
+            LogUnavailableError: it does not.
+        """
+        try:
+            if self._broken:
+                self._repair()
+            if self.trouble:
+                self._try_disk()
+        except OSError as error:
+            raise self._failed(error) from error
+        self.trouble = ""
+
+    def sync(self) -> None:
+        """Bring records that nobody waited for to the disk.
+
+        Raises:
+            LogUnavailableError: it did not work; they are kept in memory and written with the next record.
+        """
+        try:
+            if self._broken:
+                self._repair()
+            elif self._unsynced:
+                self._sync()
+        except OSError as error:
+            raise self._failed(error) from error
+
+    def close(self) -> None:
+        """Sync and release the directory; errors have been told before."""
+        try:
+            if self._unsynced and not self._broken:
+                self._sync()
+        except OSError:
+            self.trouble = "the last records were not synced"
+        finally:
+            os.close(self._fd)
+            os.close(self._lock)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _take(self, opened: OpenedSegment) -> None:
+        self._segment = opened.segment
+        self._fd = opened.descriptor
+        self._durable_size = opened.size
+        self._tail = opened.tail
+        self._born = opened.born
+        self._unsynced = b""
+
+    def _try_disk(self) -> None:
+        space = os.fstatvfs(self._fd)
+        if space.f_flag & os.ST_RDONLY:
+            raise OSError(errno.EROFS, os.strerror(errno.EROFS))
+        if space.f_bavail * space.f_frsize < MAX_BATCH:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    def _kept(self, entries: Sequence[Entry]) -> list[bool]:
+        # Anybody with a certificate can cause refusals; only a signature may use the last free bytes.
+        optional = [entry.outcome in {Outcome.REFUSED, Outcome.FAILED} for entry in entries]
+        if not any(optional):
+            return [True] * len(entries)
+        space = os.fstatvfs(self._fd)
+        enough = space.f_bavail * space.f_frsize > self._limits.reserve_bytes
+        return [enough or not may_go for may_go in optional]
+
+    def _append(self, entries: Sequence[Entry], *, durable: bool) -> list[ChainEnd]:
+        """Write entries, at least one, behind a record that counts what was left out before."""
+        dropped = self._dropped
+        summary = [_left_out(dropped)] if dropped else []
+        data, ends = self._encode([*summary, *entries])
+        if len(data) > MAX_BATCH and len(entries) > 1:
+            half = len(entries) // 2
+            return self._append(entries[:half], durable=durable) + self._append(entries[half:], durable=durable)
+        self._write(data, ends[-1], durable=durable)
+        self._dropped -= dropped
+        self.trouble = ""
+        return ends[len(summary) :]
+
+    def _encode(self, entries: Sequence[Entry]) -> tuple[bytes, list[ChainEnd]]:
+        now, node, end = self._clock(), self._segment.node, self._end
+        lines, ends = [], []
+        for entry in entries:
+            line = AuditRecord(end.sequence + 1, now, node, entry, end.hash).line()
+            end = ChainEnd(end.sequence + 1, hash_of_line(line))
+            lines += [line, b"\n"]
+            ends.append(end)
+        return b"".join(lines), ends
+
+    def _write(self, data: bytes, end: ChainEnd, *, durable: bool) -> None:
+        self._rotate_if_due(len(data))
+        offset = self._durable_size + len(self._unsynced)
+        self._broken = True  # until all of it is written: an exception leaves it so
+        _write_all(self._fd, data, offset)
+        if durable or len(self._unsynced) + len(data) > MAX_UNSYNCED:
+            os.fdatasync(self._fd)
+            self._durable_size = offset + len(data)
+            self._tail = (self._tail + self._unsynced + data)[-mmap.PAGESIZE :]
+            self._unsynced = b""
+            self._end = end
+            self._set_head()
+        else:
+            self._unsynced += data
+            self._end = end
+        self._broken = False
+
+    def _sync(self) -> None:
+        self._broken = True
+        os.fdatasync(self._fd)
+        self._confirm_unsynced()
+
+    def _confirm_unsynced(self) -> None:
+        self._durable_size += len(self._unsynced)
+        self._tail = (self._tail + self._unsynced)[-mmap.PAGESIZE :]
+        self._unsynced = b""
+        self._broken = False
+        self._set_head()
+
+    def _repair(self) -> None:
+        """Make the file again what it must be; see the module's docstring."""
+        os.ftruncate(self._fd, self._durable_size)
+        _write_all(self._fd, self._tail + self._unsynced, self._durable_size - len(self._tail))
+        os.fsync(self._fd)
+        self._confirm_unsynced()
+
+    def _failed(self, error: OSError) -> LogUnavailableError:
+        """Take back what a failed batch may have left in the file, as far as that works now."""
+        self.trouble = f"{self._segment.path}: {error.strerror}"
+        if self._broken:
+            try:
+                self._repair()
+            except OSError as second:
+                self.trouble += f"; and it cannot be cut back: {second.strerror}"
+        return LogUnavailableError(self.trouble)
+
+    def _rotate_if_due(self, size: int) -> None:
+        written = self._durable_size + len(self._unsynced)
+        old = (self._clock() - self._born).total_seconds() >= self._limits.rotate_seconds
+        if written == 0 or not (old or written + size > self._limits.rotate_bytes):
+            return
+        if self._unsynced:
+            self._sync()
+        segment = Segment.named(self._segment.path.parent, self._segment.node, self._end.sequence + 1)
+        following = OpenedSegment.create(self._lock, segment, self._end, self._clock())
+        with contextlib.suppress(OSError):  # the mode is a hint to people; what proves a segment is the chain
+            os.fchmod(self._fd, stat.S_IRUSR | stat.S_IRGRP)
+        os.close(self._fd)
+        self._take(following)
+
+    def _set_head(self) -> None:
+        self.head = self._place(self._end) if self._end.sequence else None
+
+    def _place(self, end: ChainEnd) -> Head:
+        return Head(self._segment.node, end.sequence, end.hash)
+
+
+def _left_out(count: int) -> Entry:
+    details = {"suppressed": str(count)}
+    return Entry("records_left_out", Outcome.DONE, reason="the disk was nearly full", details=details)
+
+
+def _write_all(descriptor: int, data: bytes, offset: int) -> None:
+    view = memoryview(data)
+    while view:
+        written = os.pwrite(descriptor, view, offset)
+        view, offset = view[written:], offset + written

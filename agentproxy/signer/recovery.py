@@ -1,0 +1,196 @@
+"""Opens an audit log's directory after whatever happened to it: lock, check, and save what a crash tore off.
+
+Every step can be repeated: a crash between two of them leaves what the next opening finishes.
+"""
+
+import errno
+import fcntl
+import hashlib
+import mmap
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Self
+
+from agentproxy.protocol.errors import ConfigError, RemoteProtocolError
+from agentproxy.signer.record import AuditRecord, hash_of_line
+from agentproxy.signer.segment import (
+    ChainEnd,
+    DamagedError,
+    Segment,
+    follow_chain,
+    last_line,
+    lines_of,
+    list_segments,
+    mapped,
+    mapped_file,
+    whole_length,
+)
+
+__all__ = ["OpenedSegment", "open_directory", "open_last_segment", "orphaned_tails"]
+
+_MODE = 0o640  # auditors read through the group
+_MAX_TORN = 4 << 20  # bytes: what one crash can tear; more was on disk for sure, so somebody else cut it
+_VERIFY_HINT = "blind-oracle audit verify shows the first damaged record; keep the directory as evidence"
+
+
+@dataclass(frozen=True, slots=True)
+class OpenedSegment:
+    """The segment that records go into, and all that the log must know of it."""
+
+    segment: Segment
+    descriptor: int
+    end: ChainEnd  # of the whole log
+    size: int  # bytes
+    tail: bytes  # the last page's worth of content, or less
+    born: datetime  # when its first record was written, or it was created
+
+    @classmethod
+    def create(cls, directory: int, segment: Segment, end: ChainEnd, now: datetime) -> Self:
+        """Make a new segment's file and let its name reach the disk.
+
+        Raises:
+            OSError: it cannot be made, or holds something already.
+        """
+        flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
+        descriptor = os.open(segment.path, flags, _MODE)
+        try:
+            _refuse_content(descriptor, segment.path)
+            os.fsync(directory)
+        except BaseException:
+            os.close(descriptor)
+            raise
+        return cls(segment, descriptor, end, 0, b"", now)
+
+
+def _refuse_content(descriptor: int, path: Path) -> None:
+    # A crash may have left an empty file of this name; one with content is somebody else's.
+    if os.fstat(descriptor).st_size:
+        raise FileExistsError(errno.EEXIST, "a file of this name holds something already", str(path))
+
+
+def open_directory(directory: Path) -> int:
+    """Open and lock `directory`; the lock ends with the descriptor, so also with the process.
+
+    Raises:
+        ConfigError: it is missing, or another signer has it.
+    """
+    try:
+        descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    except OSError as error:
+        raise ConfigError(f"{directory}: audit directory: {error.strerror}", "blind-oracle init makes it") from error
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        os.close(descriptor)
+        hint = "two signers on one log would break its chain: stop the other, or give this one a directory of its own"
+        raise ConfigError(f"{directory}: another signer writes this audit log", hint) from error
+    return descriptor
+
+
+def open_last_segment(lock: int, directory: Path, node: str, clock: Callable[[], datetime]) -> OpenedSegment:
+    """Open the segment to continue, or make the first one.
+
+    Raises:
+        ConfigError: it cannot be written, belongs to another node, or is damaged.
+    """
+    try:
+        segments = list_segments(directory)
+        foreign = next((segment for segment in segments if segment.node != node), None)
+        if foreign is not None:
+            message = f"{foreign.path}: this audit log belongs to node {foreign.node}, and this is {node}"
+            raise ConfigError(message, "a node keeps its name; another node needs a directory of its own")
+        if not segments:
+            return OpenedSegment.create(lock, Segment.named(directory, node, 1), ChainEnd(), clock())
+        before = _end_of(segments[-2]) if len(segments) > 1 else None
+        return _open(lock, segments[-1], before, clock())
+    except OSError as error:
+        raise ConfigError(f"{directory}: audit directory: {error.strerror}", "the signer must own it") from error
+
+
+def _open(lock: int, segment: Segment, before: ChainEnd | None, now: datetime) -> OpenedSegment:
+    descriptor = os.open(segment.path, os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC)
+    try:
+        with mapped(descriptor) as data:
+            opened = _checked(segment, descriptor, data, before, now)
+            torn = data[opened.size : opened.size + _MAX_TORN + 1]
+        if torn:
+            _save_torn(lock, opened, torn)
+    except (DamagedError, RemoteProtocolError) as error:
+        os.close(descriptor)
+        where = f", line {error.line}" if isinstance(error, DamagedError) else ""
+        raise ConfigError(f"{segment.path}{where}: the audit log is damaged: {error}", _VERIFY_HINT) from error
+    except BaseException:
+        os.close(descriptor)
+        raise
+    return opened
+
+
+def _checked(
+    segment: Segment, descriptor: int, data: mmap.mmap | bytes, before: ChainEnd | None, now: datetime
+) -> OpenedSegment:
+    size = whole_length(data)
+    first = next(lines_of(data, 0, size), b"")
+    start = before if before is not None else _start_of(segment, first)
+    if start.sequence + 1 != segment.first:
+        raise DamagedError(f"by the segment before, record {start.sequence + 1} belongs here", 1)
+    end = follow_chain(lines_of(data, 0, size), start)
+    born = AuditRecord.parse(first).time if first else now
+    return OpenedSegment(segment, descriptor, end, size, data[max(0, size - mmap.PAGESIZE) : size], born)
+
+
+def _end_of(segment: Segment) -> ChainEnd:
+    """The end of a sealed segment, by its last line; `audit verify` reads all of it."""
+    with mapped_file(segment.path) as data:
+        line = last_line(data, len(data))
+    try:
+        record = AuditRecord.parse(line)
+    except RemoteProtocolError as error:
+        raise ConfigError(f"{segment.path}: the audit log is damaged: {error}", _VERIFY_HINT) from error
+    return ChainEnd(record.sequence, hash_of_line(line))
+
+
+def _start_of(segment: Segment, first: bytes) -> ChainEnd:
+    """What the only segment there continues: nothing, or one that was moved to an archive."""
+    if segment.first == 1:
+        return ChainEnd()
+    if not first:
+        message = f"{segment.path}: it is empty and the segment before it is not there"
+        raise ConfigError(message, "bring back the last segment from the archive: its end is needed to continue")
+    return ChainEnd(segment.first - 1, AuditRecord.parse(first).prev)
+
+
+def _save_torn(lock: int, opened: OpenedSegment, torn: bytes) -> None:
+    """Put what is behind the whole lines aside, then cut it off: in this order, so that no crash loses it."""
+    segment = opened.segment
+    if len(torn) > _MAX_TORN:
+        message = f"{segment.path}: the audit log is damaged: more than {_MAX_TORN} bytes at its end are no records"
+        raise ConfigError(message, _VERIFY_HINT)
+    saved = segment.torn
+    if not saved or saved[-1].read_bytes() != torn:
+        path = segment.path.with_name(f"{segment.path.name}.torn-{len(saved) + 1}")
+        copy = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, _MODE)
+        with os.fdopen(copy, "wb") as file:
+            file.write(torn)
+            file.flush()
+            os.fsync(copy)
+        os.fsync(lock)
+    os.ftruncate(opened.descriptor, opened.size)
+    os.fsync(opened.descriptor)
+
+
+def orphaned_tails(segment: Segment) -> list[dict[str, str]]:
+    """The details of a `recovered` record for each saved tail that no record of its segment names yet."""
+    saved = segment.torn
+    if not saved:
+        return []
+    with mapped_file(segment.path) as data:
+        missing = [path for path in saved if data.find(b'"file":"%s"' % path.name.encode()) < 0]
+    tails = []
+    for path in missing:
+        torn = path.read_bytes()
+        sha256 = hashlib.sha256(torn).hexdigest()
+        tails.append({"file": path.name, "bytes": str(len(torn)), "sha256": sha256})
+    return tails

@@ -1,0 +1,214 @@
+"""Checks an audit log from its files alone, and names the first damaged record and what kind of damage it is.
+
+A chain proves that nothing before its end was changed unless all that follows was rewritten too. Whoever keeps a head
+(relays do) proves with it that nothing up to there was; the very last record has no successor, so only a head or a
+checkpoint protects it.
+"""
+
+import contextlib
+import hashlib
+import itertools
+import os
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass, field
+from multiprocessing import get_context
+from pathlib import Path
+
+from agentproxy.protocol.errors import ConfigError
+from agentproxy.protocol.fields import Head
+from agentproxy.signer.diagnosis import Damage, DamageKind, diagnose, is_canonical
+from agentproxy.signer.record import AuditRecord, hash_of_line
+from agentproxy.signer.segment import (
+    ChainEnd,
+    DamagedError,
+    Segment,
+    follow_chain,
+    lines_of,
+    list_segments,
+    mapped_file,
+    place_of,
+    whole_length,
+)
+
+__all__ = ["Damage", "DamageKind", "Report", "verify"]
+
+_CHUNK = 4 << 20  # bytes that one process checks at a time
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """What a verification found."""
+
+    segments: int
+    records: int  # that are proven to be in order; all of them when there is no damage
+    first: int  # sequence of the first record; above 1 when older segments were archived
+    head: Head | None  # the last proven record
+    damage: Damage | None = None
+    notes: tuple[str, ...] = ()  # worth a look, and no damage
+
+
+@dataclass(frozen=True, slots=True)
+class _Chunk:
+    path: Path
+    node: str
+    start: int
+    end: int
+    wanted: frozenset[int]  # sequences whose hashes are asked for
+
+
+@dataclass(frozen=True, slots=True)
+class _Checked:
+    """What holds within a chunk; None as `end` says that something does not."""
+
+    start: ChainEnd
+    end: ChainEnd | None
+    hashes: dict[int, bytes] = field(default_factory=dict)
+    recovered: tuple[bytes, ...] = ()  # lines of `recovered` records
+
+
+def verify(
+    directory: Path, *, heads: Sequence[Head] = (), archived: bool = False, processes: int | None = None
+) -> Report:
+    """Check every record of the log in `directory`.
+
+    Args:
+        directory: holds the segments of one node.
+        heads: places that must be in the log exactly so, from wherever they were kept.
+        archived: accept that the oldest segments are not there.
+        processes: how many to use; the usable processors unless given. A log of few megabytes is checked in this one.
+
+    Raises:
+        ConfigError: there is no log to check, or it cannot be read.
+    """
+    try:
+        segments = list_segments(directory)
+        if not segments:
+            raise ConfigError(f"{directory}: no audit log here", "segments are named NODE-000000000001.jsonl")
+        return _verify(segments, heads, archived=archived, processes=processes)
+    except OSError as error:
+        raise ConfigError(f"{error.filename or directory}: {error.strerror}", "auditors need to read it") from error
+
+
+def _verify(segments: list[Segment], heads: Sequence[Head], *, archived: bool, processes: int | None) -> Report:
+    start = _start_of(segments[0]) if archived else ChainEnd()
+    wanted = frozenset(head.sequence for head in heads)
+    chunks = [_chunks(segment, wanted) for segment in segments]
+    end, hashes, recovered = start, dict[int, bytes](), list[bytes]()
+    damage = _foreign(segments)
+    with _results([chunk for group in chunks for chunk in group], processes) as results:
+        for index, segment in enumerate(segments):
+            checked = [next(results) for _ in chunks[index]]
+            if damage is None and not _fits(segment, end, checked):
+                damage = diagnose(segments, index, end)
+            if damage is not None:
+                break
+            for part in checked:
+                end = part.end if part.end is not None else end
+                hashes |= part.hashes
+                recovered += part.recovered
+    damage = damage or _check_tails(segments, recovered) or _check_heads(segments[-1], heads, end, hashes)
+    head = Head(segments[0].node, end.sequence, end.hash) if end.sequence else None
+    return Report(len(segments), end.sequence - start.sequence, start.sequence + 1, head, damage)
+
+
+def _start_of(segment: Segment) -> ChainEnd:
+    """What the oldest segment there says it continues."""
+    with mapped_file(segment.path) as data:
+        line = next(lines_of(data, 0, whole_length(data)), b"")
+    try:
+        return ChainEnd(segment.first - 1, place_of(line)[1])
+    except ValueError:
+        return ChainEnd(segment.first - 1)  # the walk will name the damage
+
+
+def _foreign(segments: list[Segment]) -> Damage | None:
+    for segment in segments:
+        if segment.node != segments[0].node:
+            explanation = f"a segment of node {segment.node} among those of {segments[0].node}"
+            return Damage(DamageKind.EDITED, str(segment.path), 0, segment.first, explanation)
+    return None
+
+
+def _chunks(segment: Segment, wanted: frozenset[int]) -> list[_Chunk]:
+    """Cut a segment at starts of lines into parts that processes can check on their own."""
+    with mapped_file(segment.path) as data:
+        size, cuts = whole_length(data), [0]
+        while size - cuts[-1] > _CHUNK:
+            cuts.append(data.find(b"\n", cuts[-1] + _CHUNK) + 1)
+        if len(data) > cuts[-1]:
+            cuts.append(len(data))  # with a torn end, so that the last chunk does not hold
+    return [_Chunk(segment.path, segment.node, *ends, wanted) for ends in itertools.pairwise(cuts)]
+
+
+@contextlib.contextmanager
+def _results(chunks: list[_Chunk], processes: int | None) -> Iterator[Iterator[_Checked]]:
+    """Check all chunks, in order, in as many processes as it is worth."""
+    workers = processes or len(os.sched_getaffinity(0))
+    if workers == 1 or len(chunks) < 3:
+        yield map(_check, chunks)
+        return
+    with ProcessPoolExecutor(workers, get_context("spawn")) as pool:
+        yield pool.map(_check, chunks)
+        pool.shutdown(cancel_futures=True)
+
+
+def _check(chunk: _Chunk) -> _Checked:
+    """Check the records of one chunk among themselves."""
+    with mapped_file(chunk.path) as data:
+        if data[chunk.end - 1 : chunk.end] != b"\n":
+            return _NOTHING
+        lines = [*lines_of(data, chunk.start, chunk.end)]
+    try:
+        sequence, prev = place_of(lines[0])
+        end = follow_chain(lines, ChainEnd(sequence - 1, prev))
+    except (ValueError, DamagedError):
+        return _NOTHING
+    node = b',"node":"%s","request":' % chunk.node.encode()
+    if not all(is_canonical(line) and line.find(node, 0, 256) > 0 for line in lines):
+        return _NOTHING
+    hashes = {
+        number: hash_of_line(lines[number - sequence]) for number in chunk.wanted if sequence <= number <= end.sequence
+    }
+    recovered = tuple(line for line in lines if b',"operation":"recovered",' in line)
+    return _Checked(ChainEnd(sequence - 1, prev), end, hashes, recovered)
+
+
+_NOTHING = _Checked(ChainEnd(), None)
+
+
+def _fits(segment: Segment, end: ChainEnd, checked: list[_Checked]) -> bool:
+    """Whether a segment's chunks hold, each continuing the one before, the first continuing `end`."""
+    if segment.first != end.sequence + 1:
+        return False
+    for part in checked:
+        if part.end is None or part.start != end:
+            return False
+        end = part.end
+    return True
+
+
+def _check_tails(segments: list[Segment], recovered: list[bytes]) -> Damage | None:
+    """Each saved tail must be what its `recovered` record says, as long as it is kept."""
+    for line in recovered:
+        record = AuditRecord.parse(line)
+        name, sha256 = record.entry.details.get("file", ""), record.entry.details.get("sha256", "")
+        path = segments[0].path.with_name(Path(name).name)
+        if path.exists() and hashlib.sha256(path.read_bytes()).hexdigest() != sha256:
+            explanation = "the saved tail is not what the record of its recovery says"
+            return Damage(DamageKind.EDITED, str(path), 0, record.sequence, explanation)
+    return None
+
+
+def _check_heads(last: Segment, heads: Sequence[Head], end: ChainEnd, hashes: dict[int, bytes]) -> Damage | None:
+    for head in sorted(heads, key=lambda head: head.sequence):
+        path = str(last.path)
+        if head.node != last.node:
+            return Damage(DamageKind.EDITED, path, 0, head.sequence, f"the head is of node {head.node}")
+        if head.sequence > end.sequence:
+            explanation = f"the log ends with record {end.sequence}, and a saved head names record {head.sequence}"
+            return Damage(DamageKind.CUT_OFF, path, 0, end.sequence + 1, explanation)
+        if head.sequence in hashes and hashes[head.sequence] != head.hash:
+            explanation = "a saved head has another hash for it: it, or a record before it, was rewritten"
+            return Damage(DamageKind.EDITED, path, 0, head.sequence, explanation)
+    return None

@@ -1,0 +1,169 @@
+"""Verification names the first damaged record and the kind of damage."""
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from agentproxy.protocol.errors import ConfigError
+from agentproxy.protocol.fields import Head
+from agentproxy.signer.log import LogLimits
+from agentproxy.signer.verifylog import DamageKind, verify
+from tests.signer.logs import NODE, write_log
+
+SMALL = LogLimits(reserve_bytes=0, rotate_bytes=2000)  # three records a segment
+Lines = list[bytes]
+
+
+def _edit(lines: Lines) -> Lines:
+    return [*lines[:4], lines[4].replace(b'"builder"', b'"burglar"'), *lines[5:]]
+
+
+def _edit_sequence(lines: Lines) -> Lines:
+    return [*lines[:4], lines[4].replace(b'"sequence":5', b'"sequence":9'), *lines[5:]]
+
+
+def _edit_prev(lines: Lines) -> Lines:
+    return [*lines[:4], lines[4][:-70] + b"0" * 67 + lines[4][-3:], *lines[5:]]
+
+
+def _other_form(lines: Lines) -> Lines:
+    return [*lines[:9], lines[9].replace(b'"sequence"', b' "sequence"')]
+
+
+DAMAGES: list[tuple[Callable[[Lines], Lines], DamageKind, int]] = [
+    (_edit, DamageKind.EDITED, 5),
+    (_edit_sequence, DamageKind.EDITED, 5),
+    (_edit_prev, DamageKind.EDITED, 5),
+    (_other_form, DamageKind.EDITED, 10),
+    (lambda lines: [*lines[:4], b"", *lines[5:]], DamageKind.EDITED, 5),
+    (lambda lines: [*lines[:4], b"not a record", *lines[4:]], DamageKind.EDITED, 5),
+    (lambda lines: [*lines[:4], lines[4].replace(b"builder", b"buil\x00er"), *lines[5:]], DamageKind.TORN, 5),
+    (lambda lines: lines[1:], DamageKind.DELETED, 1),
+    (lambda lines: lines[:4] + lines[5:], DamageKind.DELETED, 5),
+    (lambda lines: lines[:4] + lines[7:], DamageKind.DELETED, 5),
+    (lambda lines: [*lines[:4], lines[5], lines[4], *lines[6:]], DamageKind.REORDERED, 5),
+    (lambda lines: [*lines[:5], lines[4], *lines[5:]], DamageKind.REORDERED, 6),
+    (lambda lines: lines[::-1], DamageKind.REORDERED, 1),
+]
+
+
+@pytest.mark.parametrize(("damage", "kind", "sequence"), DAMAGES)
+def test_damage_within_a_segment_is_named(
+    tmp_path: Path, damage: Callable[[Lines], Lines], kind: DamageKind, sequence: int
+) -> None:
+    write_log(tmp_path, 10)
+    path = next(tmp_path.iterdir())
+    path.write_bytes(b"".join(line + b"\n" for line in damage(path.read_bytes().splitlines())))
+    found = verify(tmp_path).damage
+    assert found is not None
+    assert (found.kind, found.sequence) == (kind, sequence), str(found)
+    assert found.path == str(path)
+
+
+def test_a_log_without_damage_says_where_it_ends(tmp_path: Path) -> None:
+    head = write_log(tmp_path, 10)
+    report = verify(tmp_path, heads=[head])
+    assert (report.damage, report.records, report.first, report.head) == (None, 10, 1, head)
+
+
+def test_a_deleted_segment_is_named(tmp_path: Path) -> None:
+    write_log(tmp_path, 9, SMALL)
+    sorted(tmp_path.iterdir())[1].unlink()
+    found = verify(tmp_path).damage
+    assert found is not None
+    assert (found.kind, found.sequence) == (DamageKind.DELETED, 4), str(found)
+
+
+def test_records_swapped_between_segments_are_reordered(tmp_path: Path) -> None:
+    write_log(tmp_path, 9, SMALL)
+    first, second, _ = sorted(tmp_path.iterdir())
+    lines, others = first.read_bytes().splitlines(), second.read_bytes().splitlines()
+    lines[2], others[0] = others[0], lines[2]
+    for path, content in ((first, lines), (second, others)):
+        path.chmod(0o640)
+        path.write_bytes(b"".join(line + b"\n" for line in content))
+    found = verify(tmp_path).damage
+    assert found is not None
+    assert (found.kind, found.sequence) == (DamageKind.REORDERED, 3), str(found)
+
+
+def test_a_segment_that_is_cut_before_others_is_named(tmp_path: Path) -> None:
+    write_log(tmp_path, 9, SMALL)
+    path = sorted(tmp_path.iterdir())[1]
+    path.chmod(0o640)
+    path.write_bytes(path.read_bytes()[:-10])
+    found = verify(tmp_path).damage
+    assert found is not None
+    assert (found.kind, found.sequence) == (DamageKind.CUT_OFF, 6), str(found)
+
+
+def test_archived_segments_are_missed_unless_that_is_said(tmp_path: Path) -> None:
+    head = write_log(tmp_path, 9, SMALL)
+    sorted(tmp_path.iterdir())[0].unlink()
+    found = verify(tmp_path).damage
+    assert found is not None
+    assert (found.kind, found.sequence) == (DamageKind.DELETED, 1), str(found)
+    report = verify(tmp_path, archived=True)
+    assert (report.damage, report.first, report.records, report.head) == (None, 4, 6, head)
+
+
+@pytest.mark.parametrize("lost", [1, 2, 9])
+def test_a_cut_end_shows_against_a_saved_head(tmp_path: Path, lost: int) -> None:
+    head = write_log(tmp_path, 10)
+    path = next(tmp_path.iterdir())
+    path.write_bytes(b"".join(path.read_bytes().splitlines(keepends=True)[:-lost]))
+    assert verify(tmp_path).damage is None  # what a chain alone cannot show
+    found = verify(tmp_path, heads=[head]).damage
+    assert found is not None
+    assert (found.kind, found.sequence) == (DamageKind.CUT_OFF, 11 - lost)
+
+
+def test_a_rewritten_log_shows_against_a_saved_head(tmp_path: Path) -> None:
+    (tmp_path / "a").mkdir()
+    (tmp_path / "b").mkdir()
+    head = write_log(tmp_path / "a", 10)
+    write_log(tmp_path / "b", 12)
+    found = verify(tmp_path / "b", heads=[head]).damage
+    assert found is not None
+    assert (found.kind, found.sequence) == (DamageKind.EDITED, 10)
+    other = verify(tmp_path / "a", heads=[replace(head, node="node-2")]).damage
+    assert other is not None
+    assert "node-2" in str(other)
+
+
+def test_a_changed_tail_is_named(tmp_path: Path) -> None:
+    write_log(tmp_path, 1)
+    with next(tmp_path.iterdir()).open("ab") as file:
+        file.write(b"torn")
+    write_log(tmp_path, 1)
+    (torn,) = tmp_path.glob("*.torn-1")
+    torn.write_bytes(b"tern")
+    found = verify(tmp_path).damage
+    assert found is not None
+    assert (found.kind, found.path) == (DamageKind.EDITED, str(torn))
+
+
+def test_a_segment_of_another_node_does_not_belong(tmp_path: Path) -> None:
+    write_log(tmp_path, 1)
+    (tmp_path / "node-2-000000000002.jsonl").touch()
+    found = verify(tmp_path).damage
+    assert found is not None
+    assert "node-2" in str(found)
+
+
+@pytest.mark.parametrize("name", ["", "nowhere"])
+def test_a_directory_without_a_log_is_an_error(tmp_path: Path, name: str) -> None:
+    with pytest.raises(ConfigError):
+        verify(tmp_path / name)
+
+
+def test_several_processes_find_what_one_finds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("agentproxy.signer.verifylog._CHUNK", 1000)
+    head = write_log(tmp_path, 20, LogLimits(0, 5000))
+    wanted = [head, Head(NODE, 1, head.hash)]
+    assert verify(tmp_path, heads=[head], processes=2) == verify(tmp_path, heads=[head], processes=1)
+    report = verify(tmp_path, heads=wanted, processes=2)
+    assert report == verify(tmp_path, heads=wanted, processes=1)
+    assert report.damage is not None
