@@ -7,7 +7,7 @@ from agentproxy.protocol.digests import HashAlgorithm
 from agentproxy.protocol.errors import KeyUnavailableError
 from agentproxy.protocol.keys import Curve, DsaPublicKey, PublicKey, RsaPublicKey
 
-__all__ = ["check_strength", "smallest_digest"]
+__all__ = ["check_strength", "default_algorithms", "smallest_digest"]
 
 _RSA_BITS = (2048, 4096)
 _DSA_BITS = (2048, 3072)
@@ -30,3 +30,9 @@ def smallest_digest(key: PublicKey) -> int:
     if isinstance(key, DsaPublicKey):
         return len(key.q)
     return _CURVE_DIGEST[key.curve]
+
+
+def default_algorithms(key: PublicKey) -> tuple[HashAlgorithm, ...]:
+    """The hash algorithms for a key of which nobody said more: SHA-2, as long as the key asks for."""
+    usual = (HashAlgorithm.SHA256, HashAlgorithm.SHA384, HashAlgorithm.SHA512)
+    return tuple(algorithm for algorithm in usual if algorithm.digest_size >= smallest_digest(key))

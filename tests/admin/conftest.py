@@ -1,0 +1,3 @@
+from tests.signer.conftest import empty_home
+
+__all__ = ["empty_home"]
