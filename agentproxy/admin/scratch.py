@@ -18,6 +18,7 @@ __all__ = ["scratch_home", "time_limit"]
 
 _MEMORY = Path("/dev/shm")  # noqa: S108  so that secrets never touch a disk; the directory below it is private
 _STOP_SECONDS = 30
+_MOST_SOCKETS = 8  # an agent makes four
 _OPTIONS = ["--disable-dirmngr", "--no-auto-check-trustdb", "--trust-model=always"]
 _AGENT_OPTIONS = "disable-scdaemon\nmax-cache-ttl 0\nno-allow-external-cache\n"
 
@@ -41,7 +42,7 @@ def scratch_home() -> Iterator[tuple[Path, gnupg.GPG]]:
         raise ConfigError(f"gpg cannot be run: {error}", "install the package gnupg") from error
     finally:
         _stop_agent(home)
-        shutil.rmtree(home)
+        _remove(home)
 
 
 def _stop_agent(home: Path) -> None:
@@ -53,6 +54,15 @@ def _stop_agent(home: Path) -> None:
             capture_output=True,
             timeout=_STOP_SECONDS,
         )
+
+
+def _remove(home: Path) -> None:
+    # An agent that was told to end removes its sockets meanwhile: what rmtree has listed may be gone.
+    for _ in range(_MOST_SOCKETS):
+        with contextlib.suppress(FileNotFoundError):
+            shutil.rmtree(home)
+            return
+    shutil.rmtree(home, ignore_errors=True)
 
 
 @contextlib.contextmanager

@@ -42,6 +42,12 @@ class GnupgHome:
             ["gpgconf", "--homedir", str(self.path), "--kill", "gpg-agent"], check=True, timeout=30, capture_output=True
         )
 
+    def remove(self) -> None:
+        self.stop()
+        # The agent removes its sockets while we do.
+        shutil.rmtree(self.path, ignore_errors=True)
+        shutil.rmtree(self.path, ignore_errors=True)
+
     def make(self, name: str, algorithm: str, passphrase: str = "", usage: str = "sign") -> None:
         self.gpg("--quick-gen-key", f"{name} <{name}@example.org>", algorithm, usage, "never", passphrase=passphrase)
         rows = self.gpg("--with-colons", "--with-keygrip", "--list-keys", f"={name} <{name}@example.org>").decode()
@@ -69,8 +75,7 @@ def home() -> Iterator[GnupgHome]:
             made.make(name, algorithm)
         yield made
     finally:
-        made.stop()
-        shutil.rmtree(made.path)
+        made.remove()
 
 
 @pytest.fixture(scope="session")
@@ -83,8 +88,7 @@ def locked_home() -> Iterator[GnupgHome]:
                 made.make(name, algorithm, PASSPHRASE)
         yield made
     finally:
-        made.stop()
-        shutil.rmtree(made.path)
+        made.remove()
 
 
 @pytest.fixture
@@ -93,5 +97,4 @@ def empty_home() -> Iterator[GnupgHome]:
     try:
         yield made
     finally:
-        made.stop()
-        shutil.rmtree(made.path)
+        made.remove()
