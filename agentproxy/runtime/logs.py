@@ -1,0 +1,48 @@
+"""The log: one line per record on standard error, where systemd's journal or a file takes it.
+
+Whatever a peer managed to get into a record, a reader sees as text: no control character leaves this module.
+"""
+
+import logging
+import os
+import re
+import sys
+from datetime import UTC, datetime
+
+__all__ = ["configure"]
+
+# C0 and C1, line and paragraph separators, and the marks that reorder text on a screen (Unicode TR 36, 3.1).
+_UNSAFE = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
+# syslog's severities, which the journal takes from a `<N>` before the line (sd-daemon(3)).
+_SEVERITIES = {logging.DEBUG: 7, logging.INFO: 6, logging.WARNING: 4, logging.ERROR: 3, logging.CRITICAL: 2}
+
+
+def configure(level: int | str = logging.INFO) -> None:
+    """Send records of `level` and above to standard error; a second call replaces the first."""
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(_LineFormatter(for_journal="JOURNAL_STREAM" in os.environ))
+    root = logging.getLogger()
+    root.handlers[:] = [handler]
+    root.setLevel(level)
+    # A log that cannot be written must not print a traceback for each line into the same broken place.
+    logging.raiseExceptions = False
+
+
+class _LineFormatter(logging.Formatter):
+    def __init__(self, *, for_journal: bool) -> None:
+        super().__init__("%(name)s: %(message)s")
+        self._for_journal = for_journal
+
+    def format(self, record: logging.LogRecord) -> str:
+        line = _UNSAFE.sub(_escaped, super().format(record))
+        if self._for_journal:  # it has the time itself
+            return f"<{_SEVERITIES.get(record.levelno, 6)}>{line}"
+        moment = datetime.fromtimestamp(record.created, UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
+        return f"{moment} {record.levelname.lower()} {line}"
+
+
+def _escaped(match: re.Match[str]) -> str:
+    number = ord(match[0])
+    if match[0] == "\n":
+        return "\\n"  # tracebacks: still readable in one line
+    return f"\\x{number:02x}" if number < 0x100 else f"\\u{number:04x}"

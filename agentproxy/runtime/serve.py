@@ -1,0 +1,116 @@
+"""The life of a daemon, the same for relay, oracle and signer: serve, take signals, drain, end.
+
+SIGTERM and SIGINT ask to end: what is in flight may finish for a while, a second signal ends at once. SIGHUP asks to
+read the configuration again.
+"""
+
+import errno
+import logging
+import signal
+from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import NoReturn, TypeVar
+
+import trio
+
+from agentproxy.runtime import systemd
+
+__all__ = ["accept_forever", "serve_until_stopped"]
+
+logger = logging.getLogger(__name__)
+
+# Too many open files: waiting lets connections end. trio's own accept loop does the same.
+_FULL = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOBUFS})
+FULL_PAUSE_SECONDS = 0.1
+
+StreamT = TypeVar("StreamT", bound=trio.abc.AsyncResource)
+
+
+async def serve_until_stopped(
+    serve: Callable[[], Awaitable[None]],
+    *,
+    drain: Callable[[], None],
+    drain_seconds: float,
+    reload: Callable[[], None] | None = None,
+) -> None:
+    """Run `serve` until it returns or a signal asks to end.
+
+    Args:
+        serve: the daemon's work; it says READY itself (`systemd.notify`) once it can be reached.
+        drain: called at the first SIGTERM or SIGINT; it makes `serve` stop taking work and return when what is in
+            flight is done.
+        drain_seconds: how long that may take before `serve` is cancelled. A second signal cancels at once.
+        reload: called at each SIGHUP; it must not raise for a bad file but log it and keep what it has.
+    """
+    with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT, signal.SIGHUP) as signals:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(_attend, signals, drain, drain_seconds, reload, nursery.cancel_scope)
+            await serve()
+            nursery.cancel_scope.cancel()
+
+
+async def _attend(
+    signals: AsyncIterator[int],
+    drain: Callable[[], None],
+    drain_seconds: float,
+    reload: Callable[[], None] | None,
+    scope: trio.CancelScope,
+) -> None:
+    async for number in signals:
+        if number == signal.SIGHUP:
+            _reload(reload)
+            continue
+        logger.info("ending, signal=%s drain_seconds=%s", signal.Signals(number).name, drain_seconds)
+        systemd.notify(STOPPING="1")
+        drain()
+        break
+    with trio.move_on_after(drain_seconds):
+        async for number in signals:
+            if number != signal.SIGHUP:
+                break
+    scope.cancel()
+
+
+def _reload(reload: Callable[[], None] | None) -> None:
+    if reload is None:
+        logger.warning("nothing here can be read again without a restart")
+        return
+    systemd.notify(RELOADING="1")
+    reload()
+    systemd.notify(READY="1")
+
+
+async def accept_forever(
+    listener: trio.abc.Listener[StreamT], handle: Callable[[StreamT], Awaitable[None]], most: int
+) -> NoReturn:
+    """Serve each connection in a task of its own, at most `most` at a time; further ones wait in the kernel's queue.
+
+    `handle` closes its stream. An exception that it lets out ends its connection alone and is logged with its
+    traceback: nothing that one peer can do may take the others down.
+    """
+    slots = trio.Semaphore(most, max_value=most)
+    async with trio.open_nursery() as nursery:
+        while True:
+            await slots.acquire()
+            nursery.start_soon(_serve_one, await _accepted(listener), handle, slots)
+    raise AssertionError("an endless loop ended")
+
+
+async def _accepted(listener: trio.abc.Listener[StreamT]) -> StreamT:
+    while True:
+        try:
+            return await listener.accept()
+        except OSError as error:
+            if error.errno not in _FULL:
+                raise
+            logger.error("no connection can be accepted, reason=%s", error.strerror)  # noqa: TRY400  no traceback
+        await trio.sleep(FULL_PAUSE_SECONDS)
+
+
+async def _serve_one(stream: StreamT, handle: Callable[[StreamT], Awaitable[None]], slots: trio.Semaphore) -> None:
+    try:
+        await handle(stream)
+    except Exception:  # the one place around a whole connection
+        logger.exception("a connection ended by an error of ours")
+    finally:
+        slots.release()
+        await trio.aclose_forcefully(stream)

@@ -1,0 +1,59 @@
+"""What systemd hands to a service, and what a service tells it; both also work for any parent that does the same.
+
+Sources: sd_listen_fds(3), sd_notify(3). Children must not see these variables: `listen_fds` removes its own, and
+whoever starts a child leaves out NOTIFY_SOCKET (`VARIABLES` names all).
+"""
+
+import os
+import socket
+
+from agentproxy.protocol.errors import ConfigError
+
+__all__ = ["VARIABLES", "listen_fds", "notify"]
+
+VARIABLES = frozenset({"LISTEN_PID", "LISTEN_FDS", "LISTEN_FDNAMES", "NOTIFY_SOCKET"})
+_FIRST = 3  # SD_LISTEN_FDS_START
+_MOST = 64
+UNNAMED = "unknown"  # systemd's own word for a socket without FileDescriptorName=
+
+
+def listen_fds() -> dict[str, list[socket.socket]]:
+    """Take the sockets that were passed to this process, by name; empty when there are none. Works once.
+
+    Raises:
+        ConfigError: the variables contradict each other.
+    """
+    pid, count = os.environ.pop("LISTEN_PID", ""), os.environ.pop("LISTEN_FDS", "")
+    names = os.environ.pop("LISTEN_FDNAMES", "")
+    if pid != str(os.getpid()):
+        return {}  # they were meant for a parent of ours
+    if not count.isascii() or not count.isdecimal() or not 1 <= int(count) <= _MOST:
+        raise ConfigError(f"LISTEN_FDS: expected 1 to {_MOST}, got {count!r}")
+    listed = names.split(":") if names else [UNNAMED] * int(count)
+    if len(listed) != int(count):
+        raise ConfigError(f"LISTEN_FDNAMES: expected {count} names, got {len(listed)}")
+    sockets: dict[str, list[socket.socket]] = {}
+    for number, name in enumerate(listed, _FIRST):
+        os.set_inheritable(number, False)  # noqa: FBT003  the os module's own signature
+        sockets.setdefault(name, []).append(socket.socket(fileno=number))
+    return sockets
+
+
+def notify(**fields: str) -> None:
+    """Send fields such as READY="1" or STATUS="…" to whoever started us; without NOTIFY_SOCKET do nothing.
+
+    A parent that is gone is not an error: a daemon must not die of it.
+    """
+    address = os.environ.get("NOTIFY_SOCKET", "")
+    if not address.startswith(("/", "@")):
+        return
+    if address.startswith("@"):
+        address = "\0" + address[1:]
+    message = "".join(f"{name}={' '.join(value.split())}\n" for name, value in fields.items())
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as sender:
+        # A parent that does not read must not stop us.
+        sender.setblocking(False)  # noqa: FBT003  the socket module's own signature
+        try:
+            sender.sendto(message.encode(), address)
+        except OSError:
+            return

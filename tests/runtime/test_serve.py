@@ -1,0 +1,185 @@
+import errno
+import os
+import signal
+import socket
+import tempfile
+from pathlib import Path
+
+import pytest
+import trio
+import trio.testing
+
+from agentproxy.runtime.serve import FULL_PAUSE_SECONDS, accept_forever, serve_until_stopped
+from agentproxy.runtime.unixsocket import bind
+
+
+class Daemon:
+    """Serves until it is drained; `busy` keeps it from ending."""
+
+    def __init__(self, *, busy: bool = False) -> None:
+        self.started = trio.Event()
+        self.drained = trio.Event()
+        self.reloads = 0
+        self.cancelled = False
+        self._busy = busy
+
+    async def serve(self) -> None:
+        self.started.set()
+        try:
+            await self.drained.wait()
+            if self._busy:
+                await trio.sleep_forever()
+        except trio.Cancelled:
+            self.cancelled = True
+            raise
+
+    def reload(self) -> None:
+        self.reloads += 1
+
+
+async def run(daemon: Daemon) -> None:
+    await serve_until_stopped(daemon.serve, drain=daemon.drained.set, drain_seconds=30, reload=daemon.reload)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+async def test_a_signal_lets_what_is_in_flight_finish(number: signal.Signals) -> None:
+    daemon = Daemon()
+    with trio.fail_after(5):
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(run, daemon)
+            await daemon.started.wait()
+            os.kill(os.getpid(), number)
+    assert daemon.drained.is_set()
+    assert not daemon.cancelled
+
+
+async def test_what_does_not_finish_in_time_is_cancelled(autojump_clock: trio.testing.MockClock) -> None:
+    daemon = Daemon(busy=True)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(run, daemon)
+        await daemon.started.wait()
+        began = trio.current_time()
+        os.kill(os.getpid(), signal.SIGTERM)
+    assert daemon.cancelled
+    assert trio.current_time() - began == pytest.approx(30)
+
+
+async def test_a_second_signal_ends_at_once() -> None:
+    daemon = Daemon(busy=True)
+    with trio.fail_after(5):
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(run, daemon)
+            await daemon.started.wait()
+            os.kill(os.getpid(), signal.SIGTERM)
+            await daemon.drained.wait()
+            os.kill(os.getpid(), signal.SIGTERM)
+    assert daemon.cancelled
+
+
+async def test_hangup_reloads_and_goes_on_serving() -> None:
+    daemon = Daemon()
+    with trio.fail_after(5):
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(run, daemon)
+            await daemon.started.wait()
+            os.kill(os.getpid(), signal.SIGHUP)
+            while not daemon.reloads:
+                await trio.testing.wait_all_tasks_blocked()
+            assert not daemon.drained.is_set()
+            os.kill(os.getpid(), signal.SIGTERM)
+    assert daemon.reloads == 1
+
+
+async def test_a_daemon_that_ends_by_itself_is_not_waited_for() -> None:
+    daemon = Daemon()
+    daemon.drained.set()
+    with trio.fail_after(5):
+        await run(daemon)
+
+
+@pytest.fixture(name="path")
+def short_path() -> object:
+    with tempfile.TemporaryDirectory(prefix="bo") as name:
+        yield Path(name) / "s"
+
+
+async def test_a_connection_that_fails_takes_no_other_down(path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    async def handle(stream: trio.SocketStream) -> None:
+        if await stream.receive_some() == b"bad":
+            raise RuntimeError("a bug")
+        await stream.send_all(b"fine")
+
+    with trio.fail_after(5):
+        async with bind(path, 0o600) as listener, trio.open_nursery() as nursery:
+            nursery.start_soon(accept_forever, listener, handle, 10)
+            for sent, answer in ((b"bad", b""), (b"good", b"fine")):
+                async with await trio.open_unix_socket(str(path)) as client:
+                    await client.send_all(sent)
+                    assert await client.receive_some() == answer
+            nursery.cancel_scope.cancel()
+    assert "a connection ended by an error of ours" in caplog.text
+    assert "RuntimeError: a bug" in caplog.text
+
+
+async def test_one_more_than_allowed_waits_until_another_leaves(path: Path) -> None:
+    served: list[trio.SocketStream] = []
+
+    async def handle(stream: trio.SocketStream) -> None:
+        served.append(stream)
+        await stream.send_all(b"hello")
+        await stream.receive_some()
+
+    with trio.fail_after(5):
+        async with bind(path, 0o600) as listener, trio.open_nursery() as nursery:
+            nursery.start_soon(accept_forever, listener, handle, 2)
+            clients = [await trio.open_unix_socket(str(path)) for _ in range(3)]
+            for client in clients[:2]:
+                assert await client.receive_some() == b"hello"
+            await trio.testing.wait_all_tasks_blocked()
+            assert len(served) == 2
+            await clients[0].aclose()
+            assert await clients[2].receive_some() == b"hello"
+            for client in clients[1:]:
+                await client.aclose()
+            nursery.cancel_scope.cancel()
+
+
+class FullListener(trio.abc.Listener[trio.SocketStream]):
+    """Out of descriptors twice, as the kernel says it, then one connection."""
+
+    def __init__(self, stream: trio.SocketStream) -> None:
+        self._answers: list[OSError | trio.SocketStream] = [
+            OSError(errno.EMFILE, "Too many open files"),
+            OSError(errno.ENFILE, "Too many open files in system"),
+            stream,
+        ]
+
+    async def accept(self) -> trio.SocketStream:
+        await trio.lowlevel.checkpoint()
+        if not self._answers:
+            await trio.sleep_forever()
+        answer = self._answers.pop(0)
+        if isinstance(answer, OSError):
+            raise answer
+        return answer
+
+    async def aclose(self) -> None:
+        await trio.lowlevel.checkpoint()
+
+
+async def test_running_out_of_descriptors_is_waited_out(autojump_clock: trio.testing.MockClock) -> None:
+    one, other = socket.socketpair()
+    listener = FullListener(trio.SocketStream(trio.socket.from_stdlib_socket(one)))
+    done = trio.Event()
+
+    async def handle(stream: trio.SocketStream) -> None:
+        await stream.send_all(b"x")
+        done.set()
+
+    began = trio.current_time()
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(accept_forever, listener, handle, 1)
+        await done.wait()
+        nursery.cancel_scope.cancel()
+    assert trio.current_time() - began == pytest.approx(2 * FULL_PAUSE_SECONDS)
+    other.close()

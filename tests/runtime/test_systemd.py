@@ -1,0 +1,103 @@
+import os
+import socket
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import pytest
+
+from agentproxy.protocol.errors import ConfigError
+from agentproxy.runtime import systemd
+
+ECHO = """
+import os, sys
+os.environ["LISTEN_PID"] = str(os.getpid())
+from agentproxy.runtime.systemd import listen_fds
+found = listen_fds()
+print({name: [s.getsockname() for s in sockets] for name, sockets in found.items()})
+print([s.get_inheritable() for sockets in found.values() for s in sockets], listen_fds(), "LISTEN_FDS" in os.environ)
+"""
+
+
+def passed(environment: dict[str, str], *sockets: socket.socket) -> str:
+    # Descriptors 3, 4, … in the child, as systemd passes them.
+    script = "".join(f"os.dup2({s.fileno()}, {100 + n}, True);" for n, s in enumerate(sockets))
+    script += "".join(f"os.dup2({100 + n}, {3 + n}, True);" for n in range(len(sockets)))
+    result = subprocess.run(
+        [sys.executable, "-c", f"import os; {script}\n{ECHO}"],
+        pass_fds=[s.fileno() for s in sockets],
+        env={**os.environ, **environment},
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=20,
+    )
+    return result.stdout + result.stderr
+
+
+def test_sockets_come_by_name_once_and_stay_out_of_children() -> None:
+    with tempfile.TemporaryDirectory(prefix="bo") as name:
+        sockets = [socket.socket(socket.AF_UNIX) for _ in range(3)]
+        for number, each in enumerate(sockets):
+            each.bind(f"{name}/{number}")
+        output = passed({"LISTEN_FDS": "3", "LISTEN_FDNAMES": "std:other:std"}, *sockets)
+        for each in sockets:
+            each.close()
+    assert output.splitlines() == [
+        f"{{'std': ['{name}/0', '{name}/2'], 'other': ['{name}/1']}}",
+        "[False, False, False] {} False",
+    ]
+
+
+@pytest.mark.parametrize("count", ["0", "-1", "1_0", "65", "x", ""])
+def test_a_wrong_count_of_sockets_is_refused(monkeypatch: pytest.MonkeyPatch, count: str) -> None:
+    monkeypatch.setenv("LISTEN_PID", str(os.getpid()))
+    monkeypatch.setenv("LISTEN_FDS", count)
+    with pytest.raises(ConfigError, match="LISTEN_FDS: expected 1 to 64"):
+        systemd.listen_fds()
+
+
+def test_names_that_do_not_fit_are_refused_and_another_process_sockets_are_left(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("LISTEN_PID", str(os.getpid()))
+    monkeypatch.setenv("LISTEN_FDS", "1")
+    monkeypatch.setenv("LISTEN_FDNAMES", "a:b")
+    with pytest.raises(ConfigError, match="expected 1 names, got 2"):
+        systemd.listen_fds()
+    monkeypatch.setenv("LISTEN_PID", "1")
+    monkeypatch.setenv("LISTEN_FDS", "1")
+    assert systemd.listen_fds() == {}
+
+
+def test_a_notification_arrives_and_a_value_stays_on_its_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    with tempfile.TemporaryDirectory(prefix="bo") as name, socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as parent:
+        parent.bind(f"{name}/notify")
+        parent.settimeout(5)
+        monkeypatch.setenv("NOTIFY_SOCKET", f"{name}/notify")
+        systemd.notify(READY="1", STATUS="a\nREADY=0")
+        assert parent.recv(4096) == b"READY=1\nSTATUS=a READY=0\n"
+
+
+def test_an_abstract_address_works(monkeypatch: pytest.MonkeyPatch) -> None:
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as parent:
+        parent.bind(f"\0bo-test-{os.getpid()}")
+        parent.settimeout(5)
+        monkeypatch.setenv("NOTIFY_SOCKET", f"@bo-test-{os.getpid()}")
+        systemd.notify(READY="1")
+        assert parent.recv(4096) == b"READY=1\n"
+
+
+@pytest.mark.parametrize("address", ["", "relative", "/gone/notify"])
+def test_nobody_to_notify_is_no_error(monkeypatch: pytest.MonkeyPatch, address: str) -> None:
+    monkeypatch.setenv("NOTIFY_SOCKET", address)
+    systemd.notify(READY="1")
+
+
+def test_a_parent_that_does_not_read_does_not_stop_us(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    with tempfile.TemporaryDirectory(prefix="bo") as name, socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as parent:
+        parent.bind(f"{name}/notify")
+        monkeypatch.setenv("NOTIFY_SOCKET", f"{name}/notify")
+        for _ in range(1000):
+            systemd.notify(STATUS="x" * 1000)
