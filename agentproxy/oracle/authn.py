@@ -92,7 +92,7 @@ def _certificate(credentials: Credentials, proof: Proof, now: datetime) -> Certi
         return Rejection(
             RejectionCode.CERTIFICATE_UNKNOWN, f"no certificate {proof.certificate_sha256.hex()} in the registry"
         )
-    if entry.revoked is not None or entry.public_key_sha256 in credentials.revoked_public_keys:
+    if entry.public_key_sha256 in credentials.revoked_public_keys:
         return Rejection(RejectionCode.CERTIFICATE_REVOKED, f"revoked certificate of runner {entry.runner}")
     if entry.expires is not None and entry.expires <= now:
         return Rejection(RejectionCode.CERTIFICATE_EXPIRED, f"expired certificate of runner {entry.runner}")

@@ -42,7 +42,6 @@ class CertificateEntry:
     runner: str
     created: datetime
     expires: datetime | None = None
-    revoked: datetime | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,10 +14,11 @@ from agentproxy.oracle.policy import Deny, Policy, Question, decide
 from agentproxy.oracle.queue import Turns
 from agentproxy.oracle.refusals import Refusals
 from agentproxy.oracle.requests import Job, Requests
+from agentproxy.oracle.signerlink import SignerError
 from agentproxy.protocol.errors import BackendError, RefusedError
-from agentproxy.protocol.fields import KeyFacts
+from agentproxy.protocol.fields import Head, KeyFacts
 from agentproxy.protocol.keys import Keygrip, PublicKey, RsaPublicKey
-from agentproxy.protocol.messages import RefusalCode, Sign, Signed
+from agentproxy.protocol.messages import FailureCode, RefusalCode, Sign, Signed
 from agentproxy.protocol.signer_messages import DigestSigned, Record, SignDigest
 
 __all__ = ["SignatureSource", "SigningService"]
@@ -51,13 +52,22 @@ class SigningService:
 
     Args:
         clock: seconds, never going back.
+        is_open: False while revocations may have been missed.
     """
 
-    def __init__(self, policy: Policy, signer: SignatureSource, clock: Callable[[], float]) -> None:
+    def __init__(
+        self,
+        policy: Policy,
+        signer: SignatureSource,
+        clock: Callable[[], float],
+        is_open: Callable[[], bool] = lambda: True,
+    ) -> None:
         self.policy = policy  # replaced whole by a reload
         self.keys: dict[Keygrip, KeyFacts] = {}
+        self.head: Head | None = None  # of the audit log, as far as we have heard
         self.refusals = Refusals(signer, clock)
         self._signer = signer
+        self._is_open = is_open
         self._clock = clock
         self._limits = Limits(clock)
         self._requests = Requests(clock)
@@ -65,9 +75,10 @@ class SigningService:
             self._start, window=_WINDOW, most=_MOST_WAITING, most_per_runner=_MOST_WAITING_PER_RUNNER
         )
 
-    def serve_keys(self, keys: Iterable[KeyFacts]) -> None:
-        """Take the list of keys that the signer serves from now on."""
+    def serve_keys(self, keys: Iterable[KeyFacts], head: Head | None = None) -> None:
+        """Take the list of keys that the signer serves from now on, and the end of its log."""
         self.keys = {key.keygrip: key for key in keys}
+        self.head = head or self.head
 
     async def sign(self, caller: Caller, request: Sign) -> Signed:
         """Give this caller a signature whose record is on disk.
@@ -76,6 +87,8 @@ class SigningService:
             RefusedError: the policy said no, or LimitedError: not now.
             BackendError: the policy said yes, and yet there is no signature.
         """
+        if not self._is_open():
+            raise SignerError(FailureCode.NOT_OPERATIONAL, "the registry is out of reach", retryable=True)
         try:
             job = self._admit(caller, request)
         except RefusedError as refusal:
@@ -117,6 +130,7 @@ class SigningService:
         self._turns.done(job.weight)
         milliseconds = (self._clock() - job.started) * 1000
         if isinstance(answer, DigestSigned):
+            self.head = answer.head
             self._requests.finish(job, Signed(job.request.id, answer.signature, answer.head))
             logger.info(
                 "signed, %s rule=%s sequence=%d ms=%.1f", _who(job), job.rule, answer.head.sequence, milliseconds

@@ -28,10 +28,8 @@ def token(name: str, runner: str, *, expires: bool = False, revoked: bool = Fals
     )
 
 
-def certificate(name: str, runner: str, *, expires: bool = False, revoked: bool = False) -> CertificateEntry:
-    return CertificateEntry(
-        sha256(name), sha256("key of " + name), runner, EARLIER, NOW if expires else LATER, EARLIER if revoked else None
-    )
+def certificate(name: str, runner: str, *, expires: bool = False) -> CertificateEntry:
+    return CertificateEntry(sha256(name), sha256("key of " + name), runner, EARLIER, NOW if expires else LATER)
 
 
 TOKENS = [
@@ -49,8 +47,7 @@ CERTIFICATES = [
     certificate("A", "a"),
     certificate("B", "b"),
     certificate("EXPIRED", "a", expires=True),
-    certificate("REVOKED", "a", revoked=True),
-    certificate("SHARED KEY", "a"),
+    certificate("REVOKED", "a"),
     certificate("OFF", "off"),
     certificate("GONE", "gone"),
     certificate("UNLISTED", "unlisted"),
@@ -60,7 +57,7 @@ CREDENTIALS = Credentials(
     {name: RunnerEntry(name, EARLIER, disabled=name == "off") for name in ("a", "b", "off", "http", "unlisted")},
     {entry.sha256: entry for entry in TOKENS},
     {entry.sha256: entry for entry in CERTIFICATES},
-    frozenset({sha256("key of SHARED KEY")}),
+    frozenset({sha256("key of REVOKED")}),
 )
 RULE = RunnerRule(("modern",))
 POLICY = policy(
@@ -97,7 +94,6 @@ def test_good_credentials_name_their_runner(certificate_der: str | None, token_n
         ("C", "a", RejectionCode.CERTIFICATE_UNKNOWN, "in the registry"),
         ("EXPIRED", "a", RejectionCode.CERTIFICATE_EXPIRED, "expired certificate of runner a"),
         ("REVOKED", "a", RejectionCode.CERTIFICATE_REVOKED, "revoked certificate of runner a"),
-        ("SHARED KEY", "a", RejectionCode.CERTIFICATE_REVOKED, "revoked certificate of runner a"),
         ("A", "c", RejectionCode.TOKEN_UNKNOWN, "no token"),
         ("A", "expired", RejectionCode.TOKEN_EXPIRED, "of runner a"),
         ("A", "revoked", RejectionCode.TOKEN_REVOKED, "of runner a"),

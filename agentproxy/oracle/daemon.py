@@ -1,0 +1,184 @@
+"""The oracle's process: puts the parts together, reloads the policy, and leaves in good order."""
+
+import logging
+import signal
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import trio
+
+from agentproxy.oracle import signerprocess
+from agentproxy.oracle.config import OracleConfig, parse_address
+from agentproxy.oracle.doors import Doors, listen
+from agentproxy.oracle.policy import Policy
+from agentproxy.oracle.policycheck import Problem, check
+from agentproxy.oracle.reception import Reception
+from agentproxy.oracle.registry import Registry, RegistryError
+from agentproxy.oracle.registryview import RegistryView
+from agentproxy.oracle.signerlink import SignerLink
+from agentproxy.oracle.signing import SigningService
+from agentproxy.protocol.errors import ConfigError
+from agentproxy.protocol.signer_messages import Keys
+from agentproxy.runtime.config import load
+from agentproxy.runtime.files import write_atomically
+from agentproxy.runtime.tls import server_context
+
+__all__ = ["Oracle", "load_policy", "run"]
+
+logger = logging.getLogger(__name__)
+
+DRAIN_SECONDS = 10.0  # an RSA-4096 signature takes 10 ms; a relay that does not leave is cut off
+SWEEP_SECONDS = 1.0
+# So long we wait at start for the signer's keys, which the check of the policy wants. Without them we serve all the
+# same: relays then hear "not operational" rather than nothing.
+SIGNER_START_SECONDS = 5.0
+
+
+def run(config_path: Path) -> None:
+    """Serve until SIGTERM or SIGINT.
+
+    Raises:
+        ConfigError: something that the operator wrote is wrong.
+    """
+    config = load(config_path, OracleConfig)
+    trio.run(Oracle(config).run)
+
+
+def load_policy(path: Path) -> Policy:
+    """Read and check a policy, as far as it can be checked without the signer's keys.
+
+    Raises:
+        ConfigError: with every problem and its path.
+    """
+    policy = load(path, Policy)
+    _raise(path, check(policy))
+    return policy
+
+
+def _raise(path: Path, problems: tuple[Problem, ...]) -> None:
+    errors = [problem for problem in problems if not problem.warning]
+    if errors:
+        raise ConfigError("\n".join(f"{path}: {problem}" for problem in errors))
+    for problem in problems:
+        logger.warning("policy: %s", problem)
+
+
+class Oracle:
+    """One oracle, from its configuration to its last connection.
+
+    Raises:
+        ConfigError: a file that the configuration names is missing or wrong.
+    """
+
+    def __init__(self, config: OracleConfig) -> None:
+        self.address = ""  # host:port, once it is bound
+        self.listening = trio.Event()
+        self._config = config
+        self._context = server_context(config.tls.certificate, config.tls.key, config.tls.authority)
+        self._link = SignerLink(config.signer.socket, self._keys_changed)
+        self._view = RegistryView(Registry.open(config.registry), self._follow)
+        self._service = SigningService(
+            load_policy(config.policy), self._link, trio.current_time, lambda: self._view.is_fresh
+        )
+        reception = Reception(config.node, self._service, self._view, config.certificates, config.max_in_flight)
+        self._doors = Doors(reception, self._context, config.max_connections)
+        self._keys_known = trio.Event()
+        self._serving = trio.CancelScope()
+
+    async def run(self) -> None:
+        """Serve until told to stop; `listening` is set when `address` is bound.
+
+        Raises:
+            ConfigError: the policy does not fit the signer's keys, or the address cannot be bound.
+        """
+        await self._load_registry()
+        failure: ConfigError | None = None
+        with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT, signal.SIGHUP) as signals:
+            async with trio.open_nursery() as nursery:
+                self._start_parts(nursery)
+                nursery.start_soon(self._obey, signals)
+                try:
+                    await self._serve()
+                except ConfigError as error:
+                    failure = error  # raised below: the nursery would wrap it into a group
+                nursery.cancel_scope.cancel()
+        if failure is not None:
+            raise failure
+
+    async def _load_registry(self) -> None:
+        try:
+            await self._view.load()
+        except RegistryError as error:
+            raise ConfigError(f"{self._config.registry}: cannot be read: {error}") from error
+
+    def _start_parts(self, nursery: trio.Nursery) -> None:
+        if self._config.signer.config is not None:
+            logger.warning("the signer runs under our own uid: there is no isolation between the two processes")
+            nursery.start_soon(signerprocess.run, self._config.signer.config)
+        for part in (self._link.run, self._view.run, self._view.run_notes, self._doors.keep_alive, self._sweep):
+            nursery.start_soon(part)
+
+    async def _serve(self) -> None:
+        with trio.move_on_after(SIGNER_START_SECONDS):
+            await self._keys_known.wait()
+        _raise(self._config.policy, check(self._service.policy, self._service.keys.values()))
+        with self._serving:
+            listeners = await listen(parse_address(self._config.listen))
+            try:
+                await self._announce(listeners[0])
+                await self._doors.serve(listeners)
+            finally:
+                for listener in listeners:
+                    listener.socket.close()
+
+    async def _announce(self, listener: trio.SocketListener) -> None:
+        host, port, *_ = listener.socket.getsockname()
+        self.address = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+        file = self._config.bound_address_file
+        try:
+            await trio.to_thread.run_sync(write_atomically, file, f"{self.address}\n".encode("ascii"), 0o644)
+        except OSError as error:
+            raise ConfigError(f"{file}: cannot be written: {error.strerror}") from error
+        logger.info("listening, node=%s address=%s keys=%d", self._config.node, self.address, len(self._service.keys))
+        self.listening.set()
+
+    async def _obey(self, signals: AsyncIterator[int]) -> None:
+        async for number in signals:
+            if number == signal.SIGHUP:
+                await self.reload()
+            else:
+                logger.info("leaving, signal=%d", number)
+                await self.stop()
+
+    async def stop(self) -> None:
+        """Accept nobody any more, let everybody finish for DRAIN_SECONDS, then end."""
+        self._doors.drain()
+        await trio.sleep(DRAIN_SECONDS)
+        self._serving.cancel()
+
+    async def reload(self) -> None:
+        """Take the policy file as it is now, whole or not at all; open connections follow."""
+        path = self._config.policy
+        try:
+            policy = await trio.to_thread.run_sync(load_policy, path)
+            _raise(path, check(policy, self._service.keys.values()))
+        except ConfigError as error:
+            logger.error("policy not reloaded, the old one stays, reason=%s", error)  # noqa: TRY400  the operator's mistake
+            return
+        self._service.policy = policy
+        logger.info("policy reloaded, keys=%d runners=%d", len(policy.keys), len(policy.runners))
+        self._follow()
+
+    def _follow(self) -> None:
+        self._doors.follow()
+
+    def _keys_changed(self, keys: Keys) -> None:
+        self._service.serve_keys(keys.keys, keys.head)
+        self._keys_known.set()
+        logger.info("keys of the signer, names=%s", ",".join(key.name for key in keys.keys))
+        self._follow()
+
+    async def _sweep(self) -> None:
+        while True:
+            await trio.sleep(SWEEP_SECONDS)
+            self._service.sweep()

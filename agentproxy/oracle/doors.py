@@ -1,0 +1,116 @@
+"""The oracle's TLS port: accepts, shakes hands under a deadline, and knows all connections that are open."""
+
+import logging
+import ssl
+
+import trio
+
+from agentproxy.oracle.config import ListenAddress
+from agentproxy.oracle.reception import Reception
+from agentproxy.oracle.stream import RelayStream
+from agentproxy.protocol.errors import ConfigError
+from agentproxy.runtime.streams import FramedStream
+from agentproxy.runtime.tls import explain
+
+__all__ = ["Doors", "listen"]
+
+logger = logging.getLogger(__name__)
+
+HANDSHAKE_SECONDS = 10.0  # two round trips; who takes longer holds a connection for nothing
+KEEP_ALIVE_SECONDS = 5.0  # how often silent connections are looked for
+BACKLOG = 1024
+
+
+async def listen(address: ListenAddress) -> list[trio.SocketListener]:
+    """Bind; with port 0 the system chooses one.
+
+    Raises:
+        ConfigError: the address is not ours, or taken.
+    """
+    try:
+        return await trio.open_tcp_listeners(address.port, host=address.host, backlog=BACKLOG)
+    except OSError as error:
+        hint = "ss -tlnp shows who listens" if error.strerror and "in use" in error.strerror else ""
+        raise ConfigError(f"listen: cannot use {address.host}:{address.port}: {error}", hint) from error
+
+
+class Doors:
+    """All relay connections of one oracle.
+
+    Args:
+        most: connections at once; further ones are closed, and their relays come again later.
+    """
+
+    def __init__(self, reception: Reception, context: ssl.SSLContext, most: int) -> None:
+        self._reception = reception
+        self._context = context
+        self._most = most
+        self._connections = 0
+        self._streams: set[RelayStream] = set()
+        self._listening = trio.CancelScope()
+
+    async def serve(self, listeners: list[trio.SocketListener]) -> None:
+        """Serve until `drain` was called and the last relay has left."""
+        async with trio.open_nursery() as nursery:
+            with self._listening:
+                await trio.serve_listeners(self._handle, listeners, handler_nursery=nursery)
+
+    async def _handle(self, stream: trio.SocketStream) -> None:
+        self._connections += 1
+        try:
+            if self._connections > self._most:
+                logger.warning("connection closed, reason=more than %d at once", self._most)
+                return
+            await self._shake_hands(stream)
+        except Exception:
+            # One relay must not take the others along, whatever bug its bytes have found.
+            logger.exception("connection ended by a bug")
+        finally:
+            self._connections -= 1
+            await trio.aclose_forcefully(stream)
+
+    async def _shake_hands(self, raw: trio.SocketStream) -> None:
+        address = _address(raw)
+        stream = trio.SSLStream(raw, self._context, server_side=True)
+        try:
+            with trio.fail_after(HANDSHAKE_SECONDS):
+                await stream.do_handshake()
+        except (trio.BrokenResourceError, trio.TooSlowError) as error:
+            reason = "no handshake in time" if isinstance(error, trio.TooSlowError) else explain(error)
+            logger.info("no TLS, address=%s reason=%s", address, reason)
+            return
+        framed = FramedStream(stream)
+        relay = RelayStream(self._reception, framed, stream.getpeercert(binary_form=True), address)
+        self._streams.add(relay)
+        try:
+            await relay.serve()
+        finally:
+            self._streams.discard(relay)
+            await framed.aclose()
+
+    def follow(self) -> None:
+        """Credentials, policy or keys have changed: every open connection learns of it."""
+        for relay in list(self._streams):
+            relay.follow()
+
+    async def keep_alive(self) -> None:
+        """Look after silent connections, and after credentials that expire, until cancelled."""
+        while True:
+            await trio.sleep(KEEP_ALIVE_SECONDS)
+            for relay in list(self._streams):
+                relay.follow()
+                relay.keep_alive()
+
+    def drain(self) -> None:
+        """Accept nobody any more, and let everybody finish."""
+        self._listening.cancel()
+        for relay in list(self._streams):
+            relay.drain()
+
+
+def _address(stream: trio.SocketStream) -> str:
+    try:
+        host, port, *_ = stream.socket.getpeername()
+    except OSError:  # it has gone already
+        return "unknown"
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"

@@ -1,0 +1,98 @@
+"""What all ways into this oracle share: who is let in, what a caller is told of its keys, certificates to fetch."""
+
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+import trio
+
+from agentproxy.oracle.authn import Proof, Rejection, authenticate, prove, recheck
+from agentproxy.oracle.caller import Caller
+from agentproxy.oracle.policy import served_keys
+from agentproxy.oracle.registryview import RegistryView
+from agentproxy.oracle.signing import SigningService
+from agentproxy.protocol.errors import BackendError, RefusedError
+from agentproxy.protocol.fields import Head
+from agentproxy.protocol.keys import Fingerprint
+from agentproxy.protocol.messages import RefusalCode, RejectionCode, ServedKey
+
+__all__ = ["PART_SIZE", "SOFTWARE", "Reception"]
+
+PART_SIZE = 16 * 1024  # bytes; as hex it fills half a frame
+_MOST_PARTS = 64
+
+
+def _software() -> str:
+    try:
+        return f"blind-oracle {version('blind-oracle')}"
+    except PackageNotFoundError:  # run from a source tree
+        return "blind-oracle"
+
+
+SOFTWARE = _software()
+
+
+@dataclass(frozen=True, slots=True)
+class Reception:
+    """One oracle's doors."""
+
+    node: str
+    service: SigningService
+    registry: RegistryView
+    certificates: Path  # a directory of NAME.pgp
+    max_in_flight: int  # requests of one connection
+
+    def admit(self, certificate: bytes | None, token: str, address: str, channel: str = "relay") -> Caller | Rejection:
+        """Who this is, as of now.
+
+        Args:
+            certificate: the client certificate, DER.
+            address: host:port.
+        """
+        proof = prove(certificate, token, address, channel)
+        if isinstance(proof, Rejection):
+            return proof
+        verdict = self._judge(proof)
+        if isinstance(verdict, Caller):
+            self.registry.note_use(verdict.token)
+        return verdict
+
+    def _judge(self, proof: Proof) -> Caller | Rejection:
+        if not self.registry.is_fresh:
+            return Rejection(RejectionCode.NOT_OPERATIONAL, "the registry is out of reach")
+        return authenticate(self.registry.credentials, self.service.policy, proof, datetime.now(UTC))
+
+    def still(self, caller: Caller) -> Caller | Rejection:
+        """Whether an open connection may stay."""
+        return recheck(self.registry.credentials, self.service.policy, caller, datetime.now(UTC))
+
+    def keys_of(self, caller: Caller) -> tuple[ServedKey, ...]:
+        """The keys that this caller may use."""
+        return served_keys(self.service.policy, caller.runner, self.service.keys.values())
+
+    @property
+    def head(self) -> Head | None:
+        """The end of the audit log, as far as we have heard."""
+        return self.service.head
+
+    async def certificate_parts(self, caller: Caller, fingerprint: Fingerprint) -> list[bytes]:
+        """The OpenPGP certificate of a key that this caller may use, in parts of at most PART_SIZE bytes.
+
+        Raises:
+            RefusedError: it may use no such key.
+            BackendError: the certificate is missing here, or too long to send.
+        """
+        wanted = [
+            key.facts for key in self.keys_of(caller) if fingerprint in {key.facts.fingerprint, key.facts.primary}
+        ]
+        if not wanted:
+            raise RefusedError(RefusalCode.KEY_UNKNOWN, f"no key {fingerprint} for runner {caller.runner}")
+        path = self.certificates / f"{wanted[0].name}.pgp"
+        try:
+            data = await trio.to_thread.run_sync(path.read_bytes)
+        except OSError as error:
+            raise BackendError(f"{path}: cannot be read: {error.strerror}") from error
+        if not 1 <= len(data) <= _MOST_PARTS * PART_SIZE:
+            raise BackendError(f"{path}: expected 1 byte to 1 MiB, got {len(data)} bytes")
+        return [data[start : start + PART_SIZE] for start in range(0, len(data), PART_SIZE)]

@@ -1,0 +1,80 @@
+"""The oracle's picture of the registry: refreshed a few times a second, asked for every `hello`, costing no SQL."""
+
+import logging
+from collections.abc import Callable
+from datetime import UTC, datetime
+
+import trio
+
+from agentproxy.oracle.credentials import Credentials
+from agentproxy.oracle.registry import Registry, RegistryError
+
+__all__ = ["RegistryView"]
+
+logger = logging.getLogger(__name__)
+
+POLL_SECONDS = 0.25  # revocation acts on open connections within a second
+OUT_OF_REACH_SECONDS = 10.0  # so long an old picture is better than none; then a revocation may have been missed
+NOTE_SECONDS = 60.0  # how exact a token's last use is
+
+
+class RegistryView:
+    """The latest credentials.
+
+    Args:
+        changed: called after each change of credentials.
+    """
+
+    def __init__(self, registry: Registry, changed: Callable[[], None]) -> None:
+        self.credentials = Credentials()
+        self._registry = registry
+        self._changed = changed
+        self._reached = float("-inf")
+        self._used: dict[str, datetime] = {}
+
+    @property
+    def is_fresh(self) -> bool:
+        """Whether the picture is new enough to let somebody in."""
+        return trio.current_time() - self._reached <= OUT_OF_REACH_SECONDS
+
+    def note_use(self, token_id: str) -> None:
+        """A token was used just now."""
+        self._used[token_id] = datetime.now(UTC)
+
+    async def load(self) -> None:
+        """Take the first picture.
+
+        Raises:
+            RegistryError: it is out of reach.
+        """
+        self.credentials = await trio.to_thread.run_sync(self._registry.snapshot)
+        self._reached = trio.current_time()
+
+    async def run(self) -> None:
+        """Follow the registry until cancelled."""
+        while True:
+            await trio.sleep(POLL_SECONDS)
+            try:
+                await self._refresh()
+            except RegistryError as error:
+                logger.warning("registry out of reach, reason=%s", error)
+
+    async def _refresh(self) -> None:
+        asked = trio.current_time()
+        generation = await trio.to_thread.run_sync(self._registry.generation)
+        if generation != self.credentials.generation:
+            self.credentials = await trio.to_thread.run_sync(self._registry.snapshot)
+            self._reached = asked
+            self._changed()
+        self._reached = asked
+
+    async def run_notes(self) -> None:
+        """Write down the last use of tokens, rarely, until cancelled."""
+        while True:
+            await trio.sleep(NOTE_SECONDS)
+            used, self._used = self._used, {}
+            try:
+                if used:
+                    await trio.to_thread.run_sync(self._registry.note_use, used)
+            except RegistryError as error:
+                logger.warning("last use of tokens not noted, reason=%s", error)

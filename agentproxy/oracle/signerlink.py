@@ -1,0 +1,230 @@
+"""The way to the signer: its Unix socket, many requests in flight, reconnected for as long as we live."""
+
+import logging
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import trio
+
+from agentproxy.protocol.errors import BackendError, RemoteProtocolError
+from agentproxy.protocol.messages import FailureCode
+from agentproxy.protocol.signer_messages import (
+    FROM_SIGNER,
+    TO_SIGNER,
+    DigestSigned,
+    FromSigner,
+    Keys,
+    ListKeys,
+    NotDone,
+    Record,
+    SignDigest,
+    ToSigner,
+)
+from agentproxy.runtime.streams import EndOfStream, FramedStream
+
+__all__ = ["SignerError", "SignerLink", "connect"]
+
+logger = logging.getLogger(__name__)
+
+FIRST_RETRY_SECONDS = 0.05  # a signer that we start needs about 0.3 s
+LAST_RETRY_SECONDS = 1.0
+# How often we ask for the list of keys: it also tells that the signer is alive and brings new keys without a restart.
+ASK_SECONDS = 2.0
+# Its event loop answers in milliseconds, also while its threads sign; only a dead or stopped one takes so long.
+SILENT_SECONDS = 10.0
+
+
+class SignerError(BackendError):
+    """The signer did not do it."""
+
+    def __init__(self, code: FailureCode, reason: str, *, retryable: bool) -> None:
+        super().__init__(reason)
+        self.code = code
+        self.retryable = retryable
+
+
+def _away(reason: str) -> SignerError:
+    return SignerError(FailureCode.NOT_OPERATIONAL, reason, retryable=True)
+
+
+Answer = Callable[[FromSigner | SignerError], None]
+
+
+class SignerLink:
+    """One connection at a time; what is in flight when it ends fails at once and may be tried again.
+
+    Args:
+        path: the signer's socket.
+        keys_changed: called with the list of keys at each connection, and whenever it is another one.
+    """
+
+    def __init__(self, path: Path, keys_changed: Callable[[Keys], None] = lambda _: None) -> None:
+        self._path = path
+        self._keys_changed = keys_changed
+        self._stream: FramedStream | None = None
+        self._waiting: dict[int, Answer] = {}
+        self._last_id = 0
+        self._keys: Keys | None = None
+
+    @property
+    def is_connected(self) -> bool:
+        """Whether a request would leave just now."""
+        return self._stream is not None
+
+    def next_id(self) -> int:
+        """An id for the next request."""
+        self._last_id += 1
+        return self._last_id
+
+    def send(self, request: ToSigner, answer: Answer) -> None:
+        """Ask; `answer` is called exactly once, perhaps before this returns."""
+        if self._stream is None:
+            answer(_away(f"{self._path}: no connection to the signer"))
+            return
+        self._waiting[request.id] = answer
+        try:
+            self._stream.send_soon(TO_SIGNER.encode(request))
+        except RemoteProtocolError as error:
+            del self._waiting[request.id]
+            answer(_away(f"{self._path}: {error}"))
+
+    def sign(self, request: SignDigest, answer: Callable[[DigestSigned | BackendError], None]) -> None:
+        """Ask for a signature; `answer` is called exactly once, perhaps before this returns."""
+
+        def take(got: FromSigner | SignerError) -> None:
+            if isinstance(got, DigestSigned | SignerError):
+                answer(got)
+            else:
+                answer(SignerError(FailureCode.INTERNAL, f"the signer sent {got.tag}", retryable=False))
+
+        self.send(request, take)
+
+    def record(self, request: Record) -> None:
+        """Ask for a record, without waiting for it."""
+
+        def take(got: FromSigner | SignerError) -> None:
+            if isinstance(got, SignerError):
+                logger.error("not recorded, operation=%s wanted=%s reason=%s", request.operation, request.reason, got)
+
+        self.send(request, take)
+
+    async def request(self, request: ToSigner) -> FromSigner:
+        """Ask and wait; the caller sets the deadline.
+
+        Raises:
+            SignerError: it did not do it.
+        """
+        answers: list[FromSigner | SignerError] = []
+        answered = trio.Event()
+
+        def take(got: FromSigner | SignerError) -> None:
+            answers.append(got)
+            answered.set()
+
+        self.send(request, take)
+        await answered.wait()
+        (answer,) = answers
+        if isinstance(answer, SignerError):
+            raise answer
+        return answer
+
+    async def run(self) -> None:
+        """Stay connected until cancelled."""
+        delay, silent = FIRST_RETRY_SECONDS, False
+        while True:
+            try:
+                stream = await trio.open_unix_socket(self._path)
+            except OSError as error:
+                # One line for each absence, not one for each attempt.
+                log = logger.debug if silent or delay < LAST_RETRY_SECONDS else logger.error
+                log("signer out of reach, socket=%s reason=%s", self._path, error.strerror)
+                silent = silent or delay >= LAST_RETRY_SECONDS
+            else:
+                delay, silent = FIRST_RETRY_SECONDS, False
+                reason = await self.serve(stream)
+                logger.warning("connection to the signer ended, socket=%s reason=%s", self._path, reason)
+            await trio.sleep(delay)
+            delay = min(delay * 2, LAST_RETRY_SECONDS)
+
+    async def serve(
+        self, stream: trio.abc.Stream, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED
+    ) -> str:
+        """Use this connection until it ends; returns why it did."""
+        framed = FramedStream(stream)
+        self._stream = framed
+        task_status.started()
+        reasons = ["the signer closed it"]
+        try:
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(framed.run_sender)
+                nursery.start_soon(self._follow_keys)
+                await self._receive(framed)
+        except* EndOfStream:
+            pass
+        except* (RemoteProtocolError, SignerError) as errors:
+            reasons = [str(error) for error in errors.exceptions]
+        finally:
+            self._stream = None
+            self._fail_all(_away(f"{self._path}: the connection to the signer ended"))
+            with trio.CancelScope(shield=True):  # bounded by the stream itself
+                await framed.aclose()
+        return ", ".join(reasons)
+
+    async def _receive(self, framed: FramedStream) -> None:
+        while True:
+            for payload in await framed.receive():
+                message = FROM_SIGNER.decode(payload)
+                answer = self._waiting.pop(message.id, None)
+                if answer is None:
+                    raise RemoteProtocolError(f"the signer answered request {message.id}, which does not wait")
+                if isinstance(message, NotDone):
+                    answer(SignerError(message.code, message.reason, retryable=message.retryable))
+                else:
+                    answer(message)
+
+    async def _follow_keys(self) -> None:
+        while True:
+            with trio.move_on_after(SILENT_SECONDS) as patience:
+                keys = await self.request(ListKeys(self.next_id()))
+                self._take_keys(keys)
+            if patience.cancelled_caught:
+                raise RemoteProtocolError(f"the signer did not answer for {SILENT_SECONDS:.0f} s")
+            await trio.sleep(ASK_SECONDS)
+
+    def _take_keys(self, message: FromSigner) -> None:
+        if not isinstance(message, Keys):
+            raise RemoteProtocolError(f"the signer sent {message.tag} for keys")
+        if self._keys is None or message.keys != self._keys.keys:
+            self._keys = message
+            self._keys_changed(message)
+
+    def _fail_all(self, error: SignerError) -> None:
+        waiting, self._waiting = self._waiting, {}
+        self._keys = None
+        for answer in waiting.values():
+            answer(error)
+
+
+@asynccontextmanager
+async def connect(path: Path) -> AsyncIterator[SignerLink]:
+    """One connection for a few requests, such as the command line's; it is not made again when it ends.
+
+    Raises:
+        SignerError: nobody listens there.
+    """
+    link = SignerLink(path)
+    try:
+        stream = await trio.open_unix_socket(path)
+    except OSError as error:
+        raise _away(f"{path}: cannot reach the signer: {error.strerror}") from error
+    failure: Exception | None = None
+    async with trio.open_nursery() as nursery:
+        await nursery.start(link.serve, stream)
+        try:
+            yield link
+        except Exception as error:  # noqa: BLE001  carried past the nursery, which would wrap it into a group
+            failure = error
+        nursery.cancel_scope.cancel()
+    if failure is not None:
+        raise failure

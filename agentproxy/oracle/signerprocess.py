@@ -1,0 +1,51 @@
+"""The signer as our child, for when systemd does not run it: started, started again when it dies, stopped with us.
+
+Under one uid there is no isolation between the two processes; two units with two users give it.
+"""
+
+import logging
+import subprocess
+import sys
+from pathlib import Path
+
+import trio
+
+__all__ = ["run"]
+
+logger = logging.getLogger(__name__)
+
+FIRST_RETRY_SECONDS = 0.1
+LAST_RETRY_SECONDS = 10.0  # for a signer that cannot start: its reason stands in the log each time
+STEADY_SECONDS = 30.0  # one that ran so long starts again without delay
+STOP_SECONDS = 5.0  # it finishes the batch that it writes; then it is killed, which costs nothing that was released
+
+
+async def run(config: Path) -> None:
+    """Keep `python -m agentproxy.signer --config` running until cancelled."""
+    delay = FIRST_RETRY_SECONDS
+    while True:
+        began = trio.current_time()
+        code = await _run_once(config)
+        if trio.current_time() - began > STEADY_SECONDS:
+            delay = FIRST_RETRY_SECONDS
+        logger.error("signer ended, status=%d next_start_s=%.1f", code, delay)
+        await trio.sleep(delay)
+        delay = min(delay * 2, LAST_RETRY_SECONDS)
+
+
+async def _run_once(config: Path) -> int:
+    command = [sys.executable, "-m", "agentproxy.signer", "--config", str(config)]
+    # A process group of its own: Ctrl-C reaches us alone, and we stop it when our connections are done.
+    process = await trio.lowlevel.open_process(command, stdin=subprocess.DEVNULL, start_new_session=True)
+    logger.info("signer started, pid=%d", process.pid)
+    try:
+        return await process.wait()
+    finally:
+        if process.returncode is None:
+            with trio.CancelScope(shield=True):
+                process.terminate()
+                with trio.move_on_after(STOP_SECONDS):
+                    await process.wait()
+                if process.returncode is None:
+                    process.kill()
+                    await process.wait()

@@ -1,0 +1,238 @@
+"""One relay's connection: hello, then many requests in flight; answers leave together as they become ready."""
+
+import logging
+import secrets
+from datetime import UTC, datetime
+
+import trio
+
+from agentproxy.oracle.authn import Rejection
+from agentproxy.oracle.caller import Caller
+from agentproxy.oracle.reception import SOFTWARE, Reception
+from agentproxy.oracle.signerlink import SignerError
+from agentproxy.protocol.errors import (
+    BackendError,
+    KeyUnavailableError,
+    LimitedError,
+    RefusedError,
+    RemoteProtocolError,
+)
+from agentproxy.protocol.messages import (
+    FROM_ORACLE,
+    FROM_RELAY,
+    PROTOCOL_VERSION,
+    Certificate,
+    Drain,
+    Failed,
+    FailureCode,
+    FetchCertificate,
+    FromOracle,
+    FromRelay,
+    Hello,
+    KeysChanged,
+    Ping,
+    Pong,
+    RefusalCode,
+    Refused,
+    Rejected,
+    RejectionCode,
+    ServedKey,
+    Sign,
+    Welcome,
+)
+from agentproxy.runtime.streams import EndOfStream, FramedStream
+
+__all__ = ["RelayStream"]
+
+logger = logging.getLogger(__name__)
+
+HELLO_SECONDS = 10.0  # a relay speaks at once; who does not, holds a connection for nothing
+PING_SECONDS = 30.0  # of silence, then we ask: shorter than most firewalls' idle limits
+DEAD_SECONDS = 75.0  # of silence, with a ping in it that nobody answered
+LAST_WORDS_SECONDS = 5.0  # so long we try to tell a relay why it must go; it is cut off then
+_FULL_RETRY_MS = 100  # what a relay hears that has too many requests in flight
+
+
+class RelayStream:
+    """One connection, from `hello` to its end.
+
+    Args:
+        reception: what all connections of this oracle share.
+        stream: after the TLS handshake; it stays the caller's to close.
+        certificate: the client certificate, DER.
+        address: host:port of the peer.
+    """
+
+    def __init__(self, reception: Reception, stream: FramedStream, certificate: bytes | None, address: str) -> None:
+        self._reception = reception
+        self._stream = stream
+        self._certificate = certificate
+        self._address = address
+        self._caller: Caller | None = None
+        self._keys: tuple[ServedKey, ...] = ()
+        self._in_flight = 0
+        self._ending = False
+        self._draining = False
+        self._asked = False
+        self._heard = trio.current_time()
+        self._scope = trio.CancelScope()
+
+    def __str__(self) -> str:
+        who = "nobody" if self._caller is None else self._caller.runner
+        return f"runner={who} address={self._address}"
+
+    async def serve(self) -> None:
+        """Serve until the relay leaves, breaks the rules, or may no longer be here."""
+        try:
+            with self._scope:
+                async with trio.open_nursery() as nursery:
+                    nursery.start_soon(self._converse, nursery)
+                    await self._stream.run_sender()  # until our last word is written
+                    nursery.cancel_scope.cancel()
+        except* EndOfStream:
+            logger.info("relay left, %s", self)
+        except* RemoteProtocolError as errors:
+            logger.warning("connection ended, %s reason=%s", self, "; ".join(map(str, errors.exceptions)))
+
+    async def _converse(self, nursery: trio.Nursery) -> None:
+        with trio.move_on_after(HELLO_SECONDS) as patience:
+            first, *others = await self._stream.receive()
+        if patience.cancelled_caught:
+            raise RemoteProtocolError(f"no hello within {HELLO_SECONDS:.0f} s")
+        self._greet(FROM_RELAY.decode(first))
+        while not self._ending:
+            for payload in others:
+                self._take(nursery, FROM_RELAY.decode(payload))
+            others = await self._stream.receive()
+            self._heard, self._asked = trio.current_time(), False
+
+    def _greet(self, hello: FromRelay) -> None:
+        if not isinstance(hello, Hello):
+            raise RemoteProtocolError(f"expected hello, got {hello.tag}")
+        if hello.protocol != PROTOCOL_VERSION:
+            self._reject(Rejection(RejectionCode.VERSION, f"it speaks version {hello.protocol} of the protocol"))
+            return
+        verdict = self._reception.admit(self._certificate, hello.token, self._address)
+        if isinstance(verdict, Rejection):
+            self._reject(verdict)
+            return
+        self._caller = verdict
+        self._keys = self._reception.keys_of(verdict)
+        logger.info("relay came, %s token=%s software=%s", self, verdict.token, hello.software)
+        self._send(
+            Welcome(
+                protocol=PROTOCOL_VERSION,
+                node=self._reception.node,
+                runner=verdict.runner,
+                software=SOFTWARE,
+                time=datetime.now(UTC),
+                keys=self._keys,
+                max_in_flight=self._reception.max_in_flight,
+                head=self._reception.head,
+            )
+        )
+
+    def _take(self, nursery: trio.Nursery, message: FromRelay) -> None:
+        match message:
+            case Sign():
+                if self._in_flight >= self._reception.max_in_flight:
+                    reason = f"more than {self._reception.max_in_flight} requests in flight"
+                    self._send(Refused(message.id, RefusalCode.QUEUE_FULL, reason, _FULL_RETRY_MS))
+                    return
+                self._in_flight += 1
+                nursery.start_soon(self._answer_sign, message)
+            case FetchCertificate():
+                self._in_flight += 1
+                nursery.start_soon(self._answer_fetch, message)
+            case Ping():
+                self._send(Pong(message.id))
+            case Pong():
+                pass  # that it came is all it says
+            case Hello():
+                raise RemoteProtocolError("a second hello")
+
+    async def _answer_sign(self, request: Sign) -> None:
+        try:
+            self._send(await self._reception.service.sign(self._here(), request))
+        except (RefusedError, BackendError) as error:
+            self._send(_failure(request.id, error))
+        self._done()
+
+    async def _answer_fetch(self, request: FetchCertificate) -> None:
+        try:
+            parts = await self._reception.certificate_parts(self._here(), request.fingerprint)
+            for number, data in enumerate(parts, 1):
+                self._send(Certificate(request.id, number, len(parts), data))
+        except (RefusedError, BackendError) as error:
+            logger.warning("certificate not sent, %s reason=%s", self, error)
+            self._send(_failure(request.id, error))
+        self._done()
+
+    def _here(self) -> Caller:
+        if self._caller is None:
+            raise RemoteProtocolError("a request before hello")
+        return self._caller
+
+    def _done(self) -> None:
+        self._in_flight -= 1
+        if self._draining and not self._in_flight:
+            self._end()
+
+    def _send(self, message: FromOracle) -> None:
+        if not self._ending:
+            self._stream.send_soon(FROM_ORACLE.encode(message))
+
+    def _end(self) -> None:
+        """Close once everything is written, or when the relay does not read it in time."""
+        self._ending = True
+        self._stream.end_soon()
+        self._scope.deadline = min(self._scope.deadline, trio.current_time() + LAST_WORDS_SECONDS)
+
+    def _reject(self, rejection: Rejection) -> None:
+        logger.warning("rejected, %s code=%s reason=%s", self, rejection.code, rejection.reason)
+        self._send(Rejected(rejection.code))
+        self._end()
+
+    def follow(self) -> None:
+        """Credentials, policy or keys have changed, or time has passed: may it stay, and with which keys."""
+        if self._caller is None or self._ending:
+            return
+        verdict = self._reception.still(self._caller)
+        if isinstance(verdict, Rejection):
+            self._reject(verdict)
+            return
+        keys = self._reception.keys_of(verdict)
+        if keys != self._keys:
+            self._keys = keys
+            self._send(KeysChanged(keys))
+
+    def keep_alive(self) -> None:
+        """Ask a silent relay whether it lives, end one that does not answer; called every few seconds."""
+        silent = trio.current_time() - self._heard
+        if silent > DEAD_SECONDS:
+            logger.warning("connection ended, %s reason=silent for %.0f s", self, silent)
+            self._scope.cancel()
+        elif silent > PING_SECONDS and not self._asked and self._caller is not None:
+            self._asked = True
+            self._send(Ping(secrets.token_hex(16)))
+
+    def drain(self) -> None:
+        """Tell the relay to go elsewhere, and end when nothing is in flight any more."""
+        self._draining = True
+        self._send(Drain())
+        if not self._in_flight and not self._ending:
+            self._end()
+
+
+def _failure(request_id: str, error: RefusedError | BackendError) -> FromOracle:
+    match error:
+        case LimitedError():
+            return Refused(request_id, RefusalCode(error.code), str(error), error.retry_after_ms)
+        case RefusedError():
+            return Refused(request_id, RefusalCode(error.code), str(error))
+        case SignerError():
+            return Failed(request_id, error.code, error.retryable)
+        case KeyUnavailableError():
+            return Failed(request_id, FailureCode.KEY_UNAVAILABLE, retryable=False)
+        case _:
+            return Failed(request_id, FailureCode.BACKEND, retryable=True)

@@ -1,0 +1,104 @@
+"""What every signer does for an oracle: the fake one of these tests, and the real one.
+
+A test module imports the functions below and gives a fixture `signer_socket` (the path of a running signer that
+serves at least one key for SHA-256) and a fixture `is_good` (checks a signature with a public key).
+"""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import trio
+
+from agentproxy.oracle.signerlink import SignerError, connect
+from agentproxy.protocol.digests import Digest
+from agentproxy.protocol.fields import Asserted
+from agentproxy.protocol.frames import encode_frame
+from agentproxy.protocol.keys import Keygrip, PublicKey
+from agentproxy.protocol.messages import FailureCode
+from agentproxy.protocol.signatures import Signature
+from agentproxy.protocol.signer_messages import (
+    DigestSigned,
+    Keys,
+    ListKeys,
+    Outcome,
+    Record,
+    Recorded,
+    SignDigest,
+    Status,
+    StatusReport,
+)
+from tests.oracle.samples import digest
+
+SECONDS = 10.0
+Check = Callable[[PublicKey, Digest, Signature], None]
+ASSERTED = Asserted(runner="build-01", token="a" * 12, address="10.1.2.3:40000")
+
+
+async def test_it_tells_its_keys(signer_socket: Path) -> None:
+    with trio.fail_after(SECONDS):
+        async with connect(signer_socket) as link:
+            keys = await link.request(ListKeys(link.next_id()))
+            report = await link.request(Status(link.next_id()))
+    assert isinstance(keys, Keys)
+    assert keys.keys
+    assert isinstance(report, StatusReport)
+    assert report.operational
+    assert report.keys == len(keys.keys)
+
+
+async def test_each_of_many_requests_in_flight_gets_its_own_good_signature(signer_socket: Path, is_good: Check) -> None:
+    answers: dict[int, object] = {}
+    with trio.fail_after(SECONDS):
+        async with connect(signer_socket) as link:
+            keys = await link.request(ListKeys(link.next_id()))
+            assert isinstance(keys, Keys)
+            asked = {
+                number: SignDigest(
+                    link.next_id(), f"{number:032x}", keys.keys[0].keygrip, digest(str(number)), ASSERTED
+                )
+                for number in range(50)
+            }
+
+            async def ask(number: int) -> None:
+                answers[number] = await link.request(asked[number])
+
+            async with trio.open_nursery() as nursery:
+                for number in asked:
+                    nursery.start_soon(ask, number)
+    sequences = set()
+    for number, answer in answers.items():
+        assert isinstance(answer, DigestSigned)
+        is_good(keys.keys[0].public_key, digest(str(number)), answer.signature)
+        sequences.add(answer.head.sequence)
+    assert len(sequences) == 50
+
+
+async def test_a_key_that_it_does_not_have_is_unavailable_for_good(signer_socket: Path) -> None:
+    with trio.fail_after(SECONDS):
+        async with connect(signer_socket) as link:
+            with pytest.raises(SignerError) as failed:
+                await link.request(SignDigest(link.next_id(), f"{1:032x}", Keygrip(bytes(20)), digest(), ASSERTED))
+    assert failed.value.code is FailureCode.KEY_UNAVAILABLE
+    assert not failed.value.retryable
+
+
+@pytest.mark.parametrize("durable", [True, False])
+async def test_records_move_the_head(signer_socket: Path, durable: bool) -> None:
+    with trio.fail_after(SECONDS):
+        async with connect(signer_socket) as link:
+            heads = []
+            for _ in range(2):
+                request = Record(link.next_id(), "hello", Outcome.REFUSED, "a test", ASSERTED, durable=durable)
+                answer = await link.request(request)
+                assert isinstance(answer, Recorded)
+                heads.append(answer.head)
+    assert heads[1].sequence == heads[0].sequence + 1
+
+
+@pytest.mark.parametrize("payload", [b"{}", b"\x00", b'{"type":"digest_signed","id":1}', b'{"type":"decrypt","id":1}'])
+async def test_what_is_not_in_its_table_ends_the_connection(signer_socket: Path, payload: bytes) -> None:
+    with trio.fail_after(SECONDS):
+        async with await trio.open_unix_socket(str(signer_socket)) as stream:
+            await stream.send_all(encode_frame(payload))
+            assert await stream.receive_some() == b""

@@ -1,0 +1,340 @@
+import ssl
+
+import pytest
+import trio
+import trustme
+
+from agentproxy.oracle import stream as stream_module
+from agentproxy.protocol.errors import RemoteProtocolError
+from agentproxy.protocol.messages import (
+    PROTOCOL_VERSION,
+    Certificate,
+    Drain,
+    Failed,
+    FailureCode,
+    FetchCertificate,
+    FromOracle,
+    Hello,
+    KeysChanged,
+    Ping,
+    Pong,
+    RefusalCode,
+    Refused,
+    Rejected,
+    RejectionCode,
+    Sign,
+    Signed,
+    Welcome,
+)
+from agentproxy.runtime.streams import EndOfStream
+from agentproxy.signer import verify
+from tests.oracle.conftest import Running
+from tests.oracle.samples import sign
+from tests.oracle.signerserver import ED25519
+from tests.oracle.world import AUTHORITY, POLICY, SECONDS, STRANGERS, Client, Enrolled, connected, context, until
+
+TOKEN = "bo_" + "x" * 43
+
+
+def el10(number: int, **changes: int | str) -> Sign:
+    return sign(number, ED25519, distribution="el10-x86_64", **changes)  # type: ignore[arg-type]
+
+
+async def ended(client: Client) -> list[FromOracle]:
+    """Whatever still comes until the oracle closes the connection."""
+    got = []
+    try:
+        while True:
+            got.append(await client.receive())
+    except (EndOfStream, RemoteProtocolError):
+        return got
+
+
+async def eventually(client: Client, cls: type[FromOracle]) -> FromOracle:
+    """Ask until the answer is of this class."""
+    with trio.fail_after(SECONDS):
+        while True:
+            answer = await client.ask(el10(1))
+            if isinstance(answer, cls):
+                return answer
+            await trio.sleep(0.05)
+
+
+async def test_hello_is_answered_with_the_keys_of_the_runner(running: Running) -> None:
+    async with running.connect(running.a) as client:
+        welcome = await client.hello(running.a.token)
+    assert isinstance(welcome, Welcome)
+    assert (welcome.node, welcome.runner, welcome.max_in_flight) == ("node", "a", 8)
+    assert [key.facts for key in welcome.keys] == [ED25519]
+
+
+async def test_a_signature_comes_back_and_is_good(running: Running) -> None:
+    async with running.connect(running.a) as client:
+        await client.hello(running.a.token)
+        signed = await client.ask(el10(1))
+    assert isinstance(signed, Signed)
+    verify.check(ED25519.public_key, el10(1).digest, signed.signature)
+    assert signed.id == el10(1).id
+    (asked,) = running.signer.signed
+    assert (asked.asserted.runner, asked.asserted.token, asked.asserted.channel) == ("a", running.a.token_id, "relay")
+
+
+async def test_many_requests_in_flight_each_get_their_own_answer(running: Running) -> None:
+    async with running.connect(running.a) as client:
+        await client.hello(running.a.token)
+        for number in range(8):
+            client.send(el10(number))
+        answers = [await client.receive() for _ in range(8)]
+    for answer in answers:
+        assert isinstance(answer, Signed)
+        verify.check(ED25519.public_key, el10(int(answer.id, 16)).digest, answer.signature)
+    assert len({answer.id for answer in answers if isinstance(answer, Signed)}) == 8
+
+
+async def test_more_requests_in_flight_than_agreed_are_refused(running: Running) -> None:
+    running.signer.held = trio.Event()
+    async with running.connect(running.a) as client:
+        await client.hello(running.a.token)
+        for number in range(9):
+            client.send(el10(number))
+        refused = await client.receive()
+        assert isinstance(refused, Refused)
+        assert (refused.id, refused.code) == (el10(8).id, RefusalCode.QUEUE_FULL)
+        assert refused.retry_after_ms is not None
+        running.signer.held.set()
+        assert all([isinstance(await client.receive(), Signed) for _ in range(8)])
+
+
+async def test_a_refusal_names_its_line_and_is_recorded(running: Running) -> None:
+    async with running.connect(running.a) as client:
+        await client.hello(running.a.token)
+        refused = await client.ask(sign(1, ED25519, distribution="el7-x86_64"))
+    assert isinstance(refused, Refused)
+    assert refused.code is RefusalCode.DISTRIBUTION_FORBIDDEN
+    assert refused.reason.startswith("runners.a.distributions")
+    assert running.signer.signed == []
+    assert [record.reason.split(":")[0] for record in running.signer.records] == ["distribution_forbidden"]
+
+
+@pytest.mark.parametrize(
+    ("certificate_of", "token_of", "code", "reason"),
+    [
+        ("a", "b", RejectionCode.TOKEN_OF_ANOTHER_RUNNER, "certificate of runner a with token"),
+        ("a", "nobody", RejectionCode.TOKEN_UNKNOWN, "no token"),
+        ("unrecorded", "a", RejectionCode.CERTIFICATE_UNKNOWN, "no certificate"),
+        ("a", "expired", RejectionCode.TOKEN_EXPIRED, "expired token"),
+        ("disabled", "disabled", RejectionCode.RUNNER_DISABLED, "runner disabled is disabled"),
+    ],
+)
+async def test_a_bad_hello_is_rejected_and_only_the_log_says_more(  # noqa: PLR0917
+    running: Running,
+    caplog: pytest.LogCaptureFixture,
+    certificate_of: str,
+    token_of: str,
+    code: RejectionCode,
+    reason: str,
+) -> None:
+    expired = running.world.enrol("expired", expires_in=-1)
+    disabled = running.world.enrol("disabled")
+    running.world.registry.set_disabled("disabled", disabled=True)
+    known = {"a": running.a, "b": running.b, "disabled": disabled}
+    unrecorded = Enrolled(AUTHORITY.issue_cert("a.example"), TOKEN)
+    tokens = {"a": running.a.token, "b": running.b.token, "expired": expired.token, "disabled": disabled.token}
+    await running.registry_is_seen()
+    async with running.connect(known.get(certificate_of, unrecorded)) as client:
+        rejected = await client.hello(tokens.get(token_of, TOKEN))
+        assert rejected == Rejected(code)
+        assert await ended(client) == []
+    assert reason in caplog.text
+    assert running.signer.signed == []
+    assert all(token not in caplog.text for token in tokens.values())
+
+
+async def test_another_version_of_the_protocol_is_rejected(running: Running) -> None:
+    async with running.connect(running.a) as client:
+        assert await client.ask(Hello(PROTOCOL_VERSION + 1, running.a.token, "test")) == Rejected(RejectionCode.VERSION)
+
+
+@pytest.mark.parametrize("leaf", [None, STRANGERS.issue_cert("a.example")], ids=["no certificate", "another authority"])
+async def test_without_a_certificate_of_ours_there_is_no_hello(running: Running, leaf: trustme.LeafCert | None) -> None:
+    async with connected(running.address, context(leaf)) as client:
+        with pytest.raises(RemoteProtocolError):
+            await client.hello(running.a.token)
+
+
+async def test_tls_1_2_is_refused(running: Running) -> None:
+    old = context(running.a.certificate)
+    old.maximum_version = ssl.TLSVersion.TLSv1_2
+    async with connected(running.address, old) as client:
+        with pytest.raises(RemoteProtocolError):
+            await client.hello(running.a.token)
+
+
+@pytest.mark.parametrize(
+    "untrusted",
+    [
+        b"\x00\x00\x00\x02{}",
+        b"\xff\xff\xff\xff",
+        b"\x00\x01\x00\x01" + bytes(65537),
+        b"GET / HTTP/1.1\r\n\r\n",
+        bytes(64),
+    ],
+    ids=["no message", "4 GiB", "one byte too long", "HTTP", "zeros"],
+)
+@pytest.mark.parametrize("greeted", [False, True])
+async def test_garbage_ends_the_connection_and_nothing_else(running: Running, untrusted: bytes, greeted: bool) -> None:
+    async with running.connect(running.a) as client, running.connect(running.b) as other:
+        await other.hello(running.b.token)
+        if greeted:
+            await client.hello(running.a.token)
+        client.stream._unsent += untrusted
+        client.stream._wake.set()
+        assert await ended(client) == []
+        assert isinstance(await other.ask(sign(1, ED25519)), Signed)
+
+
+async def test_a_second_hello_and_a_request_before_hello_end_the_connection(running: Running) -> None:
+    async with running.connect(running.a) as client:
+        client.send(el10(1))
+        assert await ended(client) == []
+    async with running.connect(running.a) as client:
+        await client.hello(running.a.token)
+        client.send(Hello(PROTOCOL_VERSION, running.a.token, "test"))
+        assert await ended(client) == []
+    assert running.signer.signed == []
+
+
+async def test_a_slow_hello_is_not_waited_for(running: Running, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(stream_module, "HELLO_SECONDS", 0.2)
+    async with running.connect(running.a) as client:
+        assert await ended(client) == []
+
+
+@pytest.mark.parametrize("how", ["token", "certificate", "disabled", "removed"])
+async def test_revocation_ends_an_open_connection_within_a_second(running: Running, how: str) -> None:
+    registry = running.world.registry
+    async with running.connect(running.a) as client, running.connect(running.b) as other:
+        await client.hello(running.a.token)
+        await other.hello(running.b.token)
+        began = trio.current_time()
+        match how:
+            case "token":
+                registry.revoke_token(running.a.token_id)
+            case "certificate":
+                registry.revoke_public_key(running.a.public_key_sha256)
+            case "disabled":
+                registry.set_disabled("a", disabled=True)
+            case _:
+                registry.remove_runner("a")
+        (rejected,) = await ended(client)
+        assert trio.current_time() - began < 1
+        assert isinstance(rejected, Rejected)
+        assert isinstance(await other.ask(sign(1, ED25519)), Signed)
+    async with running.connect(running.a) as client:
+        assert isinstance(await client.hello(running.a.token), Rejected)
+
+
+async def test_a_request_is_joined_after_a_reconnect_and_signed_once(running: Running) -> None:
+    running.signer.held = trio.Event()
+    async with running.connect(running.a) as client:
+        await client.hello(running.a.token)
+        client.send(el10(1))
+        await until(lambda: running.signer.waiting == 1)
+    async with running.connect(running.a) as client:
+        await client.hello(running.a.token)
+        client.send(el10(1))
+        assert await client.ask(Ping(f"{7:032x}")) == Pong(f"{7:032x}")  # the oracle has read the request before it
+        running.signer.held.set()
+        signed = await client.receive()
+        assert isinstance(signed, Signed)
+        assert await client.ask(el10(1)) == signed
+        refused = await client.ask(el10(1, text="another"))
+        assert isinstance(refused, Refused)
+        assert refused.code is RefusalCode.ID_REUSED
+    assert len(running.signer.signed) == 1
+
+
+async def test_a_dead_signer_is_not_operational_and_its_return_is_enough(
+    running: Running, nursery: trio.Nursery
+) -> None:
+    async with running.connect(running.a) as client:
+        await client.hello(running.a.token)
+        running.signer.die()
+        await until(lambda: not running.oracle._link.is_connected)
+        assert await client.ask(el10(1)) == Failed(el10(1).id, FailureCode.NOT_OPERATIONAL, retryable=True)
+        await nursery.start(running.signer.serve)
+        assert isinstance(await eventually(client, Signed), Signed)
+
+
+async def test_pings_are_answered(running: Running) -> None:
+    async with running.connect(running.a) as client:
+        await client.hello(running.a.token)
+        assert await client.ask(Ping(f"{7:032x}")) == Pong(f"{7:032x}")
+
+
+async def test_a_certificate_comes_in_parts(running: Running) -> None:
+    data = bytes(range(256)) * 150
+    (running.world.directory / "certificates" / "ed.pgp").write_bytes(data)
+    async with running.connect(running.a) as client:
+        await client.hello(running.a.token)
+        client.send(FetchCertificate(f"{1:032x}", ED25519.fingerprint))
+        parts = [await client.receive() for _ in range(3)]
+        missing = await client.ask(FetchCertificate(f"{2:032x}", type(ED25519.fingerprint)(bytes(20))))
+    assert b"".join(part.data for part in parts if isinstance(part, Certificate)) == data
+    assert isinstance(missing, Refused)
+
+
+async def test_a_new_policy_is_followed_by_open_connections(running: Running) -> None:
+    file = running.world.directory / "policy.yaml"
+    async with running.connect(running.a) as client:
+        await client.hello(running.a.token)
+        file.write_text(POLICY.replace("a: {keys: [ed]", "a: {keys: []"))
+        await running.oracle.reload()
+        assert await client.receive() == KeysChanged(())
+        refused = await client.ask(el10(1))
+        assert isinstance(refused, Refused)
+        assert refused.code is RefusalCode.FORBIDDEN
+
+
+@pytest.mark.parametrize(
+    "text", ["keys: {}\nkeys: {}\n", "\tkeys: {}", POLICY + "  no: {keys: [ed]}\n", POLICY + "  c: {keys: [x]}"]
+)
+async def test_a_bad_policy_changes_nothing(running: Running, caplog: pytest.LogCaptureFixture, text: str) -> None:
+    (running.world.directory / "policy.yaml").write_text(text)
+    async with running.connect(running.a) as client:
+        await client.hello(running.a.token)
+        await running.oracle.reload()
+        assert isinstance(await client.ask(el10(1)), Signed)
+    assert "policy.yaml" in caplog.text
+
+
+async def test_draining_finishes_what_is_in_flight(running: Running, nursery: trio.Nursery) -> None:
+    running.signer.held = trio.Event()
+    async with running.connect(running.a) as client, running.connect(running.b) as idle:
+        await client.hello(running.a.token)
+        await idle.hello(running.b.token)
+        client.send(el10(1))
+        await until(lambda: running.signer.waiting == 1)
+        nursery.start_soon(running.oracle.stop)
+        assert await ended(idle) == [Drain()]
+        assert await client.receive() == Drain()
+        running.signer.held.set()
+        assert isinstance(await client.receive(), Signed)
+        assert await ended(client) == []
+
+
+async def test_the_registry_out_of_reach_closes_the_doors(
+    running: Running, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("agentproxy.oracle.registryview.OUT_OF_REACH_SECONDS", 0.6)
+    async with running.connect(running.a) as client:
+        await client.hello(running.a.token)
+        (running.world.directory / "registry.sqlite").rename(running.world.directory / "gone")
+        answer = await eventually(client, Failed)
+        assert isinstance(answer, Failed)
+        assert answer.code is FailureCode.NOT_OPERATIONAL
+        async with running.connect(running.b) as other:
+            assert await other.hello(running.b.token) == Rejected(RejectionCode.NOT_OPERATIONAL)
+        (running.world.directory / "gone").rename(running.world.directory / "registry.sqlite")
+        assert isinstance(await eventually(client, Signed), Signed)
+    assert "registry out of reach" in caplog.text
