@@ -93,6 +93,11 @@ class AuditLog:
             raise
         return log
 
+    @property
+    def unsynced(self) -> bool:
+        """Whether records wait for `sync`, or for a durable append."""
+        return bool(self._unsynced)
+
     def append(self, entries: Sequence[Entry], *, durable: bool = True) -> list[Head | None]:
         """Write records in this order; with `durable` the disk has them when this returns.
 
@@ -100,7 +105,7 @@ class AuditLog:
             The place of each; None for a refusal or failure that was left out since the disk is nearly full.
 
         Raises:
-            LogUnavailableError: none of them is written.
+            LogUnavailableError: at least one is not written; the caller must take it that none is.
         """
         try:
             if self._broken:

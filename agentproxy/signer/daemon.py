@@ -1,0 +1,98 @@
+"""The signer as a process: opens keys and log, serves the socket, ends in good order."""
+
+import logging
+import os
+import signal
+from collections.abc import AsyncIterator
+from datetime import UTC, datetime
+
+import trio
+
+from agentproxy import __version__
+from agentproxy.protocol.errors import ConfigError
+from agentproxy.protocol.signer_messages import Outcome
+from agentproxy.runtime.files import read_private
+from agentproxy.runtime.unixsocket import bind
+from agentproxy.signer.authority import Authority
+from agentproxy.signer.config import SignerConfig
+from agentproxy.signer.hardening import harden
+from agentproxy.signer.keyring import Keyring, open_keyring
+from agentproxy.signer.log import AuditLog, LogLimits, LogUnavailableError
+from agentproxy.signer.pipeline import Pipeline
+from agentproxy.signer.record import Entry
+from agentproxy.signer.requests import Requests
+from agentproxy.signer.server import Server
+
+__all__ = ["run"]
+
+logger = logging.getLogger(__name__)
+
+
+def run(config: SignerConfig) -> None:
+    """Serve until SIGTERM or SIGINT.
+
+    Raises:
+        ConfigError: something that the configuration names cannot be used.
+    """
+    harden()
+    keyring = open_keyring(config, datetime.now(UTC))
+    authority = _open_authority(config)
+    limits = LogLimits(reserve_bytes=config.audit.reserve_bytes)
+    try:
+        with AuditLog.open(config.audit.directory, config.node, limits) as log:
+            log.append([_keys_entry("signer_started", keyring)])
+            trio.run(_serve, config, keyring, authority, log)
+            log.append([Entry("signer_stopped", Outcome.DONE)])
+    except LogUnavailableError as error:
+        raise ConfigError(f"audit log: {error}", "without its log the signer signs nothing") from error
+
+
+def _open_authority(config: SignerConfig) -> Authority:
+    paths = config.authority
+    try:
+        return Authority.load(read_private(paths.key), paths.certificate.read_bytes())
+    except OSError as error:
+        raise ConfigError(f"{paths.certificate}: cannot be read: {error.strerror}") from error
+
+
+async def _serve(config: SignerConfig, keyring: Keyring, authority: Authority, log: AuditLog) -> None:
+    threads = config.signing_threads or max(2, len(os.sched_getaffinity(0)))
+    listener = bind(config.socket, 0o660)
+    pipeline = Pipeline(log, trio.lowlevel.current_trio_token().run_sync_soon, threads)
+    requests = Requests(config.node, keyring, authority, pipeline)
+    server = Server(requests, config.peer_uids)
+    try:
+        with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT, signal.SIGHUP) as signals:
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(_obey, signals, config, requests, server)
+                await server.serve(listener)
+                nursery.cancel_scope.cancel()
+    finally:
+        config.socket.unlink(missing_ok=True)
+        pipeline.close()  # blocks: nothing else runs here any more
+
+
+async def _obey(signals: AsyncIterator[int], config: SignerConfig, requests: Requests, server: Server) -> None:
+    async for number in signals:
+        if number == signal.SIGHUP:
+            await _reload(config, requests)
+        else:
+            logger.info("ending, signal=%s", signal.Signals(number).name)
+            server.drain()
+
+
+async def _reload(config: SignerConfig, requests: Requests) -> None:
+    """Take the keys file anew, whole or not at all."""
+    try:
+        keyring = await trio.to_thread.run_sync(open_keyring, config, datetime.now(UTC))
+    except ConfigError as error:
+        logger.error("keys not reloaded, the old ones stay: %s", error)  # noqa: TRY400  an operator's mistake, no bug
+        return
+    requests.keyring = keyring
+    requests.note(_keys_entry("keys_reloaded", keyring))
+    logger.info("keys reloaded, number=%d", len(keyring.facts))
+
+
+def _keys_entry(operation: str, keyring: Keyring) -> Entry:
+    keys = {f"key.{facts.name}"[:64]: str(facts.fingerprint) for facts in keyring.facts.values()}
+    return Entry(operation, Outcome.DONE, details={"version": __version__, **keys})

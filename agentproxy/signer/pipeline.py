@@ -1,0 +1,187 @@
+"""From a request to its answer: sign, verify, append, fdatasync, and only then release.
+
+Worker threads take jobs from one queue. Whoever finishes while nobody writes becomes the writer: it appends all that is
+ready with one fdatasync, again until nothing is, and wakes the event loop once for each batch. So a lone request
+crosses two threads only, and under load one thread of them writes while the others sign.
+"""
+
+import functools
+import logging
+import queue
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import trio
+
+from agentproxy.protocol.errors import BackendError
+from agentproxy.protocol.fields import Head
+from agentproxy.protocol.messages import FailureCode
+from agentproxy.protocol.signer_messages import FROM_SIGNER, FromSigner, NotDone
+from agentproxy.signer.log import AuditLog, LogUnavailableError
+from agentproxy.signer.record import Entry
+
+__all__ = ["Answer", "Draft", "Job", "Pipeline", "PipelineFullError"]
+
+logger = logging.getLogger(__name__)
+
+MAX_PENDING = 4096  # jobs; at RSA-4096's speed on two processors that is more than anybody waits for
+MAX_BATCH = 256  # records that one fdatasync is kept waiting for
+SYNC_SECONDS = 1.0  # how long a record that nobody waits for may stay off the disk
+
+Answer = Callable[[bytes], None]
+
+
+class PipelineFullError(BackendError):
+    """More jobs are pending than anybody would wait for."""
+
+
+@dataclass(frozen=True, slots=True)
+class Draft:
+    """What a job came to, before its record is written."""
+
+    reply: Callable[[Head | None], FromSigner]  # given the record's place; None when there is none
+    entry: Entry | None = None  # None: nothing to record
+    durable: bool = True  # answer only when the disk has the record
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """A request on its way."""
+
+    id: int  # of the request on its connection
+    work: Callable[[], Draft]  # runs in a worker thread and may block
+    answer: Answer  # takes one payload, on the event loop's thread; must not raise
+
+
+class Pipeline:
+    """Worker threads and the audit log behind them.
+
+    Args:
+        log: nobody else may use it until `close`.
+        wake: runs a function on the event loop's thread, from any thread: `TrioToken.run_sync_soon`.
+        threads: how many may sign at once; one more is started, for the writing.
+    """
+
+    def __init__(self, log: AuditLog, wake: Callable[[Callable[[], object]], object], threads: int) -> None:
+        self._log = log
+        self._wake = wake
+        self._jobs: queue.SimpleQueue[Job | None] = queue.SimpleQueue()
+        self._pending = 0  # used by the event loop's thread only
+        self._lock = threading.Lock()  # of the next two
+        self._ready: list[tuple[Job, Draft]] = []
+        self._writing = False
+        self._pen = threading.Lock()  # whoever holds it may call the log
+        self._threads = [threading.Thread(target=self._run, name=f"signing-{n}") for n in range(threads + 1)]
+        for thread in self._threads:
+            thread.start()
+
+    @property
+    def head(self) -> Head | None:
+        """The last record on disk."""
+        return self._log.head
+
+    def submit(self, job: Job) -> None:
+        """Take a job; its answer comes later. Called on the event loop's thread.
+
+        Raises:
+            PipelineFullError: too many are pending.
+        """
+        if self._pending >= MAX_PENDING:
+            raise PipelineFullError(f"{MAX_PENDING} requests are pending")
+        self._pending += 1
+        self._jobs.put(job)
+
+    def check_log(self) -> None:
+        """Make sure that the log can be written, as far as that can be known. It blocks.
+
+        Raises:
+            LogUnavailableError: it cannot.
+        """
+        if self._log.trouble:
+            with self._pen:
+                self._log.probe()
+
+    def close(self) -> None:
+        """Finish what was submitted and end the threads; it blocks until then."""
+        for _ in self._threads:
+            self._jobs.put(None)
+        for thread in self._threads:
+            thread.join()
+
+    def _run(self) -> None:
+        while True:
+            try:
+                job = self._jobs.get(timeout=SYNC_SECONDS if self._log.unsynced else None)
+            except queue.Empty:
+                self._sync()
+                continue
+            if job is None:
+                return
+            self._finish(job, self._perform(job))
+
+    def _perform(self, job: Job) -> Draft:
+        try:
+            return job.work()
+        except LogUnavailableError as error:
+            return _failed(job.id, FailureCode.NOT_OPERATIONAL, str(error), retryable=True)
+        except Exception:  # a bug in one request must not end the thread that others wait for
+            logger.exception("a request failed, id=%d", job.id)
+            return _failed(job.id, FailureCode.INTERNAL, "a bug: the signer's log shows it", retryable=False)
+
+    def _finish(self, job: Job, draft: Draft) -> None:
+        with self._lock:
+            self._ready.append((job, draft))
+            if self._writing:
+                return  # whoever writes will take it
+            self._writing = True
+        while True:
+            with self._lock:
+                batch, self._ready = self._ready[:MAX_BATCH], self._ready[MAX_BATCH:]
+                if not batch:
+                    self._writing = False
+                    return
+            self._release(self._commit(batch))
+
+    def _commit(self, batch: list[tuple[Job, Draft]]) -> list[tuple[Answer, FromSigner]]:
+        """Write the records of a batch; an answer that needs its record comes out only behind this."""
+        recorded = [draft for _, draft in batch if draft.entry is not None]
+        entries = [draft.entry for draft in recorded if draft.entry is not None]
+        try:
+            with self._pen:
+                places = self._log.append(entries, durable=any(draft.durable for draft in recorded))
+        except LogUnavailableError as error:
+            logger.error("the audit log cannot be written, nothing is signed: %s", error)  # noqa: TRY400  no bug of ours
+            return [(job.answer, _unrecorded(job, draft, error)) for job, draft in batch]
+        heads = iter(places)
+        return [(job.answer, draft.reply(next(heads) if draft.entry is not None else None)) for job, draft in batch]
+
+    def _release(self, answers: list[tuple[Answer, FromSigner]]) -> None:
+        payloads = [(answer, FROM_SIGNER.encode(message)) for answer, message in answers]
+        try:
+            self._wake(functools.partial(self._deliver, payloads))
+        except trio.RunFinishedError:
+            logger.warning("answers without anybody to take them, number=%d", len(payloads))
+
+    def _deliver(self, payloads: list[tuple[Answer, bytes]]) -> None:
+        self._pending -= len(payloads)
+        for answer, payload in payloads:
+            answer(payload)
+
+    def _sync(self) -> None:
+        try:
+            with self._pen:
+                self._log.sync()
+        except LogUnavailableError as error:
+            logger.error("the audit log cannot be written: %s", error)  # noqa: TRY400  no bug of ours
+
+
+def _failed(id_: int, code: FailureCode, reason: str, *, retryable: bool) -> Draft:
+    return Draft(lambda _: NotDone(id_, code, reason[:1024], retryable))
+
+
+def _unrecorded(job: Job, draft: Draft, error: LogUnavailableError) -> FromSigner:
+    """The answer when the batch is not written: whatever was made for it stays here."""
+    if draft.entry is None:
+        return draft.reply(None)
+    return NotDone(job.id, FailureCode.NOT_OPERATIONAL, str(error)[:1024], retryable=True)

@@ -1,0 +1,230 @@
+"""What the signer can be asked, one function each, and the table that leads there.
+
+Whatever the oracle says about keys is checked again, against the signer's own keys file.
+"""
+
+import functools
+import logging
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+
+from agentproxy.protocol.errors import (
+    BackendError,
+    BlindOracleError,
+    KeyUnavailableError,
+    RefusedError,
+    RemoteProtocolError,
+)
+from agentproxy.protocol.fields import Head, KeyFacts
+from agentproxy.protocol.keys import Keygrip
+from agentproxy.protocol.messages import FailureCode
+from agentproxy.protocol.signatures import Signature
+from agentproxy.protocol.signer_messages import (
+    FROM_SIGNER,
+    DigestSigned,
+    FromSigner,
+    Issue,
+    Issued,
+    Keys,
+    ListKeys,
+    NotDone,
+    Outcome,
+    Record,
+    Recorded,
+    SignDigest,
+    Status,
+    StatusReport,
+    ToSigner,
+)
+from agentproxy.protocol.wire import format_time
+from agentproxy.signer.authority import Authority
+from agentproxy.signer.keyring import Keyring
+from agentproxy.signer.log import LogUnavailableError
+from agentproxy.signer.pipeline import Answer, Draft, Job, Pipeline, PipelineFullError
+from agentproxy.signer.record import Entry, signature_sha256
+from agentproxy.signer.verify import check
+
+__all__ = ["Requests"]
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(slots=True)
+class Requests:
+    """Everything that requests need. One object serves all connections.
+
+    Attributes:
+        keyring: replaced whole by a reload.
+        signatures: released since the start.
+    """
+
+    node: str
+    keyring: Keyring
+    authority: Authority
+    pipeline: Pipeline
+    signatures: int = 0
+
+    def handle(self, request: ToSigner, answer: Answer) -> None:
+        """Start a request; `answer` is called once with the reply's payload, perhaps before this returns."""
+        arrived = time.perf_counter_ns()
+        try:
+            self.pipeline.submit(Job(request.id, lambda: self._draft(request, arrived), answer))
+        except PipelineFullError as error:
+            answer(FROM_SIGNER.encode(NotDone(request.id, FailureCode.BACKEND, str(error), retryable=True)))
+
+    def note(self, entry: Entry) -> None:
+        """Record something that nobody asked for and nobody waits for."""
+        reply = StatusReport(0, operational=True, reason="", keys=0, signatures=0)
+        try:
+            self.pipeline.submit(Job(0, lambda: Draft(lambda _: reply, entry), lambda _: None))
+        except PipelineFullError:
+            logger.warning("not recorded: %s", entry.operation)
+
+    def _draft(self, request: ToSigner, arrived: int) -> Draft:
+        """Do a request's work, in a worker thread. `TO_SIGNER` decodes nothing but these."""
+        match request:
+            case SignDigest():
+                return self._sign(request, arrived)
+            case Record():
+                return _record(request, self.keyring.facts)
+            case Issue():
+                return self._issue(request)
+            case ListKeys():
+                facts = tuple(self.keyring.facts.values())
+                return Draft(lambda _: Keys(request.id, self.node, facts, self.pipeline.head))
+            case Status():
+                return Draft(functools.partial(self._status, request.id, self._trouble()))
+
+    def _sign(self, request: SignDigest, arrived: int) -> Draft:
+        facts = self.keyring.facts.get(request.keygrip)
+        entry = _entry(request, facts)
+        try:
+            signature = self._signature(request, facts)
+        except RefusedError as error:
+            return _not_signed(request, replace(entry, outcome=Outcome.REFUSED), FailureCode.KEY_UNAVAILABLE, error)
+        except KeyUnavailableError as error:
+            return _not_signed(request, entry, FailureCode.KEY_UNAVAILABLE, error)
+        except BackendError as error:
+            return _not_signed(request, entry, FailureCode.BACKEND, error)
+        signed = replace(
+            entry,
+            outcome=Outcome.SIGNED,
+            signature_sha256=signature_sha256(signature),
+            duration_us=(time.perf_counter_ns() - arrived) // 1000,
+        )
+        return Draft(functools.partial(self._signed, request.id, signature), signed)
+
+    def _signature(self, request: SignDigest, facts: KeyFacts | None) -> Signature:
+        """Make a signature and check it; it must not leave before its record is on disk.
+
+        Raises:
+            RefusedError: the keys file does not allow it; no key was touched.
+            BackendError: the backend made none, or a wrong one.
+            LogUnavailableError: its record could not be written.
+        """
+        facts = _allowed(request, facts, datetime.now(UTC))
+        self.pipeline.check_log()
+        signature = self.keyring.backend.sign(request.keygrip, request.digest)
+        check(facts.public_key, request.digest, signature)
+        return signature
+
+    def _signed(self, id_: int, signature: Signature, head: Head | None) -> FromSigner:
+        if head is None:  # cannot be: the log leaves out refusals and failures only
+            return NotDone(id_, FailureCode.INTERNAL, "the signature has no record", retryable=False)
+        self.signatures += 1
+        return DigestSigned(id_, signature, head)
+
+    def _issue(self, request: Issue) -> Draft:
+        entry = Entry("issue", Outcome.DONE, request.asserted, details=_issue_details(request))
+        self.pipeline.check_log()
+        try:
+            issued = self.authority.issue(
+                request.kind, request.common_name, request.hosts, request.days, datetime.now(UTC)
+            )
+        except RemoteProtocolError as error:
+            refused = replace(entry, outcome=Outcome.REFUSED, reason=str(error)[:1024])
+            reply = NotDone(request.id, FailureCode.BACKEND, str(error)[:1024], retryable=False)
+            return Draft(lambda _: reply, refused, durable=False)
+        answer = Issued(
+            request.id,
+            issued.certificate.decode("ascii"),
+            issued.private_key.decode("ascii"),
+            self.authority.certificate.decode("ascii"),
+            issued.public_key_sha256,
+            issued.expires,
+        )
+        details = {**entry.details, "public_key_sha256": issued.public_key_sha256.hex()}
+        return Draft(lambda _: answer, replace(entry, details={**details, "expires": format_time(issued.expires)}))
+
+    def _trouble(self) -> str:
+        try:
+            self.pipeline.check_log()
+        except LogUnavailableError as error:
+            return str(error)[:1024]
+        return ""
+
+    def _status(self, id_: int, trouble: str, _: Head | None) -> FromSigner:
+        return StatusReport(id_, not trouble, trouble, len(self.keyring.facts), self.signatures, self.pipeline.head)
+
+
+def _entry(request: SignDigest, facts: KeyFacts | None) -> Entry:
+    return Entry(
+        "sign",
+        Outcome.FAILED,
+        request.asserted,
+        request=request.request,
+        key=None if facts is None else facts.name,
+        fingerprint=None if facts is None else facts.fingerprint,
+        keygrip=request.keygrip,
+        digest=request.digest,
+    )
+
+
+def _allowed(request: SignDigest, facts: KeyFacts | None, now: datetime) -> KeyFacts:
+    """The key, if the keys file lets it sign this."""
+    if facts is None:
+        raise RefusedError("key_unknown", "no key of the keys file has this keygrip")
+    if facts.seal_only:
+        raise RefusedError("forbidden", "the keys file allows this key to seal only, not to sign digests")
+    if request.digest.algorithm not in facts.hash_algorithms:
+        raise RefusedError("hash_forbidden", f"the keys file does not allow {request.digest.algorithm.name} here")
+    if facts.expires is not None and facts.expires <= now:
+        raise RefusedError("key_expired", f"the key expired on {facts.expires:%Y-%m-%d}")
+    return facts
+
+
+def _not_signed(request: SignDigest, entry: Entry, code: FailureCode, error: BlindOracleError) -> Draft:
+    reason = str(error)[:1024]
+    retryable = isinstance(error, BackendError) and code is FailureCode.BACKEND
+    reply = NotDone(request.id, code, reason, retryable)
+    return Draft(lambda _: reply, replace(entry, reason=reason), durable=False)
+
+
+def _record(request: Record, facts: Mapping[Keygrip, KeyFacts]) -> Draft:
+    key = None if request.keygrip is None else facts.get(request.keygrip)
+    entry = Entry(
+        request.operation,
+        request.outcome,
+        request.asserted,
+        reason=request.reason,
+        request=request.request,
+        key=None if key is None else key.name,
+        fingerprint=None if key is None else key.fingerprint,
+        keygrip=request.keygrip,
+        digest=request.digest,
+        details=request.details,
+    )
+    return Draft(functools.partial(_recorded, request.id), entry, request.durable)
+
+
+def _recorded(id_: int, head: Head | None) -> FromSigner:
+    if head is None:
+        return NotDone(id_, FailureCode.NOT_OPERATIONAL, "left out: the disk is nearly full", retryable=False)
+    return Recorded(id_, head)
+
+
+def _issue_details(request: Issue) -> dict[str, str]:
+    hosts = ",".join(request.hosts)[:1024]
+    return {"kind": request.kind.value, "common_name": request.common_name, "hosts": hosts, "days": str(request.days)}

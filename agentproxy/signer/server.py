@@ -1,0 +1,124 @@
+"""The signer's Unix socket: frames in, frames out, and nobody but the oracle's uid.
+
+A message outside the signer's table ends its connection; the signer lives on.
+"""
+
+import logging
+from collections.abc import Collection
+
+import trio
+
+from agentproxy.protocol.errors import RemoteProtocolError
+from agentproxy.protocol.signer_messages import TO_SIGNER
+from agentproxy.runtime.streams import EndOfStream, FramedStream
+from agentproxy.runtime.unixsocket import peer_of
+from agentproxy.signer.requests import Requests
+
+__all__ = ["Server"]
+
+logger = logging.getLogger(__name__)
+
+MAX_CONNECTIONS = 64  # the oracle holds one; the command line and a restarted oracle come on top
+DRAIN_SECONDS = 10.0  # what is in flight when we are told to end: a slow device's signature, at most
+
+
+class Server:
+    """Serves connections until `drain`.
+
+    Args:
+        uids: who may connect.
+    """
+
+    def __init__(self, requests: Requests, uids: Collection[int]) -> None:
+        self._requests = requests
+        self._uids = frozenset(uids)
+        self._free = trio.Semaphore(MAX_CONNECTIONS)
+        self._accepting = trio.CancelScope()
+        self._draining = trio.Event()
+
+    async def serve(self, listener: trio.SocketListener) -> None:
+        """Accept connections until `drain`, then finish them and return."""
+        async with listener, trio.open_nursery() as nursery:
+            with self._accepting:
+                while True:
+                    await self._free.acquire()
+                    nursery.start_soon(self._connection, await listener.accept())
+
+    def drain(self) -> None:
+        """Take no more requests, finish those in flight, and let `serve` return."""
+        self._accepting.cancel()
+        self._draining.set()
+
+    async def _connection(self, stream: trio.SocketStream) -> None:
+        try:
+            async with stream:
+                peer = peer_of(stream)
+                if peer.uid not in self._uids:
+                    logger.warning("connection refused, uid=%d pid=%d: not in peer_uids", peer.uid, peer.pid)
+                    return
+                await _Connection(FramedStream(stream), self._requests).run(self._draining)
+        finally:
+            self._free.release()
+
+
+class _Connection:
+    def __init__(self, stream: FramedStream, requests: Requests) -> None:
+        self._stream = stream
+        self._requests = requests
+        self._owed = 0  # answers
+        self._settled = trio.Event()
+        self._scope = trio.CancelScope()
+
+    async def run(self, draining: trio.Event) -> None:
+        """Serve until the peer goes, breaks the rules, or `draining`."""
+        with self._scope:
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(self._send)
+                await self._read_until(draining)
+                self._stream.end_soon()
+        self._scope.cancel()  # answers that come now find nobody
+
+    async def _send(self) -> None:
+        try:
+            await self._stream.run_sender()
+        except RemoteProtocolError as error:
+            self._end(error)
+
+    def _end(self, error: RemoteProtocolError) -> None:
+        logger.warning("connection ended: %s", error)
+        self._scope.cancel()
+
+    async def _read_until(self, draining: trio.Event) -> None:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._cancel_when, draining, nursery.cancel_scope)
+            await self._read()
+        with trio.move_on_after(DRAIN_SECONDS):
+            while self._owed:
+                self._settled = trio.Event()
+                await self._settled.wait()
+
+    async def _cancel_when(self, draining: trio.Event, scope: trio.CancelScope) -> None:
+        await draining.wait()
+        scope.cancel()
+
+    async def _read(self) -> None:
+        try:
+            while True:
+                for payload in await self._stream.receive():
+                    request = TO_SIGNER.decode(payload)
+                    self._owed += 1
+                    self._requests.handle(request, self._answer)
+        except EndOfStream:
+            self._scope.cancel()
+        except RemoteProtocolError as error:
+            self._end(error)
+
+    def _answer(self, payload: bytes) -> None:
+        self._owed -= 1
+        self._settled.set()
+        if self._scope.cancel_called:
+            return  # the record says what was done
+        try:
+            self._stream.send_soon(payload)
+        except RemoteProtocolError as error:
+            self._end(error)
