@@ -10,7 +10,7 @@ from cryptography.hazmat.primitives.asymmetric import dsa, ec, padding, rsa
 from cryptography.hazmat.primitives.asymmetric.utils import NoDigestInfo, decode_dss_signature
 
 from agentproxy.protocol.digests import Digest, digest_info
-from agentproxy.protocol.errors import BackendError, KeyUnavailableError
+from agentproxy.protocol.errors import BackendError, KeyUnavailableError, RemoteProtocolError
 from agentproxy.protocol.keys import Keygrip, PublicKey
 from agentproxy.protocol.signatures import (
     DsaSignature,
@@ -55,7 +55,7 @@ class SoftwareBackend:
             )
         try:
             return _sign(key.private, digest)
-        except (ValueError, UnsupportedAlgorithm) as error:
+        except (ValueError, UnsupportedAlgorithm, RemoteProtocolError) as error:
             raise BackendError(f"OpenSSL did not sign with key {keygrip}: {type(error).__name__}") from error
 
     def _key(self, keygrip: Keygrip) -> SecretKey:
