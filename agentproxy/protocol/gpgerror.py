@@ -38,6 +38,7 @@ class GpgError(enum.IntEnum):
     INV_LENGTH = _GPG_AGENT | 139
     LOCKED = _GPG_AGENT | 173
     UNKNOWN_OPTION = _GPG_AGENT | 174
+    NOT_OPERATIONAL = _GPG_AGENT | 176
     LIMIT_REACHED = _GPG_AGENT | 183
     FULLY_CANCELED = _GPG_AGENT | 198
     SERVER_FAILED = _GPG_AGENT | 219
@@ -78,6 +79,7 @@ _TEXTS = {
     GpgError.INV_LENGTH: "Invalid length",
     GpgError.LOCKED: "Locked",
     GpgError.UNKNOWN_OPTION: "Unknown option",
+    GpgError.NOT_OPERATIONAL: "Not operational",
     GpgError.LIMIT_REACHED: "Limit reached",
     GpgError.FULLY_CANCELED: "Operation fully cancelled",
     GpgError.SERVER_FAILED: "Server indicated a failure",
