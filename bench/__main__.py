@@ -9,8 +9,6 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
-from relay.config import load_config
-
 from bench import raw, relay_cost
 from bench.agent_load import pksign_p50_us, pksign_rate
 from bench.framed_load import Access, signing_rate
@@ -18,6 +16,7 @@ from bench.packages import Workload
 from bench.processes import cpu_seconds, private_kib
 from bench.rows import Row, at_least, at_most, print_table, shown, write
 from bench.sides import KEYS, Ours, Reference, ours, reference
+from relay.config import load_config
 
 RESULTS = Path(__file__).with_name("results") / "latest.json"
 ROOT = Path(__file__).parent.parent

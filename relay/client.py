@@ -1,0 +1,250 @@
+"""The relay's client: keeps a connection to an oracle up, and asks over it.
+
+All gpg processes share one connection. When it dies, requests wait for the next one within their deadlines.
+"""
+
+import logging
+import random
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import NoReturn, Protocol
+
+import trio
+
+from agentproxy.protocol.digests import Digest
+from agentproxy.protocol.errors import BlindOracleError, ConfigError, RemoteProtocolError
+from agentproxy.protocol.fields import Claims, Head
+from agentproxy.protocol.keys import Fingerprint, Keygrip
+from agentproxy.protocol.messages import (
+    Drain,
+    Failed,
+    FetchCertificate,
+    FromOracle,
+    Hello,
+    KeysChanged,
+    Ping,
+    Pong,
+    Refused,
+    Rejected,
+    ServedKey,
+    Sign,
+    Signed,
+    Welcome,
+)
+from relay.config import OracleAddress
+from relay.link import Link, LinkLostError, RejectedError
+from relay.pending import PendingRequests, new_request_id
+from relay.status import ConnectionState
+
+__all__ = ["Client", "DeadlineError", "Dial", "SignRequest", "UnreachableError"]
+
+logger = logging.getLogger(__name__)
+
+# The first retry is quick, since most ends are restarts; then twice as long each time.
+FIRST_RETRY_SECONDS = 0.1
+# With nobody waiting, a thousand relays that lost their oracle must not hammer it when it comes back.
+IDLE_RETRY_SECONDS = 15.0
+# With a gpg waiting, several tries must fit into its deadline.
+BUSY_RETRY_SECONDS = 2.0
+# A connection that lives shorter does not end the back-off: an oracle that greets and dies is not well.
+STABLE_SECONDS = 5.0
+# When the signer behind the oracle restarts, the next try works. Later ones are the caller's own business.
+FAILURE_RETRY_SECONDS = (0.25, 0.5, 1.0)
+# More wrong than this, and certificates and tokens begin to fail for reasons that nobody understands.
+MAX_CLOCK_DIFFERENCE_SECONDS = 120
+CERTIFICATE_SECONDS = 10.0
+
+
+class UnreachableError(BlindOracleError):
+    """No oracle was connected when the deadline passed."""
+
+
+class DeadlineError(BlindOracleError):
+    """The oracle had the request and did not answer within the deadline."""
+
+
+class Dial(Protocol):
+    """How to reach an oracle; `relay.dial.Dialer` does it over TLS."""
+
+    def hello(self) -> Hello:
+        """The first message."""
+        ...
+
+    async def connect(self, oracle: OracleAddress) -> trio.abc.Stream:
+        """A stream that is ready for frames."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class SignRequest:
+    """What gpg wants signed, and what the relay knows about it."""
+
+    id: str
+    keygrip: Keygrip
+    digest: Digest
+    distribution: str | None = None
+    claims: Claims | None = None
+
+
+class Client:
+    """Asks oracles to sign.
+
+    Args:
+        oracles: tried in turn; the first that answers is kept.
+        dial: opens connections.
+        keys_arrived: gets the keys of each `welcome` and `keys_changed`.
+    """
+
+    def __init__(
+        self,
+        oracles: Sequence[OracleAddress],
+        dial: Dial,
+        keys_arrived: Callable[[tuple[ServedKey, ...]], Awaitable[None]],
+    ) -> None:
+        self._oracles = oracles
+        self._dial = dial
+        self._keys_arrived = keys_arrived
+        self._pending = PendingRequests()
+        self._oracle = oracles[0]
+        self._was_welcome = False
+        self.heads: dict[str, Head] = {}  # by node: the end of its audit log as it last told us
+        self.state = ConnectionState(connected=False, address=oracles[0].address, since=_now(), problem="not tried yet")
+
+    async def sign(self, request: SignRequest, deadline_seconds: float) -> Signed | Refused | Failed:
+        """Ask for a signature, also across connections and restarts, until `deadline_seconds` have passed.
+
+        Raises:
+            UnreachableError: no oracle was there in time.
+            DeadlineError: an oracle was, and did not answer in time.
+            RejectedError: the oracle does not take this relay at all.
+        """
+        expires = trio.current_time() + deadline_seconds
+
+        def make() -> Sign:
+            left_ms = max(0, int((expires - trio.current_time()) * 1000))
+            return Sign(request.id, request.keygrip, request.digest, left_ms, request.distribution, request.claims)
+
+        failed: Failed | None = None
+        with trio.move_on_at(expires):
+            for pause in (*FAILURE_RETRY_SECONDS, None):
+                answer = await self._pending.ask(request.id, expires, make)
+                if isinstance(answer, Signed | Refused):
+                    return answer
+                if not isinstance(answer, Failed):
+                    raise UnreachableError("the oracle answers a sign request with a certificate")
+                failed = answer
+                if not answer.retryable or pause is None:
+                    return answer
+                await trio.sleep(pause)
+        if failed is not None:
+            return failed
+        raise self._too_late(request.id)
+
+    async def certificate(self, fingerprint: Fingerprint) -> bytes:
+        """The OpenPGP certificate, binary, that the key with this fingerprint stands in.
+
+        Raises:
+            UnreachableError: no oracle was there in time, or it has no such certificate.
+            DeadlineError, RejectedError: as in `sign`.
+        """
+        request_id = new_request_id()
+        expires = trio.current_time() + CERTIFICATE_SECONDS
+        with trio.move_on_at(expires):
+            answer = await self._pending.ask(request_id, expires, lambda: FetchCertificate(request_id, fingerprint))
+            if isinstance(answer, tuple):
+                return b"".join(part.data for part in answer)
+            raise UnreachableError(f"the oracle gives no certificate for {fingerprint}")
+        raise self._too_late(request_id)
+
+    def _too_late(self, request_id: str) -> DeadlineError | UnreachableError:
+        if self.state.connected and self._pending.is_sent(request_id):
+            return DeadlineError("the oracle did not answer in time")
+        return UnreachableError(f"no oracle in reach: {self.state.problem or 'too many requests before this one'}")
+
+    async def run(self) -> NoReturn:
+        """Keep a connection up until cancelled."""
+        tries = 0
+        while True:
+            for oracle in self._oracles:
+                started = trio.current_time()
+                try:
+                    await self._use(oracle)
+                except (LinkLostError, RejectedError, ConfigError) as error:
+                    self._lost(oracle, error)
+                if trio.current_time() - started >= STABLE_SECONDS and self._was_welcome:
+                    tries = 0
+            await self._pause(tries)
+            tries += 1
+
+    async def _use(self, oracle: OracleAddress) -> NoReturn:
+        self._was_welcome = False
+        stream = await self._dial.connect(oracle)
+        self._oracle = oracle
+        await Link(stream, self._dial.hello(), self).run()
+
+    def _lost(self, oracle: OracleAddress, error: LinkLostError | RejectedError | ConfigError) -> None:
+        self._pending.detach()
+        problem = str(error)
+        # The same problem once: an oracle that is away for a night must not fill the log.
+        level = logging.DEBUG if problem == self.state.problem else logging.WARNING
+        logger.log(level, "no connection to the oracle, address=%s reason=%s", oracle.address, problem)
+        if self.state.connected or problem != self.state.problem:
+            self.state = ConnectionState(connected=False, address=oracle.address, since=_now(), problem=problem)
+        if isinstance(error, RejectedError):
+            self._pending.reject(error)
+
+    async def _pause(self, tries: int) -> None:
+        # Jitter, so that many relays that lost one oracle together do not come back together.
+        factor = random.uniform(0.5, 1.0)  # noqa: S311  no secret
+        idle = min(FIRST_RETRY_SECONDS * 2.0 ** min(tries, 16), IDLE_RETRY_SECONDS) * factor
+        busy = min(idle, BUSY_RETRY_SECONDS * factor)
+        await trio.sleep(busy)
+        with trio.move_on_after(idle - busy):
+            await self._pending.wanted()
+
+    @property
+    def waiting(self) -> int:
+        """How many requests wait for an answer."""
+        return len(self._pending)
+
+    async def idle(self) -> None:
+        """Return as soon as no request waits for an answer."""
+        await self._pending.idle()
+
+    def is_busy(self) -> bool:
+        """Whether somebody waits for an answer (for the link)."""
+        return len(self._pending) > 0
+
+    async def welcomed(self, link: Link, welcome: Welcome) -> None:
+        """Send what waits (for the link)."""
+        self._was_welcome = True
+        address = self._oracle.address
+        self.state = ConnectionState(connected=True, address=address, since=_now(), node=welcome.node)
+        logger.info("connected, address=%s node=%s runner=%s", address, welcome.node, welcome.runner)
+        if welcome.head is not None:
+            self.heads[welcome.head.node] = welcome.head
+        difference = abs((welcome.time - _now()).total_seconds())
+        if difference > MAX_CLOCK_DIFFERENCE_SECONDS:
+            logger.warning("this clock and the oracle's differ, seconds=%.0f", difference)
+        self._pending.attach(link, welcome.max_in_flight)
+        await self._keys_arrived(welcome.keys)
+
+    async def received(self, message: FromOracle) -> None:
+        """Handle what the oracle says (for the link)."""
+        match message:
+            case KeysChanged():
+                await self._keys_arrived(message.keys)
+            case Drain():
+                self._pending.drain()
+            case Signed():
+                self.heads[message.head.node] = message.head
+                self._pending.settle(message)
+            case Welcome() | Rejected() | Ping() | Pong():
+                raise RemoteProtocolError("the link handles these")
+            case _:
+                self._pending.settle(message)
+
+
+def _now() -> datetime:
+    return datetime.now(UTC)

@@ -1,0 +1,64 @@
+"""The relay's control socket: `status` and `setup` ask here. One line of JSON in, one out, and the end.
+
+The table of commands is all there is; what changes the relay will check who asks, reading does not need to.
+"""
+
+import json
+import logging
+from collections.abc import Awaitable, Callable, Mapping
+
+import cattrs
+import trio
+
+from agentproxy.protocol.errors import BlindOracleError
+from agentproxy.protocol.wire import new_converter
+from relay.status import CertificateReport, ControlError, ControlRequest, StatusReport
+
+__all__ = ["Answer", "ControlTable", "serve_control"]
+
+logger = logging.getLogger(__name__)
+
+# Whoever asks is a program on this host that has its question ready.
+ASK_SECONDS = 5.0
+MAX_QUESTION = 4096  # bytes
+
+Answer = StatusReport | CertificateReport | ControlError
+ControlTable = Mapping[str, Callable[[ControlRequest], Awaitable[Answer]]]
+
+
+async def serve_control(stream: trio.abc.Stream, table: ControlTable) -> None:
+    """Answer one question."""
+    try:
+        with trio.fail_after(ASK_SECONDS):
+            question = await _line(stream)
+        answer = await _answer(question, table)
+        converter = new_converter()
+        plain: object = converter.unstructure(answer)
+        with trio.fail_after(ASK_SECONDS):
+            await stream.send_all(json.dumps(plain).encode() + b"\n")
+    except (trio.BrokenResourceError, trio.TooSlowError):
+        return
+
+
+async def _line(stream: trio.abc.Stream) -> bytes:
+    untrusted = b""
+    while b"\n" not in untrusted and len(untrusted) < MAX_QUESTION:
+        more = await stream.receive_some(MAX_QUESTION)
+        if not more:
+            break
+        untrusted += more
+    return untrusted.partition(b"\n")[0]
+
+
+async def _answer(untrusted: bytes, table: ControlTable) -> Answer:
+    try:
+        request = new_converter().structure(json.loads(untrusted), ControlRequest)
+    except (BlindOracleError, cattrs.BaseValidationError, cattrs.ForbiddenExtraKeysError, TypeError, ValueError):
+        return ControlError("expected one line of JSON with a command")
+    command = table.get(request.command)
+    if command is None:
+        return ControlError("unknown command")
+    try:
+        return await command(request)
+    except BlindOracleError as error:
+        return ControlError(str(error))

@@ -1,0 +1,113 @@
+"""One connection of gpg: moves bytes between the socket and the session, and gets the signatures that it needs.
+
+A caller that is slow, silent or half gone holds its own connection and nothing else.
+"""
+
+import logging
+from collections.abc import Awaitable, Callable, Sequence
+
+import trio
+
+from agentproxy.runtime.unixsocket import peer_of
+from relay.session import Close, Event, Reply, Session, SignNeeded
+from relay.signing import NotSignedError, SigningService
+
+__all__ = ["converse"]
+
+logger = logging.getLogger(__name__)
+
+# gpg opens its connection before it hashes, and a disk image may take minutes; sq keeps one idle while it works.
+# Past this nobody is there any more, and connections are bounded.
+IDLE_SECONDS = 3600.0
+# gpg reads its answers at once; who does not, holds up to a socket buffer of ours.
+WRITE_SECONDS = 30.0
+READ_BYTES = 4096  # four of Assuan's longest lines
+MAX_AHEAD = 16_384  # bytes that we take while gpg waits for a signature; no client sends any
+
+# gpg asks these about every key it knows. An answer of "not ours" is no refusal that a person would look for.
+_LOOKUPS = ("HAVEKEY", "KEYINFO", "READKEY", "GETINFO")
+
+
+async def converse(
+    stream: trio.SocketStream, new_session: Callable[[], Awaitable[Session]], service: SigningService
+) -> None:
+    """Serve one gpg until it closes, breaks the protocol, or keeps us waiting beyond the limits above.
+
+    The greeting goes out at once, since gpg counts a late one as no agent; `new_session` may take its time after it.
+    """
+    try:
+        await _send(stream, Session.greeting)
+        session = await new_session()
+        while True:
+            untrusted = b""
+            with trio.move_on_after(IDLE_SECONDS):
+                untrusted = await stream.receive_some(READ_BYTES)
+            if not untrusted or not await _answer(stream, session, service, untrusted):
+                return
+    except (trio.BrokenResourceError, trio.TooSlowError):
+        return  # gpg was killed, or does not read: nothing to tell and nobody to tell it
+
+
+async def _send(stream: trio.SocketStream, data: bytes) -> None:
+    with trio.fail_after(WRITE_SECONDS):
+        await stream.send_all(data)
+
+
+async def _answer(stream: trio.SocketStream, session: Session, service: SigningService, untrusted: bytes) -> bool:
+    """Answer what arrived; False when the conversation is over."""
+    events: Sequence[Event] = session.receive(untrusted)
+    while True:
+        _note_refusals(stream, service, events)
+        if replies := b"".join(event.data for event in events if isinstance(event, Reply)):
+            await _send(stream, replies)
+        last = events[-1] if events else None
+        if not isinstance(last, SignNeeded):
+            return not isinstance(last, Close)
+        turn = _Turn(stream, session, service)
+        reply = await turn.take(last)
+        if reply is None:
+            return False
+        events = [reply, *session.receive(turn.ahead)]
+
+
+def _note_refusals(stream: trio.SocketStream, service: SigningService, events: Sequence[Event]) -> None:
+    for event in events:
+        if isinstance(event, Reply | Close) and event.reason and not event.reason.startswith(_LOOKUPS):
+            service.refused_here(peer_of(stream), event.reason)
+
+
+class _Turn:
+    """One PKSIGN: waits for the signature and, beside it, for gpg's end, which cancels the wait."""
+
+    def __init__(self, stream: trio.SocketStream, session: Session, service: SigningService) -> None:
+        self._stream = stream
+        self._session = session
+        self._service = service
+        self._reply: Reply | None = None
+        self.ahead = b""  # what gpg sent meanwhile
+
+    async def take(self, need: SignNeeded) -> Reply | None:
+        """The reply to PKSIGN; None when gpg is gone."""
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._watch, nursery.cancel_scope)
+            self._reply = await self._signed(need)
+            nursery.cancel_scope.cancel()
+        return self._reply
+
+    async def _signed(self, need: SignNeeded) -> Reply:
+        try:
+            signature = await self._service.sign(need, peer_of(self._stream))
+        except NotSignedError as error:
+            return self._session.failed(error.gpg_error)  # its reason is in the log already
+        return self._session.signed(signature)
+
+    async def _watch(self, scope: trio.CancelScope) -> None:
+        while len(self.ahead) <= MAX_AHEAD:
+            try:
+                untrusted = await self._stream.receive_some(READ_BYTES)
+            except trio.BrokenResourceError:
+                untrusted = b""
+            if not untrusted:
+                scope.cancel()
+                return
+            self.ahead += untrusted

@@ -1,0 +1,73 @@
+"""Opening a TLS stream to an oracle, and what the relay shows of itself there.
+
+Credentials are read again for each connection, so that renewed ones are used without a restart.
+"""
+
+import ssl
+
+import trio
+
+from agentproxy.protocol.errors import ConfigError, RemoteProtocolError
+from agentproxy.protocol.messages import PROTOCOL_VERSION, Hello
+from agentproxy.runtime.files import read_private
+from agentproxy.runtime.tls import client_context, explain, handshake
+from relay.config import OracleAddress, RelayConfig
+from relay.link import LinkLostError
+
+__all__ = ["SOFTWARE", "Dialer"]
+
+# Name lookup, TCP and TLS together. Two lost SYNs cost 3 s; an address that drops packets must not cost a deadline.
+CONNECT_SECONDS = 8.0
+
+SOFTWARE = "blind-oracle-relay/0.1.0"
+_MAX_TOKEN = 256
+
+
+class Dialer:
+    """Connects as the runner that relay.yaml describes.
+
+    Args:
+        config: where certificate, key, authority and token lie.
+    """
+
+    def __init__(self, config: RelayConfig) -> None:
+        self._config = config
+
+    def context(self) -> ssl.SSLContext:
+        """TLS 1.3 with our certificate.
+
+        Raises:
+            ConfigError: a file is missing, readable by others, or not what it should be.
+        """
+        read_private(self._config.key)  # OpenSSL itself would load a key that everybody can read
+        return client_context(self._config.authority, self._config.certificate, self._config.key)
+
+    def hello(self) -> Hello:
+        """The first message, with the token.
+
+        Raises:
+            ConfigError: the token's file is missing, readable by others, or does not hold a token.
+        """
+        token = read_private(self._config.token).decode("ascii", "replace").strip()
+        if not 1 <= len(token) <= _MAX_TOKEN or not token.isascii() or not token.isprintable():
+            raise ConfigError(f"{self._config.token}: expected one token on one line")
+        return Hello(PROTOCOL_VERSION, token, SOFTWARE)
+
+    async def connect(self, oracle: OracleAddress) -> trio.abc.Stream:
+        """Open a stream and shake hands.
+
+        Raises:
+            LinkLostError: nobody there, no TLS 1.3, or a certificate that is not the oracle's.
+            ConfigError: as in `context`.
+        """
+        context = self.context()
+        try:
+            with trio.fail_after(CONNECT_SECONDS):
+                tcp = await trio.open_tcp_stream(oracle.host, oracle.port)
+                stream = trio.SSLStream(tcp, context, server_hostname=oracle.server_name)
+                await handshake(stream)
+        except trio.TooSlowError:
+            raise LinkLostError(f"no connection within {CONNECT_SECONDS:.0f} s") from None
+        except (OSError, RemoteProtocolError) as error:
+            raise LinkLostError(explain(error)) from error
+        return stream

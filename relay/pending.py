@@ -1,0 +1,166 @@
+"""The requests that wait for an answer, whatever becomes of the connections that carry them.
+
+A request stays in this table until its answer, its deadline or its caller's end. A new connection gets all of them
+again with the same ids, so the oracle joins each to what it already does for it.
+"""
+
+import secrets
+from collections import deque
+from collections.abc import Callable
+
+import trio
+
+from agentproxy.protocol.errors import RemoteProtocolError
+from agentproxy.protocol.messages import Certificate, Failed, FetchCertificate, Refused, Sign, Signed
+from relay.link import Link, RejectedError
+
+__all__ = ["Answer", "PendingRequests", "new_request_id"]
+
+Answer = Signed | Refused | Failed | tuple[Certificate, ...]
+
+
+def new_request_id() -> str:
+    """16 random bytes as hex: unique without asking anybody, also after the relay's restart."""
+    return secrets.token_hex(16)
+
+
+# An oracle answers everything, at the latest when the time that we gave it has passed. What is overdue by more than
+# this it forgot: without this limit each such request would take a place in the window for ever.
+FORGOTTEN_SECONDS = 10.0
+
+
+class _Request:
+    __slots__ = ("answer", "done", "expires", "id", "make", "parts", "rejection")
+
+    def __init__(self, request_id: str, expires: float, make: Callable[[], Sign | FetchCertificate]) -> None:
+        self.id = request_id
+        self.expires = expires
+        self.make = make  # called at each sending: the remaining time differs
+        self.done = trio.Event()
+        self.answer: Answer | None = None
+        self.rejection: RejectedError | None = None
+        self.parts: list[Certificate] = []
+
+
+class PendingRequests:
+    """Sends what may be sent, and wakes whom an answer is for."""
+
+    def __init__(self) -> None:
+        self._open: dict[str, _Request] = {}
+        self._unsent: deque[_Request] = deque()
+        # Until when each may take. Also those of callers that are gone: the oracle still works on them.
+        self._in_flight: dict[str, float] = {}
+        self._link: Link | None = None
+        self._window = 0
+        self._draining = False
+        self._wanted = trio.Event()
+        self._settled = trio.Event()
+
+    def __len__(self) -> int:
+        return len(self._open)
+
+    async def wanted(self) -> None:
+        """Return as soon as somebody waits for an answer."""
+        while not self._open:
+            self._wanted = trio.Event()
+            await self._wanted.wait()
+
+    async def idle(self) -> None:
+        """Return as soon as nobody waits for an answer."""
+        while self._open:
+            self._settled = trio.Event()
+            await self._settled.wait()
+
+    async def ask(self, request_id: str, expires: float, make: Callable[[], Sign | FetchCertificate]) -> Answer:
+        """Wait for the answer to `make()`; the caller sets the deadline around this, and it ends at `expires`.
+
+        Raises:
+            RejectedError: no oracle takes this relay.
+        """
+        request = _Request(request_id, expires, make)
+        self._open[request_id] = request
+        self._unsent.append(request)
+        self._wanted.set()
+        self._pump()
+        try:
+            await request.done.wait()
+        finally:
+            del self._open[request_id]
+            self._settled.set()
+        if request.answer is None:
+            raise request.rejection or AssertionError("a request ends with an answer or a rejection")
+        return request.answer
+
+    def is_sent(self, request_id: str) -> bool:
+        """Whether an oracle that is still connected has this request: if it does not answer, it is slow."""
+        return request_id in self._in_flight
+
+    def attach(self, link: Link, window: int) -> None:
+        """Send over `link` from now on, at most `window` requests in flight; begin with all that are open."""
+        self._link = link
+        self._window = max(1, window)
+        self._draining = False
+        self._unsent = deque(self._open.values())
+        self._pump()
+
+    def detach(self) -> None:
+        """The link is gone; what was in flight waits for the next one."""
+        self._link = None
+        self._in_flight.clear()
+        for request in self._open.values():
+            request.parts.clear()
+
+    def drain(self) -> None:
+        """Send nothing more over this link, and end it once everything in flight is answered."""
+        self._draining = True
+        self._end_if_drained()
+
+    def reject(self, rejection: RejectedError) -> None:
+        """End every open request: waiting would not help."""
+        for request in self._open.values():
+            if request.answer is None:
+                request.rejection = rejection
+                request.done.set()
+
+    def settle(self, message: Signed | Refused | Failed | Certificate) -> None:
+        """Give an answer to whom it is for; answers to those who are gone are dropped.
+
+        Raises:
+            RemoteProtocolError: parts of a certificate out of order.
+        """
+        request = self._open.get(message.id)
+        if isinstance(message, Certificate):
+            if request is not None:
+                _collect(request, message)
+            if message.part < message.parts:
+                return
+        self._in_flight.pop(message.id, None)
+        if request is not None and not request.done.is_set():
+            request.answer = tuple(request.parts) if isinstance(message, Certificate) else message
+            request.done.set()
+        self._end_if_drained()
+        self._pump()
+
+    def _end_if_drained(self) -> None:
+        if self._draining and not self._in_flight and self._link is not None:
+            self._link.end("the oracle goes away for maintenance")
+
+    def _pump(self) -> None:
+        link = self._link
+        while link is not None and not self._draining and self._unsent and self._has_room():
+            request = self._unsent.popleft()
+            if request.id in self._open and not request.done.is_set():
+                self._in_flight[request.id] = request.expires
+                link.send(request.make())
+
+    def _has_room(self) -> bool:
+        if len(self._in_flight) >= self._window:
+            limit = trio.current_time() - FORGOTTEN_SECONDS
+            self._in_flight = {key: expires for key, expires in self._in_flight.items() if expires > limit}
+        return len(self._in_flight) < self._window
+
+
+def _collect(request: _Request, part: Certificate) -> None:
+    if part.part != len(request.parts) + 1:
+        raise RemoteProtocolError("certificate: parts come in order")
+    request.parts.append(part)

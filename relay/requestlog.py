@@ -1,0 +1,79 @@
+"""The last requests and how they ended, for `status --last`; each is a line in the log too.
+
+gpg shows only the words of an error code, so this is where a person finds the reason.
+"""
+
+import enum
+import logging
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+
+__all__ = ["Outcome", "RequestEntry", "RequestLog"]
+
+logger = logging.getLogger(__name__)
+
+
+class Outcome(enum.StrEnum):
+    """How a request ended, as gpg saw it."""
+
+    SIGNED = "signed"
+    REFUSED = "refused"  # the policy, or the relay itself, said no
+    FAILED = "failed"
+    ABANDONED = "abandoned"  # gpg went away before the answer
+
+
+@dataclass(frozen=True, slots=True)
+class RequestEntry:
+    """One request."""
+
+    time: datetime  # of its end
+    id: str
+    outcome: Outcome
+    code: str  # the oracle's or the relay's own; empty when signed
+    reason: str
+    gpg_says: str  # the words that gpg shows
+    duration_ms: int
+    key: str = ""
+    keygrip: str = ""
+    hash_algorithm: str = ""
+    uid: int | None = None
+    pid: int | None = None
+
+
+class RequestLog:
+    """Keeps the last entries.
+
+    Args:
+        length: how many.
+    """
+
+    def __init__(self, length: int) -> None:
+        self._entries: deque[RequestEntry] = deque(maxlen=length)
+        self.counts: dict[Outcome, int] = dict.fromkeys(Outcome, 0)
+
+    def add(self, entry: RequestEntry) -> None:
+        """Keep the entry and log it."""
+        self._entries.append(entry)
+        self.counts[entry.outcome] += 1
+        level = logging.INFO if entry.outcome in {Outcome.SIGNED, Outcome.ABANDONED} else logging.WARNING
+        logger.log(
+            level,
+            "%s, request=%s key=%s keygrip=%s hash=%s code=%s reason=%r duration_ms=%d uid=%s pid=%s",
+            entry.outcome.value,
+            entry.id,
+            entry.key or "-",
+            entry.keygrip or "-",
+            entry.hash_algorithm or "-",
+            entry.code or "-",
+            entry.reason,
+            entry.duration_ms,
+            entry.uid,
+            entry.pid,
+        )
+
+    def last(self, count: int) -> Sequence[RequestEntry]:
+        """The newest entries, newest first."""
+        newest = list(self._entries)[-count:] if count > 0 else []
+        return newest[::-1]

@@ -1,0 +1,172 @@
+"""One signature as the relay sees it: claims, the oracle's answer, the check, the log. gpg's protocol is elsewhere."""
+
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+
+import trio
+
+from agentproxy.protocol.errors import BlindOracleError
+from agentproxy.protocol.gpgerror import GpgError
+from agentproxy.protocol.messages import Failed, FailureCode, RefusalCode, Refused, RejectionCode
+from agentproxy.protocol.signatures import Signature
+from agentproxy.runtime.unixsocket import Peer
+from relay.caller import claims_of
+from relay.client import Client, DeadlineError, SignRequest, UnreachableError
+from relay.keylist import KeyList
+from relay.link import RejectedError
+from relay.pending import new_request_id
+from relay.requestlog import Outcome, RequestEntry, RequestLog
+from relay.session import SignNeeded
+from relay.verify import Verdict, verify
+
+__all__ = ["NotSignedError", "SigningService"]
+
+# What gpg shows is the code's words, so they are chosen for the person who reads them.
+_REFUSALS: Mapping[RefusalCode, GpgError] = {
+    RefusalCode.FORBIDDEN: GpgError.FORBIDDEN,
+    RefusalCode.KEY_UNKNOWN: GpgError.NO_SECKEY,
+    RefusalCode.HASH_FORBIDDEN: GpgError.DIGEST_ALGO,
+    RefusalCode.DISTRIBUTION_FORBIDDEN: GpgError.FORBIDDEN,
+    RefusalCode.DISTRIBUTION_MISSING: GpgError.FORBIDDEN,
+    RefusalCode.RATE_LIMITED: GpgError.LIMIT_REACHED,
+    RefusalCode.QUEUE_FULL: GpgError.LIMIT_REACHED,
+    RefusalCode.DEADLINE_PASSED: GpgError.TIMEOUT,
+    RefusalCode.ID_REUSED: GpgError.INTERNAL,
+}
+_FAILURES: Mapping[FailureCode, GpgError] = {
+    FailureCode.BACKEND: GpgError.SERVER_FAILED,
+    FailureCode.KEY_UNAVAILABLE: GpgError.UNUSABLE_SECKEY,
+    FailureCode.BAD_SIGNATURE: GpgError.BAD_SIGNATURE,
+    FailureCode.NOT_OPERATIONAL: GpgError.NOT_OPERATIONAL,
+    FailureCode.INTERNAL: GpgError.INTERNAL,
+}
+_FAILURE_REASONS: Mapping[FailureCode, str] = {
+    FailureCode.BACKEND: "the oracle's backend gave no signature",
+    FailureCode.KEY_UNAVAILABLE: "the oracle cannot use this key",
+    FailureCode.BAD_SIGNATURE: "the oracle's own check of the signature failed",
+    FailureCode.NOT_OPERATIONAL: "the oracle is not operational; its audit log may not be writable",
+    FailureCode.INTERNAL: "the oracle failed",
+}
+
+
+class NotSignedError(BlindOracleError):
+    """There is no signature.
+
+    Attributes:
+        gpg_error: what gpg is told.
+        outcome, code: what the log is told.
+    """
+
+    def __init__(self, gpg_error: GpgError, outcome: Outcome, code: str, reason: str) -> None:
+        super().__init__(reason)
+        self.gpg_error = gpg_error
+        self.outcome = outcome
+        self.code = code
+
+
+@dataclass(frozen=True, slots=True)
+class SigningService:
+    """Gets signatures from the oracle, checks them, and says in the log what became of each request."""
+
+    client: Client
+    keys: KeyList
+    log: RequestLog
+    deadline_seconds: float
+    distribution: str | None = None
+
+    async def sign(self, need: SignNeeded, peer: Peer) -> Signature:
+        """A signature that the public key confirms.
+
+        Raises:
+            NotSignedError: with the words for gpg and the reason for the log, which has it already.
+        """
+        request_id = new_request_id()
+        started = time.perf_counter()
+        try:
+            signature = await self._checked(
+                need, SignRequest(request_id, need.keygrip, need.digest, self.distribution, claims_of(peer))
+            )
+        except NotSignedError as error:
+            self._note(need, peer, request_id, started, error)
+            raise
+        except trio.Cancelled:
+            gone = NotSignedError(GpgError.CANCELED, Outcome.ABANDONED, "caller_gone", "gpg ended, or the relay stops")
+            self._note(need, peer, request_id, started, gone)
+            raise
+        self._note(need, peer, request_id, started, None)
+        return signature
+
+    async def _checked(self, need: SignNeeded, request: SignRequest) -> Signature:
+        signature = await self._obtained(request)
+        public_key = self.keys.public_key(need.keygrip)
+        if public_key is None:
+            reason = "the oracle took this key from the runner while it signed"
+            raise NotSignedError(GpgError.NO_SECKEY, Outcome.FAILED, "key_gone", reason)
+        if verify(public_key, need.digest, signature) is Verdict.BAD:
+            reason = "the oracle's signature is not the key's own; gpg did not get it"
+            raise NotSignedError(GpgError.BAD_SIGNATURE, Outcome.FAILED, "bad_signature", reason)
+        return signature
+
+    async def _obtained(self, request: SignRequest) -> Signature:
+        try:
+            answer = await self.client.sign(request, self.deadline_seconds)
+        except UnreachableError as error:
+            raise NotSignedError(GpgError.NETWORK, Outcome.FAILED, "unreachable", str(error)) from error
+        except DeadlineError as error:
+            raise NotSignedError(GpgError.TIMEOUT, Outcome.FAILED, "timeout", str(error)) from error
+        except RejectedError as error:
+            is_down = error.code is RejectionCode.NOT_OPERATIONAL
+            code = GpgError.NOT_OPERATIONAL if is_down else GpgError.FORBIDDEN
+            raise NotSignedError(code, Outcome.FAILED, error.code.value, str(error)) from error
+        match answer:
+            case Refused():
+                raise NotSignedError(_REFUSALS[answer.code], Outcome.REFUSED, answer.code.value, _reason(answer))
+            case Failed():
+                reason = _FAILURE_REASONS[answer.code]
+                raise NotSignedError(_FAILURES[answer.code], Outcome.FAILED, answer.code.value, reason)
+        return answer.signature
+
+    def _note(
+        self, need: SignNeeded, peer: Peer, request_id: str, started: float, error: NotSignedError | None
+    ) -> None:
+        key = self.keys.find(need.keygrip)
+        self.log.add(
+            RequestEntry(
+                time=datetime.now(UTC),
+                id=request_id,
+                outcome=error.outcome if error else Outcome.SIGNED,
+                code=error.code if error else "",
+                reason=str(error) if error else "",
+                gpg_says=error.gpg_error.text if error else "",
+                duration_ms=round((time.perf_counter() - started) * 1000),
+                key=key.facts.name if key else "",
+                keygrip=str(need.keygrip),
+                hash_algorithm=need.digest.algorithm.name.lower(),
+                uid=peer.uid,
+                pid=peer.pid,
+            )
+        )
+
+    def refused_here(self, peer: Peer, reason: str) -> None:
+        """Note that the relay itself refused a command, and why: gpg's user sees only a code's words."""
+        self.log.add(
+            RequestEntry(
+                time=datetime.now(UTC),
+                id=new_request_id(),
+                outcome=Outcome.REFUSED,
+                code="relay",
+                reason=reason,
+                gpg_says="",
+                duration_ms=0,
+                uid=peer.uid,
+                pid=peer.pid,
+            )
+        )
+
+
+def _reason(refused: Refused) -> str:
+    if refused.retry_after_ms is None:
+        return refused.reason
+    return f"{refused.reason}; again after {refused.retry_after_ms} ms"

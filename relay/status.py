@@ -1,0 +1,76 @@
+"""What the running relay tells about itself, as types that both its control socket and the command line know."""
+
+from dataclasses import dataclass
+from datetime import datetime
+
+from agentproxy.protocol.fields import Head
+from agentproxy.protocol.keys import Fingerprint, Keygrip
+from relay.requestlog import RequestEntry
+
+__all__ = ["CertificateReport", "ConnectionState", "ControlError", "ControlRequest", "KeyReport", "StatusReport"]
+
+
+@dataclass(frozen=True, slots=True)
+class ControlRequest:
+    """What is asked on the control socket: one line of JSON."""
+
+    command: str  # status or certificates
+    last: int = 0  # with status: how many requests to tell about
+
+
+@dataclass(frozen=True, slots=True)
+class ControlError:
+    """The answer when there is none."""
+
+    error: str
+
+
+@dataclass(frozen=True, slots=True)
+class ConnectionState:
+    """How the way to the oracle is."""
+
+    connected: bool
+    address: str
+    since: datetime
+    node: str = ""
+    problem: str = ""  # why not connected
+
+
+@dataclass(frozen=True, slots=True)
+class KeyReport:
+    """A key that this runner may use."""
+
+    name: str
+    key_type: str
+    keygrip: Keygrip
+    fingerprint: Fingerprint
+    primary: Fingerprint
+    user_id: str
+    algorithm: str
+    expires: datetime | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class StatusReport:
+    """The answer to `status`."""
+
+    runner: str
+    software: str
+    pid: int
+    started: datetime
+    connection: ConnectionState
+    sockets: tuple[str, ...]
+    gpg_connections: int
+    waiting: int  # requests that wait for the oracle now
+    counts: dict[str, int]  # requests since the start, by outcome
+    keys: tuple[KeyReport, ...] = ()
+    heads: tuple[Head, ...] = ()
+    last: tuple[RequestEntry, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class CertificateReport:
+    """The answer to `certificates`: OpenPGP certificates, binary, each once."""
+
+    certificates: tuple[bytes, ...]
+    sockets: tuple[str, ...]
