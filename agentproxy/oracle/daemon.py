@@ -1,8 +1,6 @@
 """The oracle's process: puts the parts together, reloads the policy, and leaves in good order."""
 
 import logging
-import signal
-from collections.abc import AsyncIterator
 from pathlib import Path
 
 import trio
@@ -19,8 +17,10 @@ from agentproxy.oracle.signerlink import SignerLink
 from agentproxy.oracle.signing import SigningService
 from agentproxy.protocol.errors import ConfigError
 from agentproxy.protocol.signer_messages import Keys
+from agentproxy.runtime import logs, systemd
 from agentproxy.runtime.config import load
 from agentproxy.runtime.files import write_atomically
+from agentproxy.runtime.serve import serve_until_stopped
 from agentproxy.runtime.tls import server_context
 
 __all__ = ["Oracle", "load_policy", "run"]
@@ -40,6 +40,7 @@ def run(config_path: Path) -> None:
     Raises:
         ConfigError: something that the operator wrote is wrong.
     """
+    logs.configure()
     config = load(config_path, OracleConfig)
     trio.run(Oracle(config).run)
 
@@ -83,7 +84,7 @@ class Oracle:
         reception = Reception(config.node, self._service, self._view, config.certificates, config.max_in_flight)
         self._doors = Doors(reception, self._context, config.max_connections)
         self._keys_known = trio.Event()
-        self._serving = trio.CancelScope()
+        self._failure: ConfigError | None = None
 
     async def run(self) -> None:
         """Serve until told to stop; `listening` is set when `address` is bound.
@@ -92,18 +93,17 @@ class Oracle:
             ConfigError: the policy does not fit the signer's keys, or the address cannot be bound.
         """
         await self._load_registry()
-        failure: ConfigError | None = None
-        with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT, signal.SIGHUP) as signals:
-            async with trio.open_nursery() as nursery:
-                self._start_parts(nursery)
-                nursery.start_soon(self._obey, signals)
-                try:
-                    await self._serve()
-                except ConfigError as error:
-                    failure = error  # raised below: the nursery would wrap it into a group
-                nursery.cancel_scope.cancel()
-        if failure is not None:
-            raise failure
+        async with trio.open_nursery() as nursery:
+            self._start_parts(nursery)
+            await serve_until_stopped(
+                self._serve,
+                drain=self.stop,
+                drain_seconds=DRAIN_SECONDS,
+                reload=lambda: nursery.start_soon(self.reload),
+            )
+            nursery.cancel_scope.cancel()
+        if self._failure is not None:
+            raise self._failure
 
     async def _load_registry(self) -> None:
         try:
@@ -121,15 +121,28 @@ class Oracle:
     async def _serve(self) -> None:
         with trio.move_on_after(SIGNER_START_SECONDS):
             await self._keys_known.wait()
-        _raise(self._config.policy, check(self._service.policy, self._service.keys.values()))
-        with self._serving:
-            listeners = await listen(parse_address(self._config.listen))
-            try:
-                await self._announce(listeners[0])
-                await self._doors.serve(listeners)
-            finally:
-                for listener in listeners:
-                    listener.socket.close()
+        try:
+            _raise(self._config.policy, check(self._service.policy, self._service.keys.values()))
+            listeners = await self._listeners()
+        except ConfigError as error:
+            self._failure = error  # raised at the end of `run`: the nurseries between would wrap it into groups
+            return
+        try:
+            await self._announce(listeners[0])
+            await self._doors.serve(listeners)
+        except ConfigError as error:
+            self._failure = error
+        finally:
+            for listener in listeners:
+                listener.socket.close()
+
+    async def _listeners(self) -> list[trio.SocketListener]:
+        passed = [one for sockets in systemd.listen_fds().values() for one in sockets]
+        for one in passed:
+            one.setblocking(False)  # noqa: FBT003  the socket module's own signature
+        if passed:
+            return [trio.SocketListener(trio.socket.from_stdlib_socket(one)) for one in passed]
+        return await listen(parse_address(self._config.listen))
 
     async def _announce(self, listener: trio.SocketListener) -> None:
         host, port, *_ = listener.socket.getsockname()
@@ -141,20 +154,11 @@ class Oracle:
             raise ConfigError(f"{file}: cannot be written: {error.strerror}") from error
         logger.info("listening, node=%s address=%s keys=%d", self._config.node, self.address, len(self._service.keys))
         self.listening.set()
+        systemd.notify(READY="1", STATUS=f"listening on {self.address}")
 
-    async def _obey(self, signals: AsyncIterator[int]) -> None:
-        async for number in signals:
-            if number == signal.SIGHUP:
-                await self.reload()
-            else:
-                logger.info("leaving, signal=%d", number)
-                await self.stop()
-
-    async def stop(self) -> None:
-        """Accept nobody any more, let everybody finish for DRAIN_SECONDS, then end."""
+    def stop(self) -> None:
+        """Accept nobody any more, and end when everybody has finished."""
         self._doors.drain()
-        await trio.sleep(DRAIN_SECONDS)
-        self._serving.cancel()
 
     async def reload(self) -> None:
         """Take the policy file as it is now, whole or not at all; open connections follow."""

@@ -21,6 +21,8 @@ __all__ = ["PART_SIZE", "SOFTWARE", "Reception"]
 
 PART_SIZE = 16 * 1024  # bytes; as hex it fills half a frame
 _MOST_PARTS = 64
+# Whoever is rejected so may have been added since the last poll; only holders of a certificate of ours get so far.
+_PERHAPS_NEW = frozenset({RejectionCode.CERTIFICATE_UNKNOWN, RejectionCode.TOKEN_UNKNOWN, RejectionCode.RUNNER_UNKNOWN})
 
 
 def _software() -> str:
@@ -43,8 +45,10 @@ class Reception:
     certificates: Path  # a directory of NAME.pgp
     max_in_flight: int  # requests of one connection
 
-    def admit(self, certificate: bytes | None, token: str, address: str, channel: str = "relay") -> Caller | Rejection:
-        """Who this is, as of now.
+    async def admit(
+        self, certificate: bytes | None, token: str, address: str, channel: str = "relay"
+    ) -> Caller | Rejection:
+        """Who this is, as of now: credentials that were added a moment ago count.
 
         Args:
             certificate: the client certificate, DER.
@@ -54,6 +58,9 @@ class Reception:
         if isinstance(proof, Rejection):
             return proof
         verdict = self._judge(proof)
+        if isinstance(verdict, Rejection) and verdict.code in _PERHAPS_NEW:
+            await self.registry.refresh()
+            verdict = self._judge(proof)
         if isinstance(verdict, Caller):
             self.registry.note_use(verdict.token)
         return verdict

@@ -30,6 +30,7 @@ class RegistryView:
         self._registry = registry
         self._changed = changed
         self._reached = float("-inf")
+        self._lock = trio.Lock()
         self._used: dict[str, datetime] = {}
 
     @property
@@ -54,12 +55,17 @@ class RegistryView:
         """Follow the registry until cancelled."""
         while True:
             await trio.sleep(POLL_SECONDS)
-            try:
-                await self._refresh()
-            except RegistryError as error:
-                logger.warning("registry out of reach, reason=%s", error)
+            await self.refresh()
 
-    async def _refresh(self) -> None:
+    async def refresh(self) -> None:
+        """Look at the registry now; when it is out of reach, the old picture stays."""
+        try:
+            async with self._lock:
+                await self._look()
+        except RegistryError as error:
+            logger.warning("registry out of reach, reason=%s", error)
+
+    async def _look(self) -> None:
         asked = trio.current_time()
         generation = await trio.to_thread.run_sync(self._registry.generation)
         if generation != self.credentials.generation:

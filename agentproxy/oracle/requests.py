@@ -8,18 +8,19 @@ from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-import trio
-
 from agentproxy.oracle.caller import Caller
 from agentproxy.protocol.digests import Digest
-from agentproxy.protocol.errors import BlindOracleError, LocalProtocolError, RefusedError
+from agentproxy.protocol.errors import BlindOracleError, RefusedError
 from agentproxy.protocol.keys import Keygrip
 from agentproxy.protocol.messages import RefusalCode, Sign, Signed
 
-__all__ = ["Job", "Requests"]
+__all__ = ["Answer", "Job", "Requests"]
 
 KEPT_SECONDS = 600.0  # ten minutes: longer than any relay goes on trying
 MOST_KEPT = 32_768  # answers; about 40 MB with RSA-4096
+
+
+Answer = Callable[[Signed | BlindOracleError], None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,22 +45,14 @@ class Job:
     started: float = 0.0
     weight: int = 0
     outcome: Signed | BlindOracleError | None = None
-    over: trio.Event = field(default_factory=trio.Event)
+    waiting: list[Answer] = field(default_factory=list)
 
-    async def signed(self) -> Signed:
-        """Wait for the end of the job.
-
-        Raises:
-            RefusedError: nobody waited any more when its turn came.
-            BackendError: there is no signature.
-        """
-        await self.over.wait()
-        if isinstance(self.outcome, Signed):
-            return self.outcome
+    def tell(self, answer: Answer) -> None:
+        """Call `answer` with the outcome, now or at the end."""
         if self.outcome is None:
-            raise LocalProtocolError("a job ended without an outcome")
-        # All who wait raise the same instance: without this its traceback would grow with each of them.
-        raise self.outcome.with_traceback(None)
+            self.waiting.append(answer)
+        else:
+            answer(self.outcome)
 
 
 class Requests:
@@ -102,7 +95,9 @@ class Requests:
             self._finished.append((self._clock(), name))
         else:
             del self._jobs[name]
-        job.over.set()
+        waiting, job.waiting = job.waiting, []
+        for answer in waiting:
+            answer(outcome)
 
     def _forget(self, now: float) -> None:
         while self._finished and (self._finished[0][0] <= now - KEPT_SECONDS or len(self._finished) > MOST_KEPT):

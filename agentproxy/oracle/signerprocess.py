@@ -4,11 +4,14 @@ Under one uid there is no isolation between the two processes; two units with tw
 """
 
 import logging
+import os
 import subprocess
 import sys
 from pathlib import Path
 
 import trio
+
+from agentproxy.runtime import systemd
 
 __all__ = ["run"]
 
@@ -36,7 +39,10 @@ async def run(config: Path) -> None:
 async def _run_once(config: Path) -> int:
     command = [sys.executable, "-m", "agentproxy.signer", "--config", str(config)]
     # A process group of its own: Ctrl-C reaches us alone, and we stop it when our connections are done.
-    process = await trio.lowlevel.open_process(command, stdin=subprocess.DEVNULL, start_new_session=True)
+    environment = {name: value for name, value in os.environ.items() if name not in systemd.VARIABLES}
+    process = await trio.lowlevel.open_process(
+        command, stdin=subprocess.DEVNULL, start_new_session=True, env=environment
+    )
     logger.info("signer started, pid=%d", process.pid)
     try:
         return await process.wait()

@@ -8,14 +8,16 @@ import os
 from collections.abc import Callable, Iterable
 from typing import Protocol
 
+import trio
+
 from agentproxy.oracle.caller import Caller
 from agentproxy.oracle.limits import Limits
 from agentproxy.oracle.policy import Deny, Policy, Question, decide
 from agentproxy.oracle.queue import Turns
 from agentproxy.oracle.refusals import Refusals
-from agentproxy.oracle.requests import Job, Requests
+from agentproxy.oracle.requests import Answer, Job, Requests
 from agentproxy.oracle.signerlink import SignerError
-from agentproxy.protocol.errors import BackendError, RefusedError
+from agentproxy.protocol.errors import BackendError, BlindOracleError, RefusedError
 from agentproxy.protocol.fields import Head, KeyFacts
 from agentproxy.protocol.keys import Keygrip, PublicKey, RsaPublicKey
 from agentproxy.protocol.messages import FailureCode, RefusalCode, Sign, Signed
@@ -87,17 +89,39 @@ class SigningService:
             RefusedError: the policy said no, or LimitedError: not now.
             BackendError: the policy said yes, and yet there is no signature.
         """
-        if not self._is_open():
-            raise SignerError(FailureCode.NOT_OPERATIONAL, "the registry is out of reach", retryable=True)
+        outcomes: list[Signed | BlindOracleError] = []
+        over = trio.Event()
+
+        def take(outcome: Signed | BlindOracleError) -> None:
+            outcomes.append(outcome)
+            over.set()
+
+        self.submit(caller, request, take)
+        await over.wait()
+        if isinstance(outcomes[0], BlindOracleError):
+            # All who joined a job raise the same instance: without this its traceback would grow with each of them.
+            raise outcomes[0].with_traceback(None)
+        return outcomes[0]
+
+    def submit(self, caller: Caller, request: Sign, answer: Answer) -> None:
+        """As `sign`, without a task: `answer` gets, once, what `sign` would return or raise.
+
+        It is called among others' answers and must not raise.
+        """
         try:
             job = self._admit(caller, request)
         except RefusedError as refusal:
             self.refusals.record(caller, request, refusal)
-            raise
-        return await job.signed()
+            answer(refusal)
+        except SignerError as failure:
+            answer(failure)
+        else:
+            job.tell(answer)
 
     def _admit(self, caller: Caller, request: Sign) -> Job:
         """Policy, limits, ids, queue. No await: nothing changes between the decision and the reservation."""
+        if not self._is_open():
+            raise SignerError(FailureCode.NOT_OPERATIONAL, "the registry is out of reach", retryable=True)
         facts = self.keys.get(request.keygrip)
         decision = decide(self.policy, caller, Question(request.digest.algorithm, request.distribution), facts)
         if facts is None or isinstance(decision, Deny):

@@ -1,5 +1,6 @@
 """One relay's connection: hello, then many requests in flight; answers leave together as they become ready."""
 
+import functools
 import logging
 import secrets
 from datetime import UTC, datetime
@@ -12,8 +13,10 @@ from agentproxy.oracle.reception import SOFTWARE, Reception
 from agentproxy.oracle.signerlink import SignerError
 from agentproxy.protocol.errors import (
     BackendError,
+    BlindOracleError,
     KeyUnavailableError,
     LimitedError,
+    ProtocolError,
     RefusedError,
     RemoteProtocolError,
 )
@@ -38,6 +41,7 @@ from agentproxy.protocol.messages import (
     RejectionCode,
     ServedKey,
     Sign,
+    Signed,
     Welcome,
 )
 from agentproxy.runtime.streams import EndOfStream, FramedStream
@@ -93,26 +97,28 @@ class RelayStream:
             logger.info("relay left, %s", self)
         except* RemoteProtocolError as errors:
             logger.warning("connection ended, %s reason=%s", self, "; ".join(map(str, errors.exceptions)))
+        finally:
+            self._ending = True  # what is still in flight has nobody to go to
 
     async def _converse(self, nursery: trio.Nursery) -> None:
         with trio.move_on_after(HELLO_SECONDS) as patience:
             first, *others = await self._stream.receive()
         if patience.cancelled_caught:
             raise RemoteProtocolError(f"no hello within {HELLO_SECONDS:.0f} s")
-        self._greet(FROM_RELAY.decode(first))
+        await self._greet(FROM_RELAY.decode(first))
         while not self._ending:
             for payload in others:
                 self._take(nursery, FROM_RELAY.decode(payload))
             others = await self._stream.receive()
             self._heard, self._asked = trio.current_time(), False
 
-    def _greet(self, hello: FromRelay) -> None:
+    async def _greet(self, hello: FromRelay) -> None:
         if not isinstance(hello, Hello):
             raise RemoteProtocolError(f"expected hello, got {hello.tag}")
         if hello.protocol != PROTOCOL_VERSION:
             self._reject(Rejection(RejectionCode.VERSION, f"it speaks version {hello.protocol} of the protocol"))
             return
-        verdict = self._reception.admit(self._certificate, hello.token, self._address)
+        verdict = await self._reception.admit(self._certificate, hello.token, self._address)
         if isinstance(verdict, Rejection):
             self._reject(verdict)
             return
@@ -140,7 +146,8 @@ class RelayStream:
                     self._send(Refused(message.id, RefusalCode.QUEUE_FULL, reason, _FULL_RETRY_MS))
                     return
                 self._in_flight += 1
-                nursery.start_soon(self._answer_sign, message)
+                answer = functools.partial(self._answer_sign, message.id)
+                self._reception.service.submit(self._here(), message, answer)
             case FetchCertificate():
                 self._in_flight += 1
                 nursery.start_soon(self._answer_fetch, message)
@@ -151,12 +158,14 @@ class RelayStream:
             case Hello():
                 raise RemoteProtocolError("a second hello")
 
-    async def _answer_sign(self, request: Sign) -> None:
+    def _answer_sign(self, request_id: str, outcome: Signed | BlindOracleError) -> None:
+        """The end of one request; called among those of other connections, so nothing may leave it."""
         try:
-            self._send(await self._reception.service.sign(self._here(), request))
-        except (RefusedError, BackendError) as error:
-            self._send(_failure(request.id, error))
-        self._done()
+            self._send(outcome if isinstance(outcome, Signed) else _failure(request_id, outcome))
+            self._done()
+        except ProtocolError as error:
+            logger.warning("connection ended, %s reason=%s", self, error)
+            self._scope.cancel()
 
     async def _answer_fetch(self, request: FetchCertificate) -> None:
         try:
@@ -224,7 +233,7 @@ class RelayStream:
             self._end()
 
 
-def _failure(request_id: str, error: RefusedError | BackendError) -> FromOracle:
+def _failure(request_id: str, error: BlindOracleError) -> FromOracle:
     match error:
         case LimitedError():
             return Refused(request_id, RefusalCode(error.code), str(error), error.retry_after_ms)
@@ -234,5 +243,7 @@ def _failure(request_id: str, error: RefusedError | BackendError) -> FromOracle:
             return Failed(request_id, error.code, error.retryable)
         case KeyUnavailableError():
             return Failed(request_id, FailureCode.KEY_UNAVAILABLE, retryable=False)
-        case _:
+        case BackendError():
             return Failed(request_id, FailureCode.BACKEND, retryable=True)
+        case _:
+            return Failed(request_id, FailureCode.INTERNAL, retryable=False)

@@ -308,14 +308,14 @@ async def test_a_bad_policy_changes_nothing(running: Running, caplog: pytest.Log
     assert "policy.yaml" in caplog.text
 
 
-async def test_draining_finishes_what_is_in_flight(running: Running, nursery: trio.Nursery) -> None:
+async def test_draining_finishes_what_is_in_flight(running: Running) -> None:
     running.signer.held = trio.Event()
     async with running.connect(running.a) as client, running.connect(running.b) as idle:
         await client.hello(running.a.token)
         await idle.hello(running.b.token)
         client.send(el10(1))
         await until(lambda: running.signer.waiting == 1)
-        nursery.start_soon(running.oracle.stop)
+        running.oracle.stop()
         assert await ended(idle) == [Drain()]
         assert await client.receive() == Drain()
         running.signer.held.set()

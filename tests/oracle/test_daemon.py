@@ -1,0 +1,106 @@
+import os
+import signal
+import sys
+from collections.abc import AsyncIterator
+
+import pytest
+import trio
+
+from agentproxy.oracle.config import ListenAddress, OracleConfig, parse_address
+from agentproxy.oracle.daemon import Oracle, load_policy
+from agentproxy.protocol.errors import ConfigError, RemoteProtocolError
+from agentproxy.protocol.messages import Drain, KeysChanged, Signed, Welcome
+from agentproxy.runtime.config import load
+from tests.oracle.samples import sign
+from tests.oracle.signerserver import ED25519, FakeSigner
+from tests.oracle.world import POLICY, SECONDS, World, connected, context, until
+
+RUN = "import sys, pathlib; from agentproxy.oracle.daemon import run; run(pathlib.Path(sys.argv[1]))"
+
+
+@pytest.fixture
+async def process(world: World, signer: FakeSigner) -> AsyncIterator[trio.Process]:
+    """An oracle in a process of its own."""
+    command = [sys.executable, "-c", RUN, str(world.directory / "oracle.yaml")]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    made = await trio.lowlevel.open_process(command, env=environment)
+    try:
+        await until((world.directory / "oracle.address").exists)
+        yield made
+    finally:
+        if made.returncode is None:
+            made.kill()
+        with trio.move_on_after(SECONDS, shield=True):
+            await made.wait()
+
+
+async def test_a_process_serves_reloads_and_leaves_in_good_order(process: trio.Process, world: World) -> None:
+    who = world.enrol("b")
+    address = (world.directory / "oracle.address").read_text().strip()
+    async with connected(address, context(who.certificate)) as client:
+        with trio.fail_after(SECONDS):
+            assert isinstance(await client.hello(who.token), Welcome)
+            assert isinstance(await client.ask(sign(1, ED25519)), Signed)
+            (world.directory / "policy.yaml").write_text(POLICY.replace("b: {keys: [ed]}", "b: {keys: []}"))
+            process.send_signal(signal.SIGHUP)
+            assert await client.receive() == KeysChanged(())
+            process.send_signal(signal.SIGTERM)
+            assert await client.receive() == Drain()
+            assert await process.wait() == 0
+
+
+def test_a_policy_with_mistakes_is_refused_with_all_of_them(world: World) -> None:
+    file = world.directory / "policy.yaml"
+    file.write_text(POLICY + "  c: {keys: [x, y]}\n  d: {keys: [], rate: 0}\n")
+    with pytest.raises(ConfigError) as refused:
+        load_policy(file)
+    assert [line.split(": ")[1] for line in str(refused.value).splitlines()] == [
+        "runners.c.keys[0]",
+        "runners.c.keys[1]",
+        "runners.d.rate",
+    ]
+
+
+async def test_a_key_that_does_not_fit_its_distributions_stops_the_start(world: World, signer: FakeSigner) -> None:
+    file = world.directory / "policy.yaml"
+    file.write_text(POLICY.replace("type: modern", "type: modern, distributions: [el7-*]"))
+    with trio.fail_after(SECONDS):
+        with pytest.raises(ConfigError, match=r"keys\.ed\.distributions\[0\]: EL7's rpm"):
+            await Oracle(world.config).run()
+    assert not (world.directory / "oracle.address").exists()
+
+
+async def test_an_address_in_use_is_said(world: World, signer: FakeSigner) -> None:
+    (taken,) = await trio.open_tcp_listeners(0, host="127.0.0.1")
+    port = taken.socket.getsockname()[1]
+    file = world.directory / "oracle.yaml"
+    file.write_text(file.read_text().replace("127.0.0.1:0", f"127.0.0.1:{port}"))
+    async with taken:
+        with trio.fail_after(SECONDS):
+            with pytest.raises(ConfigError, match=f"127.0.0.1:{port}"):
+                await Oracle(load(file, OracleConfig)).run()
+
+
+@pytest.mark.parametrize("missing", ["registry.sqlite", "policy.yaml", "server.key"])
+def test_a_missing_file_is_named(world: World, missing: str) -> None:
+    (world.directory / missing).unlink()
+    with pytest.raises(ConfigError, match=missing):
+        Oracle(world.config)
+
+
+@pytest.mark.parametrize(
+    ("text", "address"),
+    [
+        ("127.0.0.1:7443", ListenAddress("127.0.0.1", 7443)),
+        ("[::1]:0", ListenAddress("::1", 0)),
+        ("oracle.example:65535", ListenAddress("oracle.example", 65535)),
+    ],
+)
+def test_an_address_is_host_and_port(text: str, address: ListenAddress) -> None:
+    assert parse_address(text) == address
+
+
+@pytest.mark.parametrize("text", ["", "7443", ":7443", "host:", "host:65536", "host:-1", "host:1_0", "host:٣"])
+def test_another_form_is_no_address(text: str) -> None:
+    with pytest.raises(RemoteProtocolError):
+        parse_address(text)
