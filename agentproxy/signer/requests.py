@@ -51,6 +51,10 @@ __all__ = ["Requests"]
 logger = logging.getLogger(__name__)
 
 
+class WrongSignatureError(BackendError):
+    """The backend made a signature that the public key does not confirm."""
+
+
 @dataclass(slots=True)
 class Requests:
     """Everything that requests need. One object serves all connections.
@@ -106,6 +110,10 @@ class Requests:
             return _not_signed(request, replace(entry, outcome=Outcome.REFUSED), FailureCode.KEY_UNAVAILABLE, error)
         except KeyUnavailableError as error:
             return _not_signed(request, entry, FailureCode.KEY_UNAVAILABLE, error)
+        except WrongSignatureError as error:
+            return _not_signed(request, entry, FailureCode.BAD_SIGNATURE, error)
+        except LogUnavailableError:
+            raise
         except BackendError as error:
             return _not_signed(request, entry, FailureCode.BACKEND, error)
         signed = replace(
@@ -127,7 +135,11 @@ class Requests:
         facts = _allowed(request, facts, datetime.now(UTC))
         self.pipeline.check_log()
         signature = self.keyring.backend.sign(request.keygrip, request.digest)
-        check(facts.public_key, request.digest, signature)
+        try:
+            check(facts.public_key, request.digest, signature)
+        except BackendError as error:
+            logger.error("a signature was wrong and stays here, key=%s: %s", facts.name, error)  # noqa: TRY400  no bug
+            raise WrongSignatureError(str(error)) from error
         return signature
 
     def _signed(self, id_: int, signature: Signature, head: Head | None) -> FromSigner:
@@ -197,7 +209,7 @@ def _allowed(request: SignDigest, facts: KeyFacts | None, now: datetime) -> KeyF
 
 def _not_signed(request: SignDigest, entry: Entry, code: FailureCode, error: BlindOracleError) -> Draft:
     reason = str(error)[:1024]
-    retryable = isinstance(error, BackendError) and code is FailureCode.BACKEND
+    retryable = isinstance(error, BackendError) and not isinstance(error, KeyUnavailableError)
     reply = NotDone(request.id, code, reason, retryable)
     return Draft(lambda _: reply, replace(entry, reason=reason), durable=False)
 

@@ -1,0 +1,192 @@
+"""A disk that is full, read-only or failing: no signature leaves, and afterwards the log goes on."""
+
+import contextlib
+import os
+import resource
+import signal
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from agentproxy.protocol.fields import Asserted
+from agentproxy.protocol.messages import FailureCode
+from agentproxy.protocol.signer_messages import DigestSigned, NotDone, Outcome, Record, Status, StatusReport
+from agentproxy.signer.log import AuditLog, LogLimits, LogUnavailableError
+from agentproxy.signer.verifylog import verify
+from tests.signer.conftest import GnupgHome
+from tests.signer.logs import LIMITS, NODE, records_in, refused, signed
+from tests.signer.running import Client, signer, start, state, write_config
+
+AS_ROOT = pytest.mark.skipif(os.geteuid() != 0, reason="mounting and tracing need root")
+
+
+@contextlib.contextmanager
+def small_disk(directory: Path, size: str = "4m") -> Iterator[None]:
+    subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={size},mode=0755", "tmpfs", directory], check=True, timeout=20)
+    try:
+        yield
+    finally:
+        subprocess.run(["umount", "-l", directory], check=True, timeout=20)
+
+
+def fill(directory: Path) -> Path:
+    """Take all space that is left, to the last byte."""
+    path = directory / "filler"
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT)
+    with contextlib.suppress(OSError):
+        while True:
+            os.write(descriptor, bytes(4096))
+    os.close(descriptor)
+    return path
+
+
+@contextlib.contextmanager
+def file_size_limit(size: int) -> Iterator[None]:
+    """Let no file of this process grow beyond `size` bytes: a full disk that needs no root."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+@pytest.mark.parametrize("room", [0, 1, 100, 700])
+def test_a_record_that_does_not_fit_leaves_nothing_behind(tmp_path: Path, room: int) -> None:
+    with AuditLog.open(tmp_path, NODE, LIMITS) as log:
+        log.append([signed(1)])
+        segment = next(tmp_path.iterdir())
+        size = segment.stat().st_size
+        with file_size_limit(size + room):
+            for _ in range(3):
+                with pytest.raises(LogUnavailableError, match="File too large"):
+                    log.append([signed(2), signed(3)])
+            assert segment.stat().st_size == size
+            assert verify(tmp_path).damage is None
+            assert log.trouble
+        log.append([signed(4)])
+        assert not log.trouble
+    assert [record["request"] for record in records_in(tmp_path)] == [f"{1:032x}", f"{4:032x}"]
+
+
+def test_what_nobody_waited_for_survives_a_full_disk(tmp_path: Path) -> None:
+    with AuditLog.open(tmp_path, NODE, LIMITS) as log:
+        log.append([signed(1)])
+        log.append([refused(2)], durable=False)
+        with file_size_limit(next(tmp_path.iterdir()).stat().st_size), pytest.raises(LogUnavailableError):
+            log.append([signed(3)])
+        log.append([signed(4)])
+    assert [record["request"] for record in records_in(tmp_path)] == [f"{n:032x}" for n in (1, 2, 4)]
+
+
+def test_a_new_segment_that_cannot_be_made_leaves_the_old_one_in_use(tmp_path: Path) -> None:
+    with AuditLog.open(tmp_path, NODE, LogLimits(0, 600)) as log:
+        log.append([signed(1)])
+        obstacle = tmp_path / "node-1-000000000002.jsonl"
+        obstacle.mkdir()
+        with pytest.raises(LogUnavailableError):
+            log.append([signed(2)])
+        obstacle.rmdir()
+        log.append([signed(3)])
+    assert [record["request"] for record in records_in(tmp_path)] == [f"{n:032x}" for n in (1, 3)]
+
+
+@AS_ROOT
+def test_refusals_cannot_use_the_space_that_signatures_need(tmp_path: Path) -> None:
+    with small_disk(tmp_path):
+        with AuditLog.open(tmp_path, NODE, LogLimits(reserve_bytes=2 << 20)) as log:
+            written = [log.append([refused(number) for number in range(100)], durable=False) for number in range(100)]
+            left_out = sum(place is None for places in written for place in places)
+            assert left_out > 1000
+            assert os.statvfs(tmp_path).f_bavail * 4096 > (2 << 20) - (1 << 18)
+            for number in range(100):
+                log.append([signed(number)])
+        summary = next(record for record in records_in(tmp_path) if record["operation"] == "records_left_out")
+        assert summary["details"] == {"suppressed": str(left_out)}
+        assert verify(tmp_path).damage is None
+
+
+@AS_ROOT
+def test_a_full_disk_stops_signatures_until_there_is_space_again(home: GnupgHome) -> None:
+    grip = home.grips["ed25519"]
+    with state(home, "ed25519") as directory, small_disk(directory / "audit"):
+        with signer(directory), Client(directory) as client:
+            assert isinstance(client.sign(grip), DigestSigned)
+            filler = fill(directory / "audit")
+            answers = [client.sign(grip, number) for number in range(30)]
+            failed = [answer for answer in answers if isinstance(answer, NotDone)]
+            assert failed
+            assert {(answer.code, answer.retryable) for answer in failed} == {(FailureCode.NOT_OPERATIONAL, True)}
+            assert "No space left on device" in failed[0].reason
+            report = client.ask(Status(1))
+            assert isinstance(report, StatusReport)
+            assert not report.operational
+            assert "No space left on device" in report.reason
+            filler.unlink()
+            assert isinstance(client.sign(grip), DigestSigned)
+            report = client.ask(Status(2))
+            assert isinstance(report, StatusReport)
+            assert report.operational
+        records = records_in(directory / "audit")
+        released = 2 + sum(isinstance(answer, DigestSigned) for answer in answers)
+        assert sum(record["outcome"] == "signed" for record in records) == released
+        assert verify(directory / "audit").damage is None
+
+
+@AS_ROOT
+def test_a_read_only_disk_is_a_clear_error_at_start(home: GnupgHome) -> None:
+    with state(home, "ed25519") as directory, small_disk(directory / "audit"):
+        with signer(directory):
+            pass
+        subprocess.run(["mount", "-o", "remount,ro", directory / "audit"], check=True, timeout=20)
+        process = start(directory)
+        _, errors = process.communicate(timeout=20)
+        assert process.returncode == 78
+        assert "Read-only file system" in errors.decode()
+
+
+@AS_ROOT
+@pytest.mark.parametrize(
+    ("call", "code", "reason"),
+    [
+        ("fdatasync", "EIO", "Input/output error"),
+        ("pwrite64", "EIO", "Input/output error"),
+        ("pwrite64", "EROFS", "Read-only file system"),
+    ],
+)
+def test_a_failing_disk_releases_nothing_that_is_not_on_it(home: GnupgHome, call: str, code: str, reason: str) -> None:
+    grip = home.grips["ed25519"]
+    with state(home, "ed25519") as directory:
+        # -D: the signer stays our own child, and gets our signals
+        inject = ("strace", "-D", "-f", "-qq", "-o", "/dev/null", "-e", f"inject={call}:error={code}:when=4..6")
+        with signer(directory, *inject), Client(directory) as client:
+            answers = [client.sign(grip, number) for number in range(12)]
+        records = records_in(directory / "audit")
+        released = [answer for answer in answers if isinstance(answer, DigestSigned)]
+        failed = [answer for answer in answers if isinstance(answer, NotDone)]
+        assert 0 < len(failed) < 12
+        assert all(reason in answer.reason for answer in failed)
+        assert sum(record["outcome"] == "signed" for record in records) == len(released)
+        assert verify(directory / "audit", heads=[answer.head for answer in released]).damage is None
+
+
+@AS_ROOT
+def test_a_flood_of_refusals_leaves_room_for_signatures(home: GnupgHome) -> None:
+    grip = home.grips["ed25519"]
+    with state(home, "ed25519") as directory, small_disk(directory / "audit"):
+        write_config(directory, audit={"directory": "audit", "reserve_bytes": 2 << 20})
+        with signer(directory), Client(directory) as client:
+            for first in range(0, 8000, 200):
+                numbers = range(first, first + 200)
+                asserted = Asserted(runner="flood")
+                client.send(*(Record(n, "sign", Outcome.REFUSED, "x" * 500, asserted, durable=False) for n in numbers))
+                answers = [client.receive() for _ in numbers]
+            assert {type(answer) for answer in answers} == {NotDone}
+            assert isinstance(client.sign(grip), DigestSigned)
+        assert verify(directory / "audit").damage is None
+
+
+def test_the_signals_of_file_limits_do_not_end_the_signer() -> None:
+    assert signal.getsignal(signal.SIGXFSZ) is signal.SIG_IGN  # Python's default; EFBIG is what we get instead

@@ -1,0 +1,205 @@
+"""What the pipeline promises, with backends and a log of which each test chooses the faults."""
+
+import os
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pytest
+import trio
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
+from agentproxy.protocol.digests import Digest, HashAlgorithm
+from agentproxy.protocol.errors import BackendError, KeyUnavailableError
+from agentproxy.protocol.fields import KeyFacts
+from agentproxy.protocol.keys import Curve, EccPublicKey, Fingerprint, Keygrip, PublicKey
+from agentproxy.protocol.messages import FailureCode
+from agentproxy.protocol.signatures import EddsaSignature, Signature
+from agentproxy.protocol.signer_messages import FROM_SIGNER, DigestSigned, FromSigner, NotDone, Status, ToSigner
+from agentproxy.signer import pipeline
+from agentproxy.signer.authority import Authority, create_authority
+from agentproxy.signer.keyring import Keyring
+from agentproxy.signer.log import AuditLog, LogLimits
+from agentproxy.signer.pipeline import Pipeline
+from agentproxy.signer.requests import Requests
+from agentproxy.signer.verifylog import verify
+from tests.signer.logs import LIMITS, NODE, records_in
+from tests.signer.running import sign_request
+
+BOUND_SECONDS = 20.0
+
+
+class FakeBackend:
+    """One Ed25519 key, and what its signature goes through before it comes out."""
+
+    def __init__(self) -> None:
+        self._key = Ed25519PrivateKey.generate()
+        self.public = EccPublicKey(Curve.ED25519, self._key.public_key().public_bytes_raw())
+        self.error: BackendError | None = None
+        self.flip = False  # a fault in memory, processor or device
+        self.signatures = 0
+        self.gate = threading.Event()
+        self.gate.set()
+
+    def keygrips(self) -> frozenset[Keygrip]:
+        return frozenset({self.public.keygrip})
+
+    def public_key(self, keygrip: Keygrip) -> PublicKey:
+        assert keygrip == self.public.keygrip
+        return self.public
+
+    def sign(self, keygrip: Keygrip, digest: Digest) -> Signature:
+        assert keygrip == self.public.keygrip
+        assert self.gate.wait(BOUND_SECONDS)
+        self.signatures += 1
+        if self.error is not None:
+            raise self.error
+        octets = self._key.sign(digest.value)
+        if self.flip:
+            octets = octets[:40] + bytes([octets[40] ^ 1]) + octets[41:]
+        return EddsaSignature(octets[:32], octets[32:])
+
+    def keyring(self) -> Keyring:
+        fingerprint, grip = Fingerprint(bytes(20)), self.public.keygrip
+        made = datetime(2020, 1, 1, tzinfo=UTC)
+        algorithms = (HashAlgorithm.SHA256, HashAlgorithm.SHA512)
+        facts = KeyFacts("modern", fingerprint, fingerprint, grip, self.public, algorithms, False, made)
+        return Keyring({grip: facts}, self)
+
+
+class Desk:
+    """Requests to a pipeline in this process."""
+
+    def __init__(self, requests: Requests, backend: FakeBackend, log: AuditLog) -> None:
+        self.requests, self.backend, self.log = requests, backend, log
+        self.grip = backend.public.keygrip
+
+    async def ask(self, *requests: ToSigner) -> list[FromSigner]:
+        answers: list[FromSigner] = []
+        done = trio.Event()
+
+        def answer(payload: bytes) -> None:
+            answers.append(FROM_SIGNER.decode(payload))
+            if len(answers) == len(requests):
+                done.set()
+
+        for request in requests:
+            self.requests.handle(request, answer)
+        with trio.fail_after(BOUND_SECONDS):
+            await done.wait()
+        return answers
+
+    async def sign(self, number: int = 0) -> FromSigner:
+        (answer,) = await self.ask(sign_request(1, self.grip, number))
+        return answer
+
+    async def sign_many(self, count: int) -> list[FromSigner]:
+        return await self.ask(*(sign_request(number, self.grip, number) for number in range(count)))
+
+
+@contextmanager
+def _desk(directory: Path, limits: LogLimits = LIMITS) -> Iterator[Desk]:
+    backend = FakeBackend()
+    with AuditLog.open(directory, NODE, limits) as log:
+        made = Pipeline(log, trio.lowlevel.current_trio_token().run_sync_soon, 2)
+        authority = Authority.load(*create_authority(NODE, datetime.now(UTC)))
+        try:
+            yield Desk(Requests(NODE, backend.keyring(), authority, made), backend, log)
+        finally:
+            backend.gate.set()
+            made.close()
+
+
+async def test_each_signature_has_its_record_before_it_is_released(tmp_path: Path) -> None:
+    with _desk(tmp_path) as desk:
+        answers = await desk.sign_many(500)
+        written = len(records_in(tmp_path))
+    assert written == 500
+    assert all(isinstance(answer, DigestSigned) for answer in answers)
+    heads = [answer.head for answer in answers if isinstance(answer, DigestSigned)]
+    assert verify(tmp_path, heads=heads).damage is None
+
+
+async def test_a_faulty_backends_signature_never_leaves(tmp_path: Path) -> None:
+    with _desk(tmp_path) as desk:
+        desk.backend.flip = True
+        answer = await desk.sign()
+        desk.backend.flip = False
+        assert isinstance(await desk.sign(), DigestSigned)
+    assert isinstance(answer, NotDone)
+    assert (answer.code, answer.retryable) == (FailureCode.BAD_SIGNATURE, True)
+    record = records_in(tmp_path)[0]
+    assert (record["outcome"], record["signature_sha256"]) == ("failed", None)
+    assert "wrong" in str(record["reason"])
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "retryable"),
+    [
+        (BackendError("device busy"), FailureCode.BACKEND, True),
+        (KeyUnavailableError("no such key"), FailureCode.KEY_UNAVAILABLE, False),
+    ],
+)
+async def test_a_failure_is_answered_and_recorded(
+    tmp_path: Path, error: BackendError, code: FailureCode, retryable: bool
+) -> None:
+    with _desk(tmp_path) as desk:
+        desk.backend.error = error
+        answer = await desk.sign()
+    assert isinstance(answer, NotDone)
+    assert (answer.code, answer.retryable) == (code, retryable)
+    assert records_in(tmp_path)[0]["reason"] == str(error)
+
+
+async def test_a_bug_in_one_request_does_not_end_the_thread(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    with _desk(tmp_path) as desk:
+        desk.backend.sign = None  # type: ignore[assignment,method-assign]  # a bug
+        for _ in range(5):
+            answer = await desk.sign()
+            assert isinstance(answer, NotDone)
+            assert answer.code is FailureCode.INTERNAL
+    assert "a request failed" in caplog.text
+
+
+async def test_a_full_queue_is_refused_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pipeline, "MAX_PENDING", 10)
+    with _desk(tmp_path) as desk:
+        desk.backend.gate.clear()
+        refused: list[FromSigner] = []
+        for number in range(12):
+            desk.requests.handle(
+                sign_request(number, desk.grip, number), lambda payload: refused.append(FROM_SIGNER.decode(payload))
+            )
+        await trio.lowlevel.checkpoint()
+        assert [answer.id for answer in refused if isinstance(answer, NotDone) and answer.retryable] == [10, 11]
+    assert len(records_in(tmp_path)) == 10
+
+
+async def test_a_status_waits_for_no_record(tmp_path: Path) -> None:
+    with _desk(tmp_path) as desk:
+        await desk.ask(Status(1))
+    assert records_in(tmp_path) == []
+
+
+async def test_without_a_writable_log_no_key_is_touched(tmp_path: Path) -> None:
+    with _desk(tmp_path) as desk:
+        await desk.sign()
+        descriptor = os.dup(desk.log._fd)
+        read_only = os.open(next(tmp_path.iterdir()), os.O_RDONLY)
+        os.dup2(read_only, desk.log._fd)  # every write fails from here on
+        answer = await desk.sign()
+        assert isinstance(answer, NotDone)
+        assert (answer.code, answer.retryable) == (FailureCode.NOT_OPERATIONAL, True)
+        made = desk.backend.signatures
+        again = await desk.sign()
+        assert isinstance(again, NotDone)
+        assert desk.backend.signatures == made
+        (status,) = await desk.ask(Status(1))
+        assert "operational=False" in repr(status)
+        os.dup2(descriptor, desk.log._fd)
+        assert isinstance(await desk.sign(), DigestSigned)
+        os.close(descriptor)
+        os.close(read_only)
+    assert len(records_in(tmp_path)) == 2
