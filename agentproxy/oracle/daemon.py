@@ -83,7 +83,7 @@ class Oracle:
         )
         reception = Reception(config.node, self._service, self._view, config.certificates, config.max_in_flight)
         self._doors = Doors(reception, self._context, config.max_connections)
-        self._keys_known = trio.Event()
+        self._start_known = trio.Event()  # the signer has told its keys, or that it cannot start
         self._failure: ConfigError | None = None
 
     async def run(self) -> None:
@@ -114,13 +114,21 @@ class Oracle:
     def _start_parts(self, nursery: trio.Nursery) -> None:
         if self._config.signer.config is not None:
             logger.warning("the signer runs under our own uid: there is no isolation between the two processes")
-            nursery.start_soon(signerprocess.run, self._config.signer.config)
+            nursery.start_soon(signerprocess.run, self._config.signer.config, self._signer_refused)
         for part in (self._link.run, self._view.run, self._view.run_notes, self._doors.keep_alive, self._sweep):
             nursery.start_soon(part)
 
+    def _signer_refused(self) -> None:
+        # Later, when we already serve, it is only a signer that is away: its keys file may be mended meanwhile.
+        if not self._start_known.is_set():
+            self._failure = ConfigError("the signer does not start: its reason stands above")
+            self._start_known.set()
+
     async def _serve(self) -> None:
         with trio.move_on_after(SIGNER_START_SECONDS):
-            await self._keys_known.wait()
+            await self._start_known.wait()
+        if self._failure is not None:
+            return
         try:
             _raise(self._config.policy, check(self._service.policy, self._service.keys.values()))
             listeners = await self._listeners()
@@ -178,7 +186,7 @@ class Oracle:
 
     def _keys_changed(self, keys: Keys) -> None:
         self._service.serve_keys(keys.keys, keys.head)
-        self._keys_known.set()
+        self._start_known.set()
         logger.info("keys of the signer, names=%s", ",".join(key.name for key in keys.keys))
         self._follow()
 

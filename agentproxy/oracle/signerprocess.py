@@ -7,6 +7,7 @@ import logging
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import trio
@@ -20,38 +21,50 @@ logger = logging.getLogger(__name__)
 FIRST_RETRY_SECONDS = 0.1
 LAST_RETRY_SECONDS = 10.0  # for a signer that cannot start: its reason stands in the log each time
 STEADY_SECONDS = 30.0  # one that ran so long starts again without delay
+EXIT_CONFIGURATION = 78  # the signer's: something that the operator wrote is wrong
 STOP_SECONDS = 5.0  # it finishes the batch that it writes; then it is killed, which costs nothing that was released
 
 
-async def run(config: Path) -> None:
-    """Keep `python -m agentproxy.signer --config` running until cancelled."""
+async def run(config: Path, refused: Callable[[], None]) -> None:
+    """Keep `python -m agentproxy.signer --config` running until cancelled.
+
+    Args:
+        refused: called whenever it ended because of its configuration, after it told the reason on standard error.
+    """
     delay = FIRST_RETRY_SECONDS
     while True:
         began = trio.current_time()
         code = await _run_once(config)
         if trio.current_time() - began > STEADY_SECONDS:
             delay = FIRST_RETRY_SECONDS
+        if code == EXIT_CONFIGURATION:
+            refused()
         logger.error("signer ended, status=%d next_start_s=%.1f", code, delay)
         await trio.sleep(delay)
         delay = min(delay * 2, LAST_RETRY_SECONDS)
 
 
 async def _run_once(config: Path) -> int:
-    command = [sys.executable, "-m", "agentproxy.signer", "--config", str(config)]
+    # It ends when its standard input does: not even our violent death leaves a signer behind that holds the log.
+    command = [sys.executable, "-m", "agentproxy.signer", "--config", str(config), "--end-with-input"]
     # A process group of its own: Ctrl-C reaches us alone, and we stop it when our connections are done.
     environment = {name: value for name, value in os.environ.items() if name not in systemd.VARIABLES}
-    process = await trio.lowlevel.open_process(
-        command, stdin=subprocess.DEVNULL, start_new_session=True, env=environment
-    )
+    process = await trio.lowlevel.open_process(command, stdin=subprocess.PIPE, start_new_session=True, env=environment)
     logger.info("signer started, pid=%d", process.pid)
     try:
         return await process.wait()
     finally:
-        if process.returncode is None:
-            with trio.CancelScope(shield=True):
-                process.terminate()
-                with trio.move_on_after(STOP_SECONDS):
-                    await process.wait()
-                if process.returncode is None:
-                    process.kill()
-                    await process.wait()
+        with trio.move_on_after(2 * STOP_SECONDS, shield=True):
+            await _stop(process)
+
+
+async def _stop(process: trio.Process) -> None:
+    if process.stdin is not None:
+        await process.stdin.aclose()
+    if process.returncode is None:
+        process.terminate()
+        with trio.move_on_after(STOP_SECONDS):
+            await process.wait()
+    if process.returncode is None:
+        process.kill()
+        await process.wait()

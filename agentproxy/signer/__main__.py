@@ -2,7 +2,10 @@
 
 import argparse
 import logging
+import os
+import signal
 import sys
+import threading
 from pathlib import Path
 
 from agentproxy.protocol.errors import ConfigError
@@ -19,16 +22,26 @@ def main() -> int:
         prog="python -m agentproxy.signer", description="Signs, and records what it signs."
     )
     parser.add_argument("--config", type=Path, required=True, help="signer.yaml")
+    parser.add_argument("--end-with-input", action="store_true", help="end when standard input does")
     arguments = parser.parse_args()
+    if arguments.end_with_input:
+        threading.Thread(target=_end_with_input, daemon=True).start()
     logging.basicConfig(level=logging.INFO, format="%(levelname)s %(name)s: %(message)s")
     try:
         daemon.run(config.load(arguments.config, SignerConfig))
     except ConfigError as error:
         for kind, text in (("error", str(error)), ("hint", error.hint)):
             for line in text.splitlines():
-                sys.stderr.write(f"blind-oracle: {kind}: {line}\\n")
+                sys.stderr.write(f"blind-oracle: {kind}: {line}\n")
         return EXIT_CONFIGURATION
     return 0
+
+
+def _end_with_input() -> None:
+    # Whoever started us holds the other end of the pipe; the kernel closes it however that process dies.
+    while os.read(sys.stdin.fileno(), 4096):
+        pass
+    os.kill(os.getpid(), signal.SIGTERM)
 
 
 if __name__ == "__main__":
