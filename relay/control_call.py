@@ -1,0 +1,52 @@
+"""Asks the running relay on its control socket; plain blocking sockets, for the command line."""
+
+import json
+import socket
+from pathlib import Path
+from typing import TypeVar
+
+import cattrs
+
+from agentproxy.protocol.errors import ConfigError, RemoteProtocolError
+from agentproxy.protocol.wire import new_converter
+from relay.status import ControlError, ControlRequest
+
+__all__ = ["ask"]
+
+# `certificates` goes on to the oracle; this is above the relay's own limit for that.
+ANSWER_SECONDS = 40.0
+MAX_ANSWER = 16 * 1024 * 1024  # bytes
+
+T = TypeVar("T")
+
+
+def ask(path: Path, request: ControlRequest, cls: type[T]) -> T:
+    """What the relay that listens at `path` answers.
+
+    Raises:
+        ConfigError: no relay answers there, or it says why it cannot.
+    """
+    try:
+        untrusted = _exchange(path, json.dumps(new_converter().unstructure(request)).encode() + b"\n")
+    except TimeoutError as error:
+        raise ConfigError(f"{path}: the relay does not answer") from error
+    except OSError as error:
+        raise ConfigError(f"no relay runs here: {path}: {error.strerror}", "blind-oracle-relay serve") from error
+    try:
+        plain: object = json.loads(untrusted)
+        if isinstance(plain, dict) and "error" in plain:
+            raise ConfigError(f"the relay answers: {new_converter().structure(plain, ControlError).error}")
+        return new_converter().structure(plain, cls)
+    except (RemoteProtocolError, cattrs.ForbiddenExtraKeysError, LookupError, TypeError, ValueError) as error:
+        raise ConfigError(f"{path}: something else than a relay of this version answers there") from error
+
+
+def _exchange(path: Path, question: bytes) -> bytes:
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as stream:
+        stream.settimeout(ANSWER_SECONDS)
+        stream.connect(str(path))
+        stream.sendall(question)
+        answer = bytearray()
+        while len(answer) < MAX_ANSWER and (more := stream.recv(65536)):
+            answer += more
+    return bytes(answer)

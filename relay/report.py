@@ -1,0 +1,37 @@
+"""`status` for people: what the relay tells about itself, as lines of text."""
+
+from collections.abc import Iterator
+
+from relay.requestlog import RequestEntry
+from relay.status import StatusReport
+
+__all__ = ["status_lines"]
+
+
+def status_lines(report: StatusReport) -> Iterator[str]:
+    """The report, the most important line first."""
+    way = report.connection
+    since = way.since.strftime("%Y-%m-%d %H:%M:%S UTC")
+    if way.connected:
+        yield f"relay {report.runner}: connected to {way.node} at {way.address} since {since}"
+    else:
+        yield f"relay {report.runner}: NOT CONNECTED to {way.address} since {since}: {way.problem}"
+    yield f"  {report.software}, pid {report.pid}, {report.gpg_connections} gpg connected, {report.waiting} waiting"
+    for socket in report.sockets:
+        yield f"  socket {socket}"
+    yield "  requests: " + ", ".join(f"{count} {outcome}" for outcome, count in report.counts.items())
+    for key in report.keys:
+        expires = f", expires {key.expires:%Y-%m-%d}" if key.expires else ""
+        yield f"  key {key.name} ({key.algorithm}, {key.key_type}{expires}): {key.fingerprint} {key.user_id}"
+    if not report.keys:
+        yield "  no keys: the oracle's policy gives this runner none, or it was never reached"
+    for entry in report.last:
+        yield from _entry_lines(entry)
+
+
+def _entry_lines(entry: RequestEntry) -> Iterator[str]:
+    name = entry.key or entry.keygrip or "-"
+    yield f"  {entry.time:%Y-%m-%d %H:%M:%S} {entry.outcome.value} {name} {entry.duration_ms} ms, request {entry.id}"
+    if entry.reason:
+        says = f" (gpg says: {entry.gpg_says})" if entry.gpg_says else ""
+        yield f"      {entry.code}: {entry.reason}{says}"

@@ -1,0 +1,214 @@
+"""`blind-oracle-relay` as an operator meets it: real processes, real gpg."""
+
+import json
+import os
+import stat
+import subprocess
+import sys
+import tempfile
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+import trio
+
+from agentproxy.protocol.wire import format_time
+from tests.relay.conftest import TOKEN, Runner, run_gpg
+
+ROOT = Path(__file__).parents[2]
+START_SECONDS = 20.0
+
+
+def enrolment(runner: Runner, /, **changed: object) -> Path:
+    issued = runner.authority.issue_cert("b1")
+    content = {
+        "format": "blind-oracle enrolment 1",
+        "runner": "b1",
+        "oracles": [{"address": f"127.0.0.1:{runner.oracle.port or 7443}", "server_name": "localhost"}],
+        "authority": runner.authority.cert_pem.bytes().decode(),
+        "certificate": issued.cert_chain_pems[0].bytes().decode(),
+        "private_key": issued.private_key_pem.bytes().decode(),
+        "token": TOKEN,
+        "expires": format_time(datetime.now(UTC) + timedelta(days=30)),
+        **changed,
+    }
+    file = runner.directory / "b1.enrolment"
+    file.write_text(json.dumps(content))
+    return file
+
+
+def environment(runner: Runner) -> dict[str, str]:
+    config = str(runner.directory / "relay" / "relay.yaml")
+    return {**os.environ, "PYTHONPATH": str(ROOT), "BLIND_ORACLE_RELAY_CONFIG": config, "LC_ALL": "C"}
+
+
+def relay_command(*words: str) -> list[str]:
+    return [sys.executable, "-m", "relay.cli", *words]
+
+
+async def command(runner: Runner, *words: str) -> subprocess.CompletedProcess[bytes]:
+    with trio.fail_after(30):
+        return await trio.run_process(
+            relay_command(*words), capture_stdout=True, capture_stderr=True, check=False, env=environment(runner)
+        )
+
+
+@asynccontextmanager
+async def relay_process(runner: Runner) -> AsyncIterator[subprocess.Popen[bytes]]:
+    with tempfile.TemporaryFile() as log:
+        process = await trio.lowlevel.open_process(relay_command("serve"), env=environment(runner), stderr=log)
+        try:
+            with trio.fail_after(START_SECONDS):
+                while not (runner.directory / "relay" / "run" / "S.gpg-agent").exists():
+                    assert process.poll() is None
+                    await trio.sleep(0.02)
+            yield process
+        finally:
+            process.terminate()
+            with trio.CancelScope(shield=True):
+                assert await process.wait() == 0
+
+
+async def test_enrol_serve_setup_sign_and_status(runner: Runner) -> None:
+    runner.oracle.certificates = {
+        str(facts.fingerprint): run_gpg(runner.home, "--export", str(facts.fingerprint)).stdout
+        for facts in runner.keys.facts.values()
+    }
+    home = runner.directory / "relay" / "gnupg"
+    async with runner.running_oracle():
+        enrolled = await command(runner, "enroll", str(enrolment(runner)))
+        assert enrolled.returncode == 0, enrolled.stderr
+        async with relay_process(runner):
+            made = await command(runner, "setup")
+            assert made.returncode == 0, made.stderr
+            again = await command(runner, "setup")
+            assert again.stdout == made.stdout
+            signed = await trio.run_process(
+                ["gpg", "--homedir", str(home), "--batch", "-u", "rsa@example.org", "-o", "-", "--detach-sign"],
+                stdin=b"package", capture_stdout=True, capture_stderr=True,
+            )  # fmt: skip
+            assert signed.stderr == b""
+            status = await command(runner, "status", "--last")
+            plain = await command(runner, "status", "--json", "--last", "1")
+
+    assert await runner.verifies(signed.stdout)
+    assert b"%_gpg_path" in made.stdout
+    assert status.returncode == 0
+    assert b"connected to node-a" in status.stdout
+    assert b"signed rsa" in status.stdout
+    assert json.loads(plain.stdout)["last"][0]["outcome"] == "signed"
+
+
+async def test_a_deleted_redirect_heals_itself_and_a_stopped_relay_fails_at_once(runner: Runner) -> None:
+    home = runner.directory / "relay" / "gnupg"
+    runner.oracle.certificates = {
+        str(facts.fingerprint): run_gpg(runner.home, "--export", str(facts.fingerprint)).stdout
+        for facts in runner.keys.facts.values()
+    }
+    sign = ["gpg", "--homedir", str(home), "--batch", "-u", "rsa@example.org", "-o", "-", "--detach-sign"]
+    redirect = Path(
+        subprocess.run(
+            ["gpgconf", "--homedir", str(home), "--list-dirs", "agent-socket"],
+            capture_output=True,
+            check=True,
+            text=True,
+        ).stdout.strip()
+    )
+    async with runner.running_oracle():
+        await command(runner, "enroll", str(enrolment(runner)))
+        async with relay_process(runner):
+            await command(runner, "setup")
+            redirect.unlink()
+            signed = await trio.run_process(sign, stdin=b"x", capture_stdout=True, capture_stderr=True, check=False)
+            assert signed.returncode == 0, signed.stderr
+        with trio.fail_after(10):
+            stopped = await trio.run_process(sign, stdin=b"x", capture_stdout=True, capture_stderr=True, check=False)
+
+    assert stopped.returncode == 2
+    assert stopped.stdout == b""
+
+
+async def test_a_second_relay_with_the_same_state_is_refused(runner: Runner) -> None:
+    async with runner.running_oracle():
+        await command(runner, "enroll", str(enrolment(runner)))
+        async with relay_process(runner):
+            second = await command(runner, "serve")
+
+    assert second.returncode == 1
+    assert b"blind-oracle-relay: error: " in second.stderr
+    assert b"another process listens here" in second.stderr
+
+
+async def test_the_credentials_are_for_the_relay_alone(runner: Runner) -> None:
+    await command(runner, "enroll", str(enrolment(runner)))
+
+    directory = runner.directory / "relay"
+    modes = {name: stat.S_IMODE((directory / name).stat().st_mode) for name in ("client.key", "token")}
+    assert modes == {"client.key": 0o600, "token": 0o600}
+    assert not list(directory.glob(".enrol*"))
+
+
+async def test_another_enrolment_needs_replace(runner: Runner) -> None:
+    await command(runner, "enroll", str(enrolment(runner)))
+    same = await command(runner, "enroll", str(enrolment(runner)))
+    other = enrolment(runner, token="bo_" + "u" * 43)
+    refused = await command(runner, "enroll", str(other))
+    replaced = await command(runner, "enroll", "--replace", str(other))
+
+    assert same.returncode == 0
+    assert refused.returncode == 1
+    assert b"enrolled already" in refused.stderr
+    assert b"hint: add --replace" in refused.stderr
+    assert replaced.returncode == 0
+    assert (runner.directory / "relay" / "token").read_text().strip() == "bo_" + "u" * 43
+
+
+@pytest.mark.parametrize(
+    ("changed", "words"),
+    [
+        ({"format": "blind-oracle enrolment 2"}, b"format"),
+        ({"expires": "2020-01-01T00:00:00.000000Z"}, b"expired on 2020-01-01"),
+        ({"private_key": "nothing"}, b"the enrolment file is damaged"),
+        ({"authority": "nothing"}, b"the enrolment file is damaged"),
+        ({"oracles": []}, b"oracles: expected at least one"),
+        ({"extra": 1}, b"extra"),
+        ({"runner": "../b1"}, b"runner"),
+    ],
+)
+async def test_a_bad_enrolment_file_is_refused_and_leaves_nothing(
+    runner: Runner, changed: dict[str, object], words: bytes
+) -> None:
+    refused = await command(runner, "enroll", str(enrolment(runner, **changed)))
+
+    assert refused.returncode == 1
+    assert words in refused.stderr
+    assert TOKEN.encode() not in refused.stderr
+    assert not list((runner.directory / "relay").glob("*"))
+
+
+async def test_without_a_relay_status_says_so(runner: Runner) -> None:
+    await command(runner, "enroll", str(enrolment(runner)))
+    status = await command(runner, "status")
+
+    assert status.returncode == 1
+    assert b"no relay runs here" in status.stderr
+    assert b"hint: blind-oracle-relay serve" in status.stderr
+
+
+async def test_without_a_configuration_serve_says_what_to_do(runner: Runner) -> None:
+    served = await command(runner, "serve")
+
+    assert served.returncode == 1
+    assert b"relay.yaml: cannot be read" in served.stderr
+    assert b"hint: blind-oracle-relay enroll FILE" in served.stderr
+
+
+async def test_wrong_usage_has_a_status_of_its_own(runner: Runner) -> None:
+    assert (await command(runner, "frobnicate")).returncode == 2
+    assert (await command(runner, "serve", "--frobnicate")).returncode == 2
+
+
+def test_the_shim_is_clean_posix_shell() -> None:
+    subprocess.run(["shellcheck", "-s", "sh", ROOT / "relay" / "agent-shim"], check=True)
