@@ -214,7 +214,8 @@ def _point(x: int, y: int, size: int) -> bytes:
 
 
 # Domain parameters: FIPS 186-4, D.1.2 (NIST curves); RFC 7748, 4.1 and 4.2, RFC 8032, 5.1 and 5.2 (Edwards).
-# Libgcrypt hashes absolute values: a of Ed25519 is -1 and counts as 1, its b is -d's absolute value.
+# Libgcrypt hashes what its table of curves holds, without the sign: a of Ed25519 is -1 there and counts as 1, its b
+# is negative too; b of Ed448 is p - 39081.
 _CURVE_PARAMETERS = {
     Curve.ED25519: _curve_parameters(
         2**255 - 19,
@@ -230,7 +231,7 @@ _CURVE_PARAMETERS = {
     Curve.ED448: _curve_parameters(
         2**448 - 2**224 - 1,
         1,
-        39081,
+        2**448 - 2**224 - 1 - 39081,
         _point(
             0x4F1970C66BED0DED221D15A622BF36DA9E146570470F1767EA6DE324A3D3A46412AE1AF72AB66511433B80E18B00938E2626A82BC70CC05E,
             0x693F46716EB6BC248876203756C9C7624BEA73736CA3984087789C1E05A0C2D73AD3FF1CE67C39C4FDBD132C4ED7C8AD9808795BF230FA14,

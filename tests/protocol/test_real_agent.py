@@ -3,10 +3,12 @@
 import contextlib
 
 import pytest
+from cryptography.hazmat.primitives.asymmetric.ed448 import Ed448PublicKey
 
 from agentproxy.protocol.assuan import MAX_LINE
 from agentproxy.protocol.keys import Curve, DsaPublicKey, EccPublicKey, PublicKey, RsaPublicKey
 from agentproxy.protocol.sexp import encode_public_key, encode_signature, parse, parse_signature
+from agentproxy.protocol.signatures import EddsaSignature
 from tests.protocol.conftest import ALGORITHMS, AgentConversation, RealAgent
 
 
@@ -51,3 +53,26 @@ def test_the_longest_line_is_the_agents_too(agent: AgentConversation) -> None:
     agent._socket.sendall(b"SETKEYDESC x" + text + b"\n")
     with contextlib.suppress(ConnectionResetError):  # it hangs up, with or without reading what is left
         assert agent._socket.recv(100) == b""
+
+
+# Made with gpg 2.4.7 and libgcrypt 1.11: gpg 2.2 has no Ed448.
+ED448_GRIP = "FD2A8AFB1CF51F9DC55DCFD74D40135791BACE80"
+ED448_POINT = bytes.fromhex(
+    "2bf7405dc888382bf23111f043860d522e24dc8ac7ddde14d616279d5053993b33659edc15d861a90c56f4da11c001eb25f0f1797cbe6b8180"
+)
+ED448_R = bytes.fromhex(
+    "c38b63e215f371f912306a123bd2810b69a93a209c73a6f5430f191c4e7d2b4efb14929d021f903b474d5a51e4872a81a737f30167675c8e00"
+)
+ED448_S = bytes.fromhex(
+    "b24971d902385293be3503dc625403c35649fe99ce05058b17cec1fac7c6dc6a87dd9628a9a0653f8b306855062e811d6005735ca16f012600"
+)
+
+
+def test_ed448_is_as_a_newer_agent_has_it() -> None:
+    received = b"(10:public-key(3:ecc(5:curve5:Ed448)(1:q57:" + ED448_POINT + b")))"
+    key = public_key(parse(received))
+    assert str(key.keygrip) == ED448_GRIP
+    assert encode_public_key(key) == received
+    signature = parse_signature(b"(7:sig-val(5:eddsa(1:r57:" + ED448_R + b")(1:s57:" + ED448_S + b")))")
+    assert isinstance(signature, EddsaSignature)
+    Ed448PublicKey.from_public_bytes(ED448_POINT).verify(signature.r + signature.s, b"\x5a" * 64)
