@@ -25,7 +25,7 @@ test: setup
 check: setup
 	$(BIN)/ruff format --check
 	$(BIN)/ruff check
-	$(BIN)/flake8-async --enable=ASYNC agentproxy relay demo tests bench
+	git ls-files '*.py' | xargs -n 40 -P 2 $(BIN)/flake8-async --enable=ASYNC
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
