@@ -59,13 +59,15 @@ class OracleConfig:
     registry: Path
     certificates: Path  # a directory of NAME.pgp, the OpenPGP certificates of the keys
     signer: SignerConfig
+    addresses: tuple[str, ...] = ()  # host:port that enrolment files tell relays; empty: where we listen
     address_file: Path | None = None  # the bound address goes there; None: oracle.address beside the signer's socket
     max_connections: int = 1000
     max_in_flight: int = 256  # requests of one connection
 
     def __post_init__(self) -> None:
         check_name(self.node, "node")
-        parse_address(self.listen)
+        for address in (self.listen, *self.addresses):
+            parse_address(address)
         if self.max_connections < 1 or not 1 <= self.max_in_flight <= 4096:
             raise RemoteProtocolError("expected max_connections from 1 and max_in_flight from 1 to 4096")
 

@@ -34,13 +34,13 @@ SWEEP_SECONDS = 1.0
 SIGNER_START_SECONDS = 5.0
 
 
-def run(config_path: Path) -> None:
-    """Serve until SIGTERM or SIGINT.
+def run(config_path: Path, log_level: str = "INFO") -> None:
+    """Serve until SIGTERM or SIGINT, with a log on standard error.
 
     Raises:
         ConfigError: something that the operator wrote is wrong.
     """
-    logs.configure()
+    logs.configure(log_level)
     config = load(config_path, OracleConfig)
     trio.run(Oracle(config).run)
 

@@ -1,7 +1,6 @@
 """`python -m agentproxy.signer --config FILE`: what systemd, and `blind-oracle serve`, start."""
 
 import argparse
-import logging
 import os
 import signal
 import sys
@@ -9,7 +8,7 @@ import threading
 from pathlib import Path
 
 from agentproxy.protocol.errors import ConfigError
-from agentproxy.runtime import config
+from agentproxy.runtime import config, logs
 from agentproxy.signer import daemon
 from agentproxy.signer.config import SignerConfig
 
@@ -26,7 +25,7 @@ def main() -> int:
     arguments = parser.parse_args()
     if arguments.end_with_input:
         threading.Thread(target=_end_with_input, daemon=True).start()
-    logging.basicConfig(level=logging.INFO, format="%(levelname)s %(name)s: %(message)s")
+    logs.configure()
     try:
         daemon.run(config.load(arguments.config, SignerConfig))
     except ConfigError as error:

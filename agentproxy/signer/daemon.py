@@ -11,6 +11,7 @@ import trio
 from agentproxy import __version__
 from agentproxy.protocol.errors import ConfigError
 from agentproxy.protocol.signer_messages import Outcome
+from agentproxy.runtime import systemd
 from agentproxy.runtime.files import read_private
 from agentproxy.runtime.unixsocket import bind
 from agentproxy.signer.authority import Authority
@@ -65,6 +66,7 @@ async def _serve(config: SignerConfig, keyring: Keyring, authority: Authority, l
         with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT, signal.SIGHUP) as signals:
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(_obey, signals, config, requests, server)
+                systemd.notify(READY="1")  # the socket listens: who connects now is served in a moment
                 await server.serve(listener)
                 nursery.cancel_scope.cancel()
     finally:

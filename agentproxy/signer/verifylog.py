@@ -145,7 +145,7 @@ def _chunks(segment: Segment, wanted: frozenset[int]) -> list[_Chunk]:
 def _results(chunks: list[_Chunk], processes: int | None) -> Iterator[Iterator[_Checked]]:
     """Check all chunks, in order, in as many processes as it is worth."""
     workers = processes or len(os.sched_getaffinity(0))
-    if workers == 1 or len(chunks) < 3:
+    if workers == 1 or sum(chunk.end - chunk.start for chunk in chunks) < 3 * _CHUNK:
         yield map(_check, chunks)
         return
     with ProcessPoolExecutor(workers, get_context("spawn")) as pool:
