@@ -1,0 +1,5 @@
+"""`python -m agentproxy.admin`: the command line where no script is installed."""
+
+from agentproxy.admin.cli import main
+
+main()

@@ -1,0 +1,90 @@
+"""The operator's command line, `blind-oracle`: finds the command, runs it, prints its errors.
+
+Exit status: 0 done, 1 it did not work, 2 wrong usage, 130 interrupted. Only the command that was named is imported,
+so that help and completion answer at once.
+"""
+
+import importlib
+import os
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from typing import NoReturn
+
+import click
+
+from agentproxy import __version__
+from agentproxy.protocol.errors import BlindOracleError, ConfigError
+
+__all__ = ["main"]
+
+FAILED, USAGE, INTERRUPTED = 1, 2, 130
+
+# name: module below `commands` whose `command` it is, and what the overview says
+_COMMANDS: Mapping[str, tuple[str, str]] = {
+    "init": ("init", "Make a state directory: CA, server certificate, example policy."),
+    "key": ("key", "Import signing keys for the signer."),
+    "runner": ("runner", "Add build servers."),
+    "serve": ("serve", "Run the oracle."),
+    "audit": ("audit", "Read and verify the audit log."),
+}
+
+
+def main(arguments: Sequence[str] | None = None) -> NoReturn:
+    """Run one command and leave with its exit status."""
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    try:
+        status = _group(words).main(words, "blind-oracle", standalone_mode=False)
+    except click.ClickException as error:
+        _complain(error.format_message(), _usage_hint(error))
+        sys.exit(USAGE if isinstance(error, click.UsageError) else FAILED)
+    except click.Abort:
+        sys.exit(INTERRUPTED)
+    except BrokenPipeError:
+        # `… | head` has seen enough. Python would complain once more while it closes the output.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(FAILED)
+    except (BlindOracleError, ExceptionGroup) as error:
+        reasons = list(_leaves(error))
+        if not all(isinstance(reason, BlindOracleError) for reason in reasons):
+            raise  # a bug of ours: the traceback is what its finder needs
+        for reason in reasons:
+            _complain(str(reason), reason.hint if isinstance(reason, ConfigError) else "")
+        sys.exit(FAILED)
+    sys.exit(status if isinstance(status, int) else 0)
+
+
+def _group(words: Sequence[str]) -> click.Group:
+    group = click.Group(
+        "blind-oracle",
+        help="Operate a Blind Oracle: it signs digests for build servers that hold no private key.",
+        epilog="Exit status: 0 done, 1 it did not work, 2 wrong usage, 130 interrupted.",
+        context_settings={"help_option_names": ["-h", "--help"]},
+    )
+    group = click.version_option(__version__, "-V", "--version", prog_name="blind-oracle")(group)
+    completing = "_BLIND_ORACLE_COMPLETE" in os.environ
+    for name, (module, summary) in _COMMANDS.items():
+        if completing or name in words:
+            group.add_command(importlib.import_module(f"agentproxy.admin.commands.{module}").command, name)
+        else:
+            group.add_command(click.Command(name, short_help=summary))
+    return group
+
+
+def _usage_hint(error: click.ClickException) -> str:
+    context = error.ctx if isinstance(error, click.UsageError) else None
+    return f"{context.command_path} --help" if context is not None else ""
+
+
+def _leaves(error: Exception) -> Iterator[Exception]:
+    # A daemon's error comes wrapped in one group for each nursery that it passed.
+    if isinstance(error, ExceptionGroup):
+        for part in error.exceptions:
+            yield from _leaves(part)
+    else:
+        yield error
+
+
+def _complain(message: str, hint: str) -> None:
+    for kind, text in (("error", message), ("hint", hint)):
+        for line in text.splitlines():
+            click.echo(f"blind-oracle: {kind}: {line}", err=True)

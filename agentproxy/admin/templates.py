@@ -1,0 +1,72 @@
+"""The texts that `blind-oracle init` writes, with comments for the people who will change them."""
+
+__all__ = ["KEYS", "ORACLE", "POLICY", "SIGNER"]
+
+# Filled in by str.format; paths are relative to the file that they stand in, so the directory can be moved.
+ORACLE = """\
+# The oracle: it decides who gets a signature, and holds no key. Paths are relative to this file.
+node: {node}
+listen: {listen}
+# What enrolment files tell build servers: host:port, each host a name in the server's certificate.
+addresses: [{addresses}]
+
+tls:
+  certificate: oracle/server.crt
+  key: oracle/server.key
+  authority: oracle/authority.crt   # who issues the certificates of build servers
+
+policy: policy.yaml
+registry: oracle/registry.sqlite    # runners, and hashes of their tokens
+certificates: oracle/certificates   # OpenPGP certificates, for relays to fetch
+
+signer:
+  socket: run/signer.sock
+  # `blind-oracle serve` starts the signer with this file, under its own uid: without isolation between the two.
+  # Remove the line where systemd runs the signer as another user.
+  config: signer/signer.yaml
+"""
+
+SIGNER = """\
+# The signer: it holds the keys and writes the audit log. It has no network. Paths are relative to this file.
+node: {node}
+socket: ../run/signer.sock
+keys_file: keys.yaml
+gnupg_home: gnupg
+passphrases: passphrases            # one file for each protected key, named like the key
+
+audit:
+  directory: ../audit
+
+authority:
+  certificate: authority.crt
+  key: authority.key
+"""
+
+KEYS = """\
+# Which keys the signer serves, with which hash algorithms and accepted risks. The oracle cannot change it.
+# `blind-oracle key import` adds entries.
+keys: {}
+"""
+
+POLICY = """\
+# Who may use which key. Keep this file in git and let somebody review each change; a running oracle takes a new
+# version, whole or not at all, on SIGHUP.
+#
+# keys:
+#   modern:
+#     fingerprint: 0123456789ABCDEF0123456789ABCDEF01234567   # of the subkey that signs
+#     type: modern                       # legacy, modern, or a word of your own
+#     distributions: ["el9-*", "el10-*"] # left out: for any, and requests need not name one
+#     hash_algorithms: [sha256, sha512]  # left out: sha256, sha384, sha512
+#
+# runners:
+#   build-01:
+#     keys: [modern]                     # names from above
+#     rate: 20                           # signatures a second; left out: not limited
+#     priority: normal                   # urgent, normal or bulk
+#     networks: [10.1.0.0/16]            # where it may connect from; left out: anywhere
+
+keys: {}
+
+runners: {}
+"""
