@@ -1,0 +1,147 @@
+"""`blind-oracle audit`."""
+
+import json
+from collections.abc import Iterable
+from pathlib import Path
+
+import click
+from rich.console import Console
+from rich.table import Table
+
+from agentproxy.admin.heads import read_heads
+from agentproxy.admin.layout import config_option, load_oracle, load_signer
+from agentproxy.admin.records import COLUMNS, ends, follow, last_lines, summary
+from agentproxy.protocol.errors import RemoteProtocolError
+from agentproxy.protocol.fields import Head
+from agentproxy.signer.record import AuditRecord
+from agentproxy.signer.verifylog import Report, verify
+
+__all__ = ["command"]
+
+DIRECTORY_VARIABLE = "BLIND_ORACLE_AUDIT_DIR"
+_NOT_A_TERMINAL = 240  # columns, so that a file or a pipe gets whole lines
+
+_directory = click.argument(
+    "directory", type=click.Path(path_type=Path, file_okay=False), required=False, envvar=DIRECTORY_VARIABLE
+)
+_json = click.option("--json", "as_json", is_flag=True, help="For machines.")
+
+
+@click.group("audit")
+def command() -> None:
+    """Read and verify the audit log.
+
+    The log lies in DIRECTORY; without it in $BLIND_ORACLE_AUDIT_DIR, or where the configuration says.
+    """
+
+
+@command.command("tail")
+@_directory
+@click.option("-n", "number", type=click.IntRange(0), default=20, show_default=True, help="How many records.")
+@click.option("--follow", "-f", "following", is_flag=True, help="Go on with new records until Ctrl-C.")
+@_json
+@config_option
+def tail_(directory: Path | None, number: int, following: bool, as_json: bool, config: Path) -> None:  # noqa: FBT001  flags of the command line
+    """Show the last records. What stands under "claimed" is a relay's word, and not proven."""
+    place = directory or _configured(config)
+    until = ends(place)
+    lines = last_lines(until, number)
+    if as_json or following:
+        _stream(lines, as_json=as_json)
+    else:
+        _show(lines)
+    if following:
+        _stream(follow(place, until), as_json=as_json)
+
+
+@command.command("verify")
+@_directory
+@click.option(
+    "--head",
+    "head_files",
+    type=click.Path(path_type=Path, dir_okay=False),
+    multiple=True,
+    help="A saved head, such as a relay keeps: proves also that nothing was cut off or rewritten up to there.",
+)
+@click.option("--archived", is_flag=True, help="Accept that the oldest segments were moved away.")
+@_json
+@config_option
+@click.pass_context
+def verify_(  # noqa: PLR0913, PLR0917  one parameter for each option
+    context: click.Context,
+    directory: Path | None,
+    head_files: tuple[Path, ...],
+    archived: bool,  # noqa: FBT001  a flag of the command line
+    as_json: bool,  # noqa: FBT001
+    config: Path,
+) -> None:
+    """Check that every record is there, unchanged and in order. Exit status 1 says that the log is damaged."""
+    heads = [head for file in head_files for head in read_heads(file)]
+    report = verify(directory or _configured(config), heads=heads, archived=archived)
+    click.echo(json.dumps(_plain(report)) if as_json else _words(report, len(heads)))
+    context.exit(0 if report.damage is None else 1)
+
+
+def _configured(config: Path) -> Path:
+    return load_signer(load_oracle(config)).audit.directory
+
+
+def _stream(lines: Iterable[bytes], *, as_json: bool) -> None:
+    for line in lines:
+        click.echo(line.decode("ascii", "backslashreplace") if as_json else "  ".join(filter(None, _row(line))))
+
+
+def _show(lines: list[bytes]) -> None:
+    console = Console(markup=False, highlight=False)
+    if not console.is_terminal:
+        console.width = _NOT_A_TERMINAL
+    table = Table(*COLUMNS, box=None, pad_edge=False, header_style="bold")
+    for line in lines:
+        table.add_row(*_row(line))
+    console.print(table)
+
+
+def _row(line: bytes) -> tuple[str, ...]:
+    try:
+        return summary(AuditRecord.parse(line))
+    except RemoteProtocolError:
+        return ("?", "", "", "", "", "", "", "not a record: blind-oracle audit verify says more", "")
+
+
+def _words(report: Report, heads: int) -> str:
+    notes = "".join(f"\nnote: {note}" for note in report.notes)
+    if report.damage is None:
+        last = f", head {report.head.sequence} {report.head.hash.hex()}" if report.head is not None else ""
+        kept = f", {heads} saved head{'s' * (heads != 1)} found in it" if heads else ""
+        return f"whole: {report.records} records in {report.segments} segments{last}{kept}{notes}"
+    damage = report.damage
+    where = f"{damage.path}: line {damage.line}" if damage.line else damage.path
+    return (
+        f"damaged, {damage.kind.value}: record {damage.sequence}: {damage.explanation}\n"
+        f"  {where}\n  {report.records} records before it are whole{notes}"
+    )
+
+
+def _plain(report: Report) -> dict[str, object]:
+    damage = report.damage
+    return {
+        "whole": damage is None,
+        "segments": report.segments,
+        "records": report.records,
+        "first": report.first,
+        "head": _plain_head(report.head),
+        "damage": None
+        if damage is None
+        else {
+            "kind": damage.kind.value,
+            "file": damage.path,
+            "line": damage.line,
+            "sequence": damage.sequence,
+            "explanation": damage.explanation,
+        },
+        "notes": list(report.notes),
+    }
+
+
+def _plain_head(head: Head | None) -> dict[str, object] | None:
+    return None if head is None else {"node": head.node, "sequence": head.sequence, "hash": head.hash.hex()}

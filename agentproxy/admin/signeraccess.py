@@ -1,0 +1,108 @@
+"""The signer for a command of the operator: the running one, or one that runs for the moment.
+
+Two signers never write one audit log: its directory is locked, so a signer that we start beside a running one ends
+with the reason.
+"""
+
+import os
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import BinaryIO
+
+import trio
+
+from agentproxy.admin.layout import load_signer
+from agentproxy.admin.readiness import ReadySocket
+from agentproxy.oracle.config import OracleConfig
+from agentproxy.oracle.signerlink import SignerError, connect
+from agentproxy.protocol.errors import ConfigError
+from agentproxy.protocol.signer_messages import FromSigner, ListKeys, ToSigner
+
+__all__ = ["ask", "signer_for"]
+
+START_SECONDS = 60.0  # unlocking some protected keys takes 0.5 s each
+STOP_SECONDS = 10.0
+ANSWER_SECONDS = 10.0  # issuing takes milliseconds; a disk that stalls takes longer
+
+
+@contextmanager
+def signer_for(oracle: OracleConfig) -> Iterator[Path]:
+    """The socket of a signer that answers, for as long as the block lasts.
+
+    Raises:
+        ConfigError: none runs, and none can be started; with the signer's own reason.
+    """
+    try:
+        ask(oracle.signer.socket, ListKeys(0))
+    except SignerError as error:
+        if oracle.signer.config is None:
+            raise ConfigError(str(error), "systemd runs the signer: systemctl status blind-oracle-signer") from error
+    else:
+        yield oracle.signer.socket
+        return
+    with _started(oracle, oracle.signer.config):
+        yield oracle.signer.socket
+
+
+def ask(path: Path, request: ToSigner) -> FromSigner:
+    """Send one request, under an id of the connection's own, to the signer and wait for the answer.
+
+    Raises:
+        SignerError: nobody listens there, it did not answer, or it did not do it.
+    """
+    return trio.run(_ask, path, request)
+
+
+async def _ask(path: Path, request: ToSigner) -> FromSigner:
+    with trio.move_on_after(ANSWER_SECONDS):
+        async with connect(path) as link:
+            return await link.request(replace(request, id=link.next_id()))
+    raise ConfigError(f"{path}: the signer did not answer within {ANSWER_SECONDS:.0f} s")
+
+
+@contextmanager
+def _started(oracle: OracleConfig, config: Path) -> Iterator[None]:
+    audit = load_signer(oracle).audit.directory
+    with ReadySocket() as ready, tempfile.TemporaryFile() as log:
+        process = _start(config, audit, ready.environment(), log)
+        try:
+            if not ready.wait(process, START_SECONDS):
+                raise ConfigError(f"the signer does not start:\n{_reasons(log)}")
+            yield
+        finally:
+            process.terminate()
+            try:
+                process.wait(STOP_SECONDS)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
+
+
+def _start(config: Path, audit: Path, environment: dict[str, str], log: BinaryIO) -> subprocess.Popen[bytes]:
+    # As root we would leave files in the log that the signer's own user cannot write later.
+    status = audit.stat()
+    as_owner = os.geteuid() == 0 and status.st_uid != 0
+    return subprocess.Popen(
+        [sys.executable, "-m", "agentproxy.signer", "--config", config],
+        env=environment,
+        stdin=subprocess.DEVNULL,
+        stdout=log,
+        stderr=log,
+        user=status.st_uid if as_owner else None,
+        group=status.st_gid if as_owner else None,
+        extra_groups=[] if as_owner else None,
+        start_new_session=True,  # Ctrl-C is for us; we stop it in good order
+    )
+
+
+def _reasons(log: BinaryIO) -> str:
+    """What the signer said against starting, without our own program's name before each line."""
+    log.seek(0)
+    lines = log.read().decode(errors="replace").splitlines()
+    said = [line.removeprefix("blind-oracle: ") for line in lines if line.startswith("blind-oracle: ")]
+    return "\n".join(said or lines[-5:] or ["it did not say why"])

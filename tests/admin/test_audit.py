@@ -1,0 +1,113 @@
+import json
+import subprocess
+import sys
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pytest
+
+from agentproxy.protocol.fields import Asserted, Claims
+from agentproxy.protocol.signer_messages import Outcome
+from agentproxy.signer.log import AuditLog, LogLimits
+from agentproxy.signer.record import Entry
+from tests.admin.shell import blind_oracle
+
+SEGMENT_BYTES = 1400  # a few records, so that a log has several segments
+
+
+def append(directory: Path, *operations: str) -> None:
+    log = AuditLog.open(directory, "n1", LogLimits(reserve_bytes=0, rotate_bytes=SEGMENT_BYTES))
+    claims = Claims(user="builder", package="hello-1.0-1.noarch")
+    for operation in operations:
+        log.append([Entry(operation, Outcome.DONE, Asserted(runner="b1", claims=claims), reason="why not")])
+    log.close()
+
+
+@pytest.fixture(name="log")
+def made_log(tmp_path: Path) -> Path:
+    (tmp_path / "audit").mkdir(mode=0o700)
+    append(tmp_path / "audit", *(f"op{number}" for number in range(10)))
+    assert len(list((tmp_path / "audit").glob("*.jsonl"))) > 2
+    return tmp_path / "audit"
+
+
+def test_tail_shows_the_last_records_across_segments(log: Path) -> None:
+    result = blind_oracle("audit", "tail", log, "-n", "4")
+    assert result.status == 0, result.errors
+    heading, *rows = result.output.splitlines()
+    assert heading.split()[:3] == ["sequence", "time", "(UTC)"]
+    assert "claimed" in heading
+    assert [row.split()[3] for row in rows] == ["op6", "op7", "op8", "op9"]
+    assert "hello-1.0-1.noarch builder" in rows[0]
+    assert f"{datetime.now(UTC):%Y-%m-%d}" in rows[0]
+
+
+def test_tail_for_machines_is_the_records_themselves(log: Path) -> None:
+    result = blind_oracle("audit", "tail", "--json", "-n", "100", environment={"BLIND_ORACLE_AUDIT_DIR": str(log)})
+    lines = result.output.splitlines()
+    assert [json.loads(line)["sequence"] for line in lines] == list(range(1, 11))
+    stored = b"".join(path.read_bytes() for path in sorted(log.glob("*.jsonl")))
+    assert result.output.encode() == stored
+
+
+def test_tail_of_nothing_is_nothing(log: Path) -> None:
+    assert blind_oracle("audit", "tail", log, "-n", "0", "--json").output == ""
+
+
+def test_follow_shows_records_as_they_come_also_in_a_new_segment(log: Path) -> None:
+    command = [sys.executable, "-m", "agentproxy.admin", "audit", "tail", log, "-n", "1", "--follow", "--json"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as following:
+        try:
+            assert following.stdout is not None
+            assert json.loads(following.stdout.readline())["operation"] == "op9"
+            append(log, *(f"new{number}" for number in range(6)))
+            shown = [json.loads(following.stdout.readline())["operation"] for _ in range(6)]
+            assert shown == [f"new{number}" for number in range(6)]
+        finally:
+            following.kill()
+
+
+def test_a_whole_log_is_called_whole(log: Path) -> None:
+    result = blind_oracle("audit", "verify", log)
+    assert result.status == 0, result.errors
+    assert result.output.startswith("whole: 10 records in ")
+
+
+def test_a_changed_record_is_named_and_the_status_says_so(log: Path) -> None:
+    segment = sorted(log.glob("*.jsonl"))[1]
+    segment.write_bytes(segment.read_bytes().replace(b"why not", b"because", 1))
+    result = blind_oracle("audit", "verify", log)
+    assert result.status == 1
+    assert result.output.startswith("damaged, edited: record ")
+    assert str(segment) in result.output
+    plain = json.loads(blind_oracle("audit", "verify", log, "--json").output)
+    assert plain["whole"] is False
+    assert plain["damage"]["kind"] == "edited"
+
+
+@pytest.mark.parametrize("form", ["{0}", "[{0}]", '{{"heads": [{0}]}}'])
+def test_a_saved_head_proves_that_nothing_was_cut_off(log: Path, form: str, tmp_path: Path) -> None:
+    head = json.loads(blind_oracle("audit", "verify", log, "--json").output)["head"]
+    (tmp_path / "head").write_text(form.format(json.dumps(head)))
+    result = blind_oracle("audit", "verify", log, "--head", tmp_path / "head")
+    assert result.status == 0, result.errors
+    assert "1 saved head found in it" in result.output
+    last = sorted(log.glob("*.jsonl"))[-1]
+    last.write_bytes(b"".join(last.read_bytes().splitlines(keepends=True)[:-1]))
+    assert blind_oracle("audit", "verify", log).status == 0
+    result = blind_oracle("audit", "verify", log, "--head", tmp_path / "head")
+    assert result.status == 1
+    assert "cut off" in result.output
+
+
+@pytest.mark.parametrize("content", ["", "[]x", "5", '{"node": "a"}', '{"node":"a","sequence":0,"hash":""}', "[[]]"])
+def test_what_is_no_head_is_refused(log: Path, content: str, tmp_path: Path) -> None:
+    (tmp_path / "head").write_text(content)
+    result = blind_oracle("audit", "verify", log, "--head", tmp_path / "head")
+    assert result.status == 1
+    assert f"{tmp_path / 'head'}: expected the saved head of an audit log in JSON" in result.errors
+
+
+def test_a_directory_without_a_log_is_refused(tmp_path: Path) -> None:
+    assert "no audit log here" in blind_oracle("audit", "verify", tmp_path).errors
+    assert "No such file" in blind_oracle("audit", "tail", tmp_path / "gone").errors
