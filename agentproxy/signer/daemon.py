@@ -1,9 +1,8 @@
 """The signer as a process: opens keys and log, serves the socket, ends in good order."""
 
+import functools
 import logging
 import os
-import signal
-from collections.abc import AsyncIterator
 from datetime import UTC, datetime
 
 import trio
@@ -13,6 +12,7 @@ from agentproxy.protocol.errors import ConfigError
 from agentproxy.protocol.signer_messages import Outcome
 from agentproxy.runtime import systemd
 from agentproxy.runtime.files import read_private
+from agentproxy.runtime.serve import serve_until_stopped
 from agentproxy.runtime.unixsocket import bind
 from agentproxy.signer.authority import Authority
 from agentproxy.signer.config import SignerConfig
@@ -27,6 +27,8 @@ from agentproxy.signer.server import Server
 __all__ = ["run"]
 
 logger = logging.getLogger(__name__)
+
+DRAIN_SECONDS = 10.0  # for what is in flight when we are told to end: one signature of a slow device, at most
 
 
 def run(config: SignerConfig) -> None:
@@ -58,29 +60,35 @@ def _open_authority(config: SignerConfig) -> Authority:
 
 async def _serve(config: SignerConfig, keyring: Keyring, authority: Authority, log: AuditLog) -> None:
     threads = config.signing_threads or max(2, len(os.sched_getaffinity(0)))
-    listener = bind(config.socket, 0o660)
+    listener = _listener(config)
     pipeline = Pipeline(log, trio.lowlevel.current_trio_token().run_sync_soon, threads)
-    requests = Requests(config.node, keyring, authority, pipeline)
-    server = Server(requests, config.peer_uids)
     try:
-        with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT, signal.SIGHUP) as signals:
-            async with trio.open_nursery() as nursery:
-                nursery.start_soon(_obey, signals, config, requests, server)
-                systemd.notify(READY="1")  # the socket listens: who connects now is served in a moment
-                await server.serve(listener)
-                nursery.cancel_scope.cancel()
+        requests = Requests(config.node, keyring, authority, pipeline)
+        server = Server(requests, config.peer_uids)
+        async with trio.open_nursery() as reloads:
+            await serve_until_stopped(
+                functools.partial(_announced, server, listener),
+                drain=server.drain,
+                drain_seconds=DRAIN_SECONDS,
+                reload=functools.partial(reloads.start_soon, _reload, config, requests),
+            )
     finally:
-        config.socket.unlink(missing_ok=True)
         pipeline.close()  # blocks: nothing else runs here any more
 
 
-async def _obey(signals: AsyncIterator[int], config: SignerConfig, requests: Requests, server: Server) -> None:
-    async for number in signals:
-        if number == signal.SIGHUP:
-            await _reload(config, requests)
-        else:
-            logger.info("ending, signal=%s", signal.Signals(number).name)
-            server.drain()
+async def _announced(server: Server, listener: trio.SocketListener) -> None:
+    systemd.notify(READY="1")
+    await server.serve(listener)
+
+
+def _listener(config: SignerConfig) -> trio.SocketListener:
+    """The socket that systemd passed, or one of our own."""
+    passed = [found for group in systemd.listen_fds().values() for found in group]
+    if len(passed) > 1:
+        raise ConfigError(f"systemd passed {len(passed)} sockets, expected one", "one ListenStream= in the socket unit")
+    if passed:
+        return trio.SocketListener(trio.socket.from_stdlib_socket(passed[0]))
+    return bind(config.socket, 0o660)
 
 
 async def _reload(config: SignerConfig, requests: Requests) -> None:

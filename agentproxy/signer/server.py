@@ -10,6 +10,7 @@ import trio
 
 from agentproxy.protocol.errors import RemoteProtocolError
 from agentproxy.protocol.signer_messages import TO_SIGNER
+from agentproxy.runtime.serve import accept_forever
 from agentproxy.runtime.streams import EndOfStream, FramedStream
 from agentproxy.runtime.unixsocket import peer_of
 from agentproxy.signer.requests import Requests
@@ -19,7 +20,6 @@ __all__ = ["Server"]
 logger = logging.getLogger(__name__)
 
 MAX_CONNECTIONS = 64  # the oracle holds one; the command line and a restarted oracle come on top
-DRAIN_SECONDS = 10.0  # what is in flight when we are told to end: a slow device's signature, at most
 
 
 class Server:
@@ -32,33 +32,35 @@ class Server:
     def __init__(self, requests: Requests, uids: Collection[int]) -> None:
         self._requests = requests
         self._uids = frozenset(uids)
-        self._free = trio.Semaphore(MAX_CONNECTIONS)
-        self._accepting = trio.CancelScope()
         self._draining = trio.Event()
+        self._connections = 0
+        self._deserted = trio.Event()
 
     async def serve(self, listener: trio.SocketListener) -> None:
         """Accept connections until `drain`, then finish them and return."""
         async with listener, trio.open_nursery() as nursery:
-            with self._accepting:
-                while True:
-                    await self._free.acquire()
-                    nursery.start_soon(self._connection, await listener.accept())
+            nursery.start_soon(accept_forever, listener, self._connection, MAX_CONNECTIONS)
+            await self._draining.wait()
+            while self._connections:
+                self._deserted = trio.Event()
+                await self._deserted.wait()
+            nursery.cancel_scope.cancel()
 
     def drain(self) -> None:
         """Take no more requests, finish those in flight, and let `serve` return."""
-        self._accepting.cancel()
         self._draining.set()
 
     async def _connection(self, stream: trio.SocketStream) -> None:
+        self._connections += 1
         try:
-            async with stream:
-                peer = peer_of(stream)
-                if peer.uid not in self._uids:
-                    logger.warning("connection refused, uid=%d pid=%d: not in peer_uids", peer.uid, peer.pid)
-                    return
-                await _Connection(FramedStream(stream), self._requests).run(self._draining)
+            peer = peer_of(stream)
+            if peer.uid not in self._uids:
+                logger.warning("connection refused, uid=%d pid=%d: not in peer_uids", peer.uid, peer.pid)
+                return
+            await _Connection(FramedStream(stream), self._requests).run(self._draining)
         finally:
-            self._free.release()
+            self._connections -= 1
+            self._deserted.set()
 
 
 class _Connection:
@@ -92,10 +94,9 @@ class _Connection:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._cancel_when, draining, nursery.cancel_scope)
             await self._read()
-        with trio.move_on_after(DRAIN_SECONDS):
-            while self._owed:
-                self._settled = trio.Event()
-                await self._settled.wait()
+        while self._owed:  # the daemon cancels us when it takes too long
+            self._settled = trio.Event()
+            await self._settled.wait()
 
     async def _cancel_when(self, draining: trio.Event, scope: trio.CancelScope) -> None:
         await draining.wait()
