@@ -10,9 +10,9 @@ import trio
 from agentproxy.protocol.errors import ConfigError, RemoteProtocolError
 from agentproxy.protocol.messages import PROTOCOL_VERSION, Hello
 from agentproxy.runtime.files import read_private
-from agentproxy.runtime.tls import client_context, explain, handshake
+from agentproxy.runtime.tls import client_context, handshake
 from relay.config import OracleAddress, RelayConfig
-from relay.link import LinkLostError
+from relay.link import LinkLostError, oracle_words
 
 __all__ = ["SOFTWARE", "Dialer"]
 
@@ -69,5 +69,5 @@ class Dialer:
         except trio.TooSlowError:
             raise LinkLostError(f"no connection within {CONNECT_SECONDS:.0f} s") from None
         except (OSError, RemoteProtocolError) as error:
-            raise LinkLostError(explain(error)) from error
+            raise LinkLostError(oracle_words(error)) from error
         return stream

@@ -27,7 +27,7 @@ from agentproxy.protocol.messages import (
 from agentproxy.runtime.streams import EndOfStream, FramedStream
 from agentproxy.runtime.tls import explain
 
-__all__ = ["Link", "LinkLostError", "LinkOwner", "RejectedError"]
+__all__ = ["Link", "LinkLostError", "LinkOwner", "RejectedError", "oracle_words"]
 
 # An oracle answers `hello` from memory; more time means that something else listens there.
 HELLO_SECONDS = 10.0
@@ -67,6 +67,11 @@ class RejectedError(BlindOracleError):
     def __init__(self, code: RejectionCode) -> None:
         super().__init__(_REJECTIONS[code])
         self.code = code
+
+
+def oracle_words(error: Exception) -> str:
+    """What went wrong with a stream to an oracle, such as "the oracle does not know this certificate: …"."""
+    return explain(error).replace("the other side", "the oracle")
 
 
 class LinkOwner(Protocol):
@@ -144,7 +149,7 @@ class Link:
         except EndOfStream:
             self._stop(LinkLostError("the oracle closed the connection"))
         except RemoteProtocolError as error:
-            self._stop(LinkLostError(explain(error)))
+            self._stop(LinkLostError(oracle_words(error)))
         except (LinkLostError, RejectedError) as error:
             self._stop(error)
 

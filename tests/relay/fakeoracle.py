@@ -7,6 +7,7 @@ from datetime import UTC, datetime
 
 import trio
 
+from agentproxy.protocol.errors import RemoteProtocolError
 from agentproxy.protocol.fields import Head, KeyFacts
 from agentproxy.protocol.keys import Keygrip
 from agentproxy.protocol.messages import (
@@ -50,6 +51,7 @@ class FakeOracle:
         self.port = 0
         self.most_in_flight = 0
         self._in_flight = 0
+        self._connected = trio.Event()
         self.open: list[FramedStream] = []
 
     @property
@@ -62,6 +64,12 @@ class FakeOracle:
         self.port = listeners[0].socket.getsockname()[1]
         task_status.started()
         await trio.serve_listeners(self._connection, listeners)
+
+    async def connections_reach(self, count: int) -> None:
+        with trio.fail_after(20):
+            while self.connections < count:
+                self._connected = trio.Event()
+                await self._connected.wait()
 
     async def sign(self, request: Sign) -> FromOracle | bytes | None:
         signature = await trio.to_thread.run_sync(self._backend.sign, request.keygrip, request.digest)
@@ -77,8 +85,12 @@ class FakeOracle:
 
     async def _connection(self, tcp: trio.SocketStream) -> None:
         stream = trio.SSLStream(tcp, self._context, server_side=True)
-        await handshake(stream)
+        try:
+            await handshake(stream)
+        except RemoteProtocolError:
+            return
         self.connections += 1
+        self._connected.set()
         framed = FramedStream(stream)
         self.open.append(framed)
         try:

@@ -2,10 +2,10 @@
 
 import json
 import os
+import socket
 import stat
 import subprocess
 import sys
-import tempfile
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
@@ -57,18 +57,26 @@ async def command(runner: Runner, *words: str) -> subprocess.CompletedProcess[by
 
 @asynccontextmanager
 async def relay_process(runner: Runner) -> AsyncIterator[subprocess.Popen[bytes]]:
-    with tempfile.TemporaryFile() as log:
-        process = await trio.lowlevel.open_process(relay_command("serve"), env=environment(runner), stderr=log)
+    """Run the relay as systemd would, and go on when it says that it is ready."""
+    path = str(runner.directory / "notify")
+    with trio.socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as notified:
+        await notified.bind(path)
+        variables = {**environment(runner), "NOTIFY_SOCKET": path}
+        process = await trio.lowlevel.open_process(relay_command("serve"), env=variables, stderr=subprocess.DEVNULL)
         try:
             with trio.fail_after(START_SECONDS):
-                while not (runner.directory / "relay" / "run" / "S.gpg-agent").exists():
-                    assert process.poll() is None
-                    await trio.sleep(0.02)
+                assert b"READY=1" in await notified.recv(4096)
             yield process
         finally:
             process.terminate()
             with trio.CancelScope(shield=True):
                 assert await process.wait() == 0
+            Path(path).unlink()
+
+
+def agent_socket(home: Path) -> Path:
+    command = ["gpgconf", "--homedir", str(home), "--list-dirs", "agent-socket"]
+    return Path(subprocess.run(command, capture_output=True, check=True, text=True).stdout.strip())
 
 
 async def test_enrol_serve_setup_sign_and_status(runner: Runner) -> None:
@@ -108,14 +116,7 @@ async def test_a_deleted_redirect_heals_itself_and_a_stopped_relay_fails_at_once
         for facts in runner.keys.facts.values()
     }
     sign = ["gpg", "--homedir", str(home), "--batch", "-u", "rsa@example.org", "-o", "-", "--detach-sign"]
-    redirect = Path(
-        subprocess.run(
-            ["gpgconf", "--homedir", str(home), "--list-dirs", "agent-socket"],
-            capture_output=True,
-            check=True,
-            text=True,
-        ).stdout.strip()
-    )
+    redirect = agent_socket(home)
     async with runner.running_oracle():
         await command(runner, "enroll", str(enrolment(runner)))
         async with relay_process(runner):
