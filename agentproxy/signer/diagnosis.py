@@ -4,12 +4,11 @@ import enum
 import json
 from dataclasses import dataclass
 
-from agentproxy.signer.record import MEMBERS, hash_of_line
+from agentproxy.signer.grammar import is_canonical
+from agentproxy.signer.record import hash_of_line
 from agentproxy.signer.segment import ChainEnd, Segment, lines_of, mapped_file, place_of, whole_length
 
-__all__ = ["Damage", "DamageKind", "diagnose", "is_canonical"]
-
-_ENCODER = json.JSONEncoder(separators=(",", ":"), ensure_ascii=True, allow_nan=False)
+__all__ = ["Damage", "DamageKind", "diagnose"]
 
 
 class DamageKind(enum.StrEnum):
@@ -35,15 +34,6 @@ class Damage:
     def __str__(self) -> str:
         where = f"{self.path}, line {self.line}" if self.line else self.path
         return f"{where}: record {self.sequence}: {self.kind.value}: {self.explanation}"
-
-
-def is_canonical(line: bytes) -> bool:
-    """Whether a line has a record's members and no other form than the one that `AuditRecord.line` writes."""
-    try:
-        members = json.loads(line)
-    except (ValueError, RecursionError):
-        return False
-    return isinstance(members, dict) and tuple(members) == MEMBERS and _ENCODER.encode(members).encode() == line
 
 
 def node_of(line: bytes) -> str:

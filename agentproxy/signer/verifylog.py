@@ -17,7 +17,8 @@ from pathlib import Path
 
 from agentproxy.protocol.errors import ConfigError
 from agentproxy.protocol.fields import Head
-from agentproxy.signer.diagnosis import Damage, DamageKind, diagnose, is_canonical
+from agentproxy.signer.diagnosis import Damage, DamageKind, diagnose
+from agentproxy.signer.grammar import is_canonical
 from agentproxy.signer.record import AuditRecord, hash_of_line
 from agentproxy.signer.segment import (
     ChainEnd,

@@ -6,6 +6,8 @@ from dataclasses import replace
 from datetime import UTC, datetime
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from agentproxy.protocol.digests import Digest, HashAlgorithm
 from agentproxy.protocol.errors import RemoteProtocolError
@@ -13,6 +15,7 @@ from agentproxy.protocol.fields import Asserted, Claims
 from agentproxy.protocol.keys import Fingerprint, Keygrip
 from agentproxy.protocol.signatures import EddsaSignature, RsaSignature
 from agentproxy.protocol.signer_messages import Outcome
+from agentproxy.signer.grammar import is_canonical
 from agentproxy.signer.record import FIRST_PREV, MEMBERS, AuditRecord, Entry, hash_of_line, signature_sha256
 
 ENTRY = Entry(
@@ -73,6 +76,7 @@ def test_every_member_is_always_there() -> None:
 )
 def test_a_line_reads_back_as_its_record(record: AuditRecord) -> None:
     assert AuditRecord.parse(record.line()) == record
+    assert is_canonical(record.line())
 
 
 @pytest.mark.parametrize(
@@ -92,14 +96,42 @@ def test_a_line_reads_back_as_its_record(record: AuditRecord) -> None:
         LINE.replace(b'"details":{}', b'"details":[]'),
         LINE.replace(b'"details":{},', b""),
         LINE.replace(b'"keygrip":"14', b'"keygrip":"1'),
-        LINE.replace(b'"hash_algorithm":8', b'"hash_algorithm":10'),
-        LINE.replace(b'"hash_algorithm":8', b'"hash_algorithm":null'),
         b"\xff" + LINE,
+        LINE + b"\n",
+        LINE.replace(b'"rpmsign', b'"\\u0072pmsign'),
+        LINE.replace(b'"uid":1000,', b'"uid":1000'),
+        LINE.replace(b'"uid":1000,', b'"uid":1000,,'),
+        LINE.replace(b'"uid":1000,', b'"uid":1000,"uid":1000,'),
+        LINE.replace(b'"job":{"id":"7"}', b'"job":{"id":"7"},'),
     ],
 )
 def test_a_line_in_any_other_form_is_not_a_record(line: bytes) -> None:
+    assert not is_canonical(line)
     with pytest.raises(RemoteProtocolError):
         AuditRecord.parse(line)
+
+
+def test_a_digest_of_another_length_is_not_a_records() -> None:
+    for algorithm in (b"10", b"null", b"99"):
+        with pytest.raises(RemoteProtocolError):
+            AuditRecord.parse(LINE.replace(b'"hash_algorithm":8', b'"hash_algorithm":' + algorithm))
+
+
+_TEXTS = st.text(st.characters(exclude_categories=["Cc", "Cs"]), max_size=40)
+
+
+@given(_TEXTS, st.integers(), st.lists(_TEXTS, max_size=8), st.dictionaries(_TEXTS, _TEXTS, max_size=3))
+def test_whatever_a_relay_claims_becomes_a_canonical_line(
+    text: str, number: int, texts: list[str], job: dict[str, str]
+) -> None:
+    try:
+        claims = Claims(number, text or None, abs(number), tuple(texts), text, None, job)
+        asserted = Asserted(text, text, None, text, text, text, claims)
+    except RemoteProtocolError:
+        return  # marks that change the direction of writing
+    line = replace(RECORD, entry=replace(ENTRY, asserted=asserted, reason=text, details={"x": text})).line()
+    assert is_canonical(line)
+    assert AuditRecord.parse(line).line() == line
 
 
 def test_a_signature_is_named_by_the_hash_of_its_numbers() -> None:
