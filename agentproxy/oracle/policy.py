@@ -28,8 +28,8 @@ __all__ = [
     "RunnerRule",
     "decide",
     "explain",
+    "matches",
     "mismatch",
-    "select_key",
     "served_keys",
 ]
 
@@ -116,10 +116,11 @@ class Deny:
 
 Decision = Allow | Deny
 
-# What each kind of key cannot be for. EL7 has rpm 4.11 and gpg 2.0: RSA and DSA only. EL10's crypto policies
-# no longer accept what legacy keys are made with.
+# What each kind of key cannot be for. EL7 has rpm 4.11, EL8 4.14, EL9 4.16: none of them verifies elliptic curves, and
+# rpm finds that out only after it got its signature. EL10's crypto policies no longer accept what legacy keys are made
+# with.
 _EL = re.compile(r"(?:el|rhel|centos|epel|almalinux|rocky|ol)-?(\d+)(?![\d*?])")
-_LAST_EL_WITHOUT_ECC = 7
+_LAST_EL_WITHOUT_ECC = 9
 _FIRST_EL_WITHOUT_LEGACY = 10
 _LEGACY = "legacy"
 
@@ -133,7 +134,7 @@ def mismatch(rule: KeyRule, public_key: PublicKey | None, distribution: str) -> 
     if rule.type == _LEGACY and release >= _FIRST_EL_WITHOUT_LEGACY:
         return f"a legacy key is not for EL{release}"
     if public_key is not None and public_key.algorithm == "ecc" and release <= _LAST_EL_WITHOUT_ECC:
-        return f"EL{release}'s rpm and gpg verify no elliptic-curve signatures"
+        return f"EL{release}'s rpm verifies no elliptic-curve signatures"
     return ""
 
 
@@ -171,9 +172,9 @@ def _objections(  # noqa: PLR0913, PLR0917  both rules with their names, the que
     for distribution in (question.distribution, question.claimed_distribution):
         if distribution is None:
             continue
-        if not _matches(rule.distributions, distribution):
+        if not matches(rule.distributions, distribution):
             yield _wrong_distribution(f"keys.{name}.distributions: no pattern for {distribution}")
-        if not _matches(runner.distributions, distribution):
+        if not matches(runner.distributions, distribution):
             yield _wrong_distribution(f"runners.{caller}.distributions: no pattern for {distribution}")
         if reason := mismatch(rule, facts.public_key, distribution):
             yield _wrong_distribution(f"keys.{name}: {reason}")
@@ -183,7 +184,8 @@ def _wrong_distribution(reason: str) -> Deny:
     return Deny(RefusalCode.DISTRIBUTION_FORBIDDEN, reason)
 
 
-def _matches(patterns: tuple[str, ...], distribution: str) -> bool:
+def matches(patterns: tuple[str, ...], distribution: str) -> bool:
+    """Whether a distribution fits one of the patterns; without patterns every one does."""
     return not patterns or any(fnmatch.fnmatchcase(distribution, pattern) for pattern in patterns)
 
 
@@ -212,33 +214,3 @@ def served_keys(policy: Policy, runner: str, served: Iterable[KeyFacts]) -> tupl
     facts = {key.fingerprint: key for key in served}
     rules = ((policy.keys[name], facts.get(policy.keys[name].fingerprint)) for name in rule.keys if name in policy.keys)
     return tuple(ServedKey(key, entry.type, entry.distributions) for entry, key in rules if key is not None)
-
-
-def select_key(policy: Policy, distribution: str, key_type: str | None = None) -> str | Deny:
-    """The name of the key for a distribution: the one with the most exact pattern.
-
-    Args:
-        key_type: only keys of this type; None: of any.
-    """
-    ranks: dict[str, int] = {}
-    for name, rule in policy.keys.items():
-        if key_type in {None, rule.type} and not mismatch(rule, None, distribution):
-            rank = _exactness(rule.distributions, distribution)
-            if rank >= 0:
-                ranks[name] = rank
-    best = [name for name, rank in ranks.items() if rank == max(ranks.values())]
-    if not best:
-        return Deny(
-            RefusalCode.KEY_UNKNOWN, f"keys: none for {distribution}" + (f" of type {key_type}" * bool(key_type))
-        )
-    if len(best) > 1:
-        return Deny(RefusalCode.FORBIDDEN, f"keys: {' and '.join(best)} fit {distribution} equally well; name a type")
-    return best[0]
-
-
-def _exactness(patterns: tuple[str, ...], distribution: str) -> int:
-    """How many characters of the best pattern are literal; 0: any distribution will do; -1: none fits."""
-    if not patterns:
-        return 0
-    fitting = [pattern for pattern in patterns if fnmatch.fnmatchcase(distribution, pattern)]
-    return max((1 + len(pattern) - sum(map(pattern.count, "*?")) for pattern in fitting), default=-1)

@@ -1,0 +1,72 @@
+"""Names the key for a distribution: values in, a name or a refusal out."""
+
+import fnmatch
+from collections.abc import Collection
+
+from agentproxy.oracle.policy import Deny, KeyRule, Policy, matches, mismatch
+from agentproxy.protocol.fields import KeyFacts
+from agentproxy.protocol.messages import RefusalCode
+
+__all__ = ["select_key"]
+
+
+def select_key(
+    policy: Policy,
+    distribution: str,
+    key_type: str | None = None,
+    *,
+    runner: str | None = None,
+    served: Collection[KeyFacts] | None = None,
+) -> str | Deny:
+    """The policy's name of the key for a distribution: the one with the most exact pattern.
+
+    Args:
+        policy: what people wrote.
+        distribution: such as el10-x86_64.
+        key_type: only keys of this type; None: of any.
+        runner: only what this runner may use; None: any key.
+        served: only what the signer serves; None: as if it served all, with algorithms that fit.
+    """
+    names: Collection[str] = policy.keys
+    if runner is not None:
+        rule = policy.runners.get(runner)
+        if rule is None:
+            return Deny(RefusalCode.FORBIDDEN, f"runners: no {runner}")
+        if not matches(rule.distributions, distribution):
+            reason = f"runners.{runner}.distributions: no pattern for {distribution}"
+            return Deny(RefusalCode.DISTRIBUTION_FORBIDDEN, reason)
+        names = rule.keys
+    wanted = {name: rule for name, rule in policy.keys.items() if name in names and key_type in {None, rule.type}}
+    return _best(_ranks(wanted, distribution, served), distribution, key_type)
+
+
+def _ranks(rules: dict[str, KeyRule], distribution: str, served: Collection[KeyFacts] | None) -> dict[str, int]:
+    facts = None if served is None else {key.fingerprint: key for key in served}
+    ranks: dict[str, int] = {}
+    for name, rule in rules.items():
+        key = None if facts is None else facts.get(rule.fingerprint)
+        if facts is not None and key is None:
+            continue
+        rank = _exactness(rule.distributions, distribution)
+        if rank >= 0 and not mismatch(rule, None if key is None else key.public_key, distribution):
+            ranks[name] = rank
+    return ranks
+
+
+def _best(ranks: dict[str, int], distribution: str, key_type: str | None) -> str | Deny:
+    best = [name for name, rank in ranks.items() if rank == max(ranks.values())]
+    if not best:
+        of_type = "" if key_type is None else f" of type {key_type}"
+        return Deny(RefusalCode.KEY_UNKNOWN, f"keys: none for {distribution}{of_type}")
+    if len(best) > 1:
+        # Guessing would sign a distribution's packages with whatever key stands first.
+        return Deny(RefusalCode.FORBIDDEN, f"keys: {' and '.join(best)} fit {distribution} equally well; name a type")
+    return best[0]
+
+
+def _exactness(patterns: tuple[str, ...], distribution: str) -> int:
+    """How many characters of the best pattern are literal; 0: any distribution will do; -1: none fits."""
+    if not patterns:
+        return 0
+    fitting = [pattern for pattern in patterns if fnmatch.fnmatchcase(distribution, pattern)]
+    return max((1 + len(pattern) - sum(map(pattern.count, "*?")) for pattern in fitting), default=-1)
