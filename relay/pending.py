@@ -11,12 +11,21 @@ from collections.abc import Callable
 import trio
 
 from agentproxy.protocol.errors import RemoteProtocolError
-from agentproxy.protocol.messages import Certificate, Failed, FetchCertificate, Refused, Sign, Signed
+from agentproxy.protocol.messages import (
+    Certificate,
+    Failed,
+    FetchCertificate,
+    Refused,
+    SelectedKey,
+    SelectKey,
+    Sign,
+    Signed,
+)
 from relay.link import Link, RejectedError
 
 __all__ = ["Answer", "PendingRequests", "new_request_id"]
 
-Answer = Signed | Refused | Failed | tuple[Certificate, ...]
+Answer = Signed | SelectedKey | Refused | Failed | tuple[Certificate, ...]
 
 
 def new_request_id() -> str:
@@ -32,7 +41,9 @@ FORGOTTEN_SECONDS = 10.0
 class _Request:
     __slots__ = ("answer", "done", "expires", "id", "make", "parts", "rejection")
 
-    def __init__(self, request_id: str, expires: float, make: Callable[[], Sign | FetchCertificate]) -> None:
+    def __init__(
+        self, request_id: str, expires: float, make: Callable[[], Sign | FetchCertificate | SelectKey]
+    ) -> None:
         self.id = request_id
         self.expires = expires
         self.make = make  # called at each sending: the remaining time differs
@@ -71,7 +82,9 @@ class PendingRequests:
             self._settled = trio.Event()
             await self._settled.wait()
 
-    async def ask(self, request_id: str, expires: float, make: Callable[[], Sign | FetchCertificate]) -> Answer:
+    async def ask(
+        self, request_id: str, expires: float, make: Callable[[], Sign | FetchCertificate | SelectKey]
+    ) -> Answer:
         """Wait for the answer to `make()`; the caller sets the deadline around this, and it ends at `expires`.
 
         Raises:
@@ -122,7 +135,7 @@ class PendingRequests:
                 request.rejection = rejection
                 request.done.set()
 
-    def settle(self, message: Signed | Refused | Failed | Certificate) -> None:
+    def settle(self, message: Signed | SelectedKey | Refused | Failed | Certificate) -> None:
         """Give an answer to whom it is for; answers to those who are gone are dropped.
 
         Raises:

@@ -9,13 +9,14 @@ import trio
 
 from agentproxy.oracle.authn import Proof, Rejection, authenticate, prove, recheck
 from agentproxy.oracle.caller import Caller
-from agentproxy.oracle.policy import served_keys
+from agentproxy.oracle.policy import Deny, served_keys
 from agentproxy.oracle.registryview import RegistryView
+from agentproxy.oracle.selection import select_key
 from agentproxy.oracle.signing import SigningService
 from agentproxy.protocol.errors import BackendError, RefusedError
 from agentproxy.protocol.fields import Head
 from agentproxy.protocol.keys import Fingerprint
-from agentproxy.protocol.messages import RefusalCode, RejectionCode, ServedKey
+from agentproxy.protocol.messages import RefusalCode, Refused, RejectionCode, SelectedKey, SelectKey, ServedKey
 
 __all__ = ["PART_SIZE", "SOFTWARE", "Reception"]
 
@@ -77,6 +78,16 @@ class Reception:
     def keys_of(self, caller: Caller) -> tuple[ServedKey, ...]:
         """The keys that this caller may use."""
         return served_keys(self.service.policy, caller.runner, self.service.keys.values())
+
+    def select_key(self, caller: Caller, request: SelectKey) -> SelectedKey | Refused:
+        """The one key that this caller should use for a distribution."""
+        policy, served = self.service.policy, self.service.keys.values()
+        chosen = select_key(policy, request.distribution, request.key_type, runner=caller.runner, served=served)
+        if isinstance(chosen, Deny):
+            return Refused(request.id, chosen.code, chosen.reason)
+        fingerprint = policy.keys[chosen].fingerprint
+        (key,) = (key for key in self.keys_of(caller) if key.facts.fingerprint == fingerprint)
+        return SelectedKey(request.id, key)
 
     @property
     def head(self) -> Head | None:

@@ -1,7 +1,7 @@
 """Names the key for a distribution: values in, a name or a refusal out."""
 
 import fnmatch
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 
 from agentproxy.oracle.policy import Deny, KeyRule, Policy, matches, mismatch
 from agentproxy.protocol.fields import KeyFacts
@@ -16,7 +16,7 @@ def select_key(
     key_type: str | None = None,
     *,
     runner: str | None = None,
-    served: Collection[KeyFacts] | None = None,
+    served: Iterable[KeyFacts] | None = None,
 ) -> str | Deny:
     """The policy's name of the key for a distribution: the one with the most exact pattern.
 
@@ -40,7 +40,7 @@ def select_key(
     return _best(_ranks(wanted, distribution, served), distribution, key_type)
 
 
-def _ranks(rules: dict[str, KeyRule], distribution: str, served: Collection[KeyFacts] | None) -> dict[str, int]:
+def _ranks(rules: dict[str, KeyRule], distribution: str, served: Iterable[KeyFacts] | None) -> dict[str, int]:
     facts = None if served is None else {key.fingerprint: key for key in served}
     ranks: dict[str, int] = {}
     for name, rule in rules.items():

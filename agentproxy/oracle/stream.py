@@ -39,6 +39,7 @@ from agentproxy.protocol.messages import (
     Refused,
     Rejected,
     RejectionCode,
+    SelectKey,
     ServedKey,
     Sign,
     Signed,
@@ -151,6 +152,8 @@ class RelayStream:
             case FetchCertificate():
                 self._in_flight += 1
                 nursery.start_soon(self._answer_fetch, message)
+            case SelectKey():
+                self._send(self._reception.select_key(self._here(), message))
             case Ping():
                 self._send(Pong(message.id))
             case Pong():

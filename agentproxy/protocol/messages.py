@@ -11,7 +11,8 @@ from typing import ClassVar
 
 from agentproxy.protocol.digests import Digest
 from agentproxy.protocol.errors import RemoteProtocolError
-from agentproxy.protocol.fields import Claims, Head, KeyFacts, check_name, check_request_id, check_text
+from agentproxy.protocol.fields import Claims, Head, check_name, check_request_id, check_text
+from agentproxy.protocol.key_messages import SelectedKey, SelectKey, ServedKey
 from agentproxy.protocol.keys import Fingerprint, Keygrip
 from agentproxy.protocol.signatures import Signature
 from agentproxy.protocol.wire import MessageCodec
@@ -35,6 +36,8 @@ __all__ = [
     "Refused",
     "Rejected",
     "RejectionCode",
+    "SelectKey",
+    "SelectedKey",
     "ServedKey",
     "Sign",
     "Signed",
@@ -155,20 +158,6 @@ class Pong:
 
 
 @dataclass(frozen=True, slots=True)
-class ServedKey:
-    """A key that this runner may use, and for what."""
-
-    facts: KeyFacts
-    key_type: str  # "legacy", "modern" or another that the policy names
-    distributions: tuple[str, ...] = ()  # patterns; empty: the key is for any, and none need be named
-
-    def __post_init__(self) -> None:
-        check_name(self.key_type, "key_type")
-        for pattern in self.distributions:
-            check_text(pattern, "distributions", 64)
-
-
-@dataclass(frozen=True, slots=True)
 class Welcome:
     """The oracle's answer to a good `hello`."""
 
@@ -268,10 +257,12 @@ class Drain:
     tag: ClassVar[str] = "drain"
 
 
-FromRelay = Hello | Sign | FetchCertificate | Ping | Pong
-FromOracle = Welcome | Rejected | Signed | Refused | Failed | Certificate | KeysChanged | Drain | Ping | Pong
+FromRelay = Hello | Sign | FetchCertificate | SelectKey | Ping | Pong
+FromOracle = (
+    Welcome | Rejected | Signed | Refused | Failed | Certificate | SelectedKey | KeysChanged | Drain | Ping | Pong
+)
 
-FROM_RELAY: MessageCodec[FromRelay] = MessageCodec(Hello, Sign, FetchCertificate, Ping, Pong)
+FROM_RELAY: MessageCodec[FromRelay] = MessageCodec(Hello, Sign, FetchCertificate, SelectKey, Ping, Pong)
 FROM_ORACLE: MessageCodec[FromOracle] = MessageCodec(
-    Welcome, Rejected, Signed, Refused, Failed, Certificate, KeysChanged, Drain, Ping, Pong
+    Welcome, Rejected, Signed, Refused, Failed, Certificate, SelectedKey, KeysChanged, Drain, Ping, Pong
 )

@@ -22,6 +22,8 @@ from agentproxy.protocol.messages import (
     Refused,
     Rejected,
     RejectionCode,
+    SelectedKey,
+    SelectKey,
     Sign,
     Signed,
     Welcome,
@@ -89,6 +91,27 @@ async def test_many_requests_in_flight_each_get_their_own_answer(running: Runnin
         assert isinstance(answer, Signed)
         verify.check(ED25519.public_key, el10(int(answer.id, 16)).digest, answer.signature)
     assert len({answer.id for answer in answers if isinstance(answer, Signed)}) == 8
+
+
+async def test_the_key_for_a_distribution_is_named(running: Running) -> None:
+    async with running.connect(running.a) as client:
+        await client.hello(running.a.token)
+        selected = await client.ask(SelectKey(el10(1).id, "el10-x86_64"))
+        assert isinstance(selected, SelectedKey)
+        assert (selected.id, selected.key.facts) == (el10(1).id, ED25519)
+        codes = []
+        for distribution, key_type in (("el10-x86_64", "legacy"), ("fedora-41", None)):
+            refused = await client.ask(SelectKey(el10(2).id, distribution, key_type))
+            assert isinstance(refused, Refused)
+            codes.append(refused.code)
+    assert codes == [RefusalCode.KEY_UNKNOWN, RefusalCode.DISTRIBUTION_FORBIDDEN]
+
+
+async def test_a_key_is_named_after_hello_only(running: Running) -> None:
+    async with running.connect(running.a) as client:
+        client.send(SelectKey(el10(1).id, "el10-x86_64"))
+        with pytest.raises(EndOfStream):
+            await client.receive()
 
 
 async def test_more_requests_in_flight_than_agreed_are_refused(running: Running) -> None:
