@@ -17,14 +17,18 @@ from agentproxy.protocol.signatures import Signature
 from agentproxy.protocol.wire import MessageCodec
 
 __all__ = [
+    "CREDENTIAL_OPERATIONS",
     "FROM_SIGNER",
     "TO_SIGNER",
     "CertificateKind",
+    "CredentialRecord",
+    "CredentialRecords",
     "DigestSigned",
     "FromSigner",
     "Issue",
     "Issued",
     "Keys",
+    "ListCredentialRecords",
     "ListKeys",
     "NotDone",
     "Outcome",
@@ -35,6 +39,23 @@ __all__ = [
     "StatusReport",
     "ToSigner",
 ]
+
+# Records of these operations, with outcome `done`, are what the registry of credentials is made from: it is written
+# after them, and an oracle whose registry is older than the log reads them again.
+CREDENTIAL_OPERATIONS = frozenset(
+    {
+        "runner_added",
+        "runner_disabled",
+        "runner_enabled",
+        "runner_removed",
+        "credentials_issued",
+        "enrolled",
+        "renewed",
+        "token_issued",
+        "token_revoked",
+        "certificate_revoked",
+    }
+)
 
 
 class Outcome(enum.StrEnum):
@@ -125,6 +146,22 @@ class Issue:
 
 
 @dataclass(frozen=True, slots=True)
+class ListCredentialRecords:
+    """What the audit log says about credentials behind a record; answered by `credential_records` or `not_done`.
+
+    So the oracle replays what its registry has missed, and needs no access to the log's directory.
+    """
+
+    tag: ClassVar[str] = "list_credential_records"
+    id: int
+    after: int  # a record's sequence; 0: from the first on
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.after < 1 << 62:
+            raise RemoteProtocolError("after: expected a record's sequence, or 0")
+
+
+@dataclass(frozen=True, slots=True)
 class Status:
     """How is the signer; answered by `status_report`."""
 
@@ -176,6 +213,36 @@ class Issued:
 
 
 @dataclass(frozen=True, slots=True)
+class CredentialRecord:
+    """One record of CREDENTIAL_OPERATIONS, as far as a replay needs it."""
+
+    sequence: int
+    time: datetime
+    operation: str
+    details: dict[str, str] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        check_name(self.operation, "operation")
+
+
+@dataclass(frozen=True, slots=True)
+class CredentialRecords:
+    """A part of the records that were asked for; when `through` is below `last`, ask again after `through`."""
+
+    tag: ClassVar[str] = "credential_records"
+    id: int
+    node: str  # whose log it is
+    records: tuple[CredentialRecord, ...]
+    through: int  # the log was looked at up to this record
+    last: int  # the last record on disk; 0: the log is empty
+
+    def __post_init__(self) -> None:
+        check_name(self.node, "node")
+        if not 0 <= self.through <= self.last:
+            raise RemoteProtocolError("through: expected a record's sequence up to the last")
+
+
+@dataclass(frozen=True, slots=True)
 class StatusReport:
     """What a health check wants to know of the signer."""
 
@@ -199,8 +266,10 @@ class NotDone:
     retryable: bool
 
 
-ToSigner = ListKeys | SignDigest | Record | Issue | Status
-FromSigner = Keys | DigestSigned | Recorded | Issued | StatusReport | NotDone
+ToSigner = ListKeys | SignDigest | Record | Issue | ListCredentialRecords | Status
+FromSigner = Keys | DigestSigned | Recorded | Issued | CredentialRecords | StatusReport | NotDone
 
-TO_SIGNER: MessageCodec[ToSigner] = MessageCodec(ListKeys, SignDigest, Record, Issue, Status)
-FROM_SIGNER: MessageCodec[FromSigner] = MessageCodec(Keys, DigestSigned, Recorded, Issued, StatusReport, NotDone)
+TO_SIGNER: MessageCodec[ToSigner] = MessageCodec(ListKeys, SignDigest, Record, Issue, ListCredentialRecords, Status)
+FROM_SIGNER: MessageCodec[FromSigner] = MessageCodec(
+    Keys, DigestSigned, Recorded, Issued, CredentialRecords, StatusReport, NotDone
+)

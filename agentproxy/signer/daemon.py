@@ -63,7 +63,7 @@ async def _serve(config: SignerConfig, keyring: Keyring, authority: Authority, l
     listener = _listener(config)
     pipeline = Pipeline(log, trio.lowlevel.current_trio_token().run_sync_soon, threads)
     try:
-        requests = Requests(config.node, keyring, authority, pipeline)
+        requests = Requests(config.node, keyring, authority, pipeline, config.audit.directory)
         server = Server(requests, config.peer_uids)
         async with trio.open_nursery() as reloads:
             await serve_until_stopped(

@@ -9,6 +9,7 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
+from pathlib import Path
 
 from agentproxy.protocol.errors import (
     BackendError,
@@ -23,11 +24,13 @@ from agentproxy.protocol.messages import FailureCode
 from agentproxy.protocol.signatures import Signature
 from agentproxy.protocol.signer_messages import (
     FROM_SIGNER,
+    CredentialRecords,
     DigestSigned,
     FromSigner,
     Issue,
     Issued,
     Keys,
+    ListCredentialRecords,
     ListKeys,
     NotDone,
     Outcome,
@@ -40,6 +43,7 @@ from agentproxy.protocol.signer_messages import (
 )
 from agentproxy.protocol.wire import format_time
 from agentproxy.signer.authority import Authority
+from agentproxy.signer.credentiallog import read_credentials
 from agentproxy.signer.keyring import Keyring
 from agentproxy.signer.log import LogUnavailableError
 from agentproxy.signer.pipeline import Answer, Draft, Job, Pipeline, PipelineFullError
@@ -68,6 +72,7 @@ class Requests:
     keyring: Keyring
     authority: Authority
     pipeline: Pipeline
+    audit: Path  # the log's directory, for reading
     signatures: int = 0
 
     def handle(self, request: ToSigner, answer: Answer) -> None:
@@ -95,6 +100,8 @@ class Requests:
                 return _record(request, self.keyring.facts)
             case Issue():
                 return self._issue(request)
+            case ListCredentialRecords():
+                return self._list_credentials(request)
             case ListKeys():
                 facts = tuple(self.keyring.facts.values())
                 return Draft(lambda _: Keys(request.id, self.node, facts, self.pipeline.head))
@@ -169,6 +176,17 @@ class Requests:
         )
         details = {**entry.details, "public_key_sha256": issued.public_key_sha256.hex()}
         return Draft(lambda _: answer, replace(entry, details={**details, "expires": format_time(issued.expires)}))
+
+    def _list_credentials(self, request: ListCredentialRecords) -> Draft:
+        head = self.pipeline.head
+        last = 0 if head is None else head.sequence
+        try:
+            page = read_credentials(self.audit, request.after, last)
+        except (BackendError, RemoteProtocolError) as error:
+            reply: FromSigner = NotDone(request.id, FailureCode.NOT_OPERATIONAL, str(error)[:1024], retryable=False)
+        else:
+            reply = CredentialRecords(request.id, self.node, page.records, page.through, last)
+        return Draft(lambda _: reply)
 
     def _trouble(self) -> str:
         try:

@@ -18,8 +18,10 @@ from agentproxy.protocol.keys import Keygrip, PublicKey
 from agentproxy.protocol.messages import FailureCode
 from agentproxy.protocol.signatures import Signature
 from agentproxy.protocol.signer_messages import (
+    CredentialRecords,
     DigestSigned,
     Keys,
+    ListCredentialRecords,
     ListKeys,
     Outcome,
     Record,
@@ -102,3 +104,20 @@ async def test_what_is_not_in_its_table_ends_the_connection(signer_socket: Path,
         async with await trio.open_unix_socket(str(signer_socket)) as stream:
             await stream.send_all(encode_frame(payload))
             assert await stream.receive_some() == b""
+
+
+async def test_it_tells_later_what_it_recorded_of_credentials(signer_socket: Path) -> None:
+    with trio.fail_after(SECONDS):
+        async with connect(signer_socket) as link:
+            before = await link.request(
+                Record(link.next_id(), "token_revoked", Outcome.DONE, "", ASSERTED, details={"token": "a" * 12})
+            )
+            assert isinstance(before, Recorded)
+            after = before.head.sequence - 1
+            told = await link.request(ListCredentialRecords(link.next_id(), after))
+            assert isinstance(told, CredentialRecords)
+            (record,) = told.records
+            assert (record.sequence, record.details) == (before.head.sequence, {"token": "a" * 12})
+            assert told.through == told.last == before.head.sequence
+            with pytest.raises(SignerError):
+                await link.request(ListCredentialRecords(link.next_id(), before.head.sequence + 1))

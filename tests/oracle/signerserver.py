@@ -1,10 +1,14 @@
 """A signer behind a Unix socket in this process: real signatures, no disk; tests/oracle/signer_contract.py holds."""
 
 import hashlib
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import trio
+import trustme
+from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from agentproxy.protocol.errors import RemoteProtocolError
 from agentproxy.protocol.fields import Head, KeyFacts
@@ -12,12 +16,17 @@ from agentproxy.protocol.keys import Curve, EccPublicKey
 from agentproxy.protocol.messages import FailureCode
 from agentproxy.protocol.signatures import EddsaSignature
 from agentproxy.protocol.signer_messages import (
+    CREDENTIAL_OPERATIONS,
     FROM_SIGNER,
     TO_SIGNER,
+    CredentialRecord,
+    CredentialRecords,
     DigestSigned,
     FromSigner,
     Issue,
+    Issued,
     Keys,
+    ListCredentialRecords,
     ListKeys,
     NotDone,
     Record,
@@ -30,6 +39,8 @@ from agentproxy.protocol.signer_messages import (
 from agentproxy.runtime.streams import EndOfStream, FramedStream
 from tests.oracle.samples import facts
 
+AUTHORITY = trustme.CA()
+
 _PRIVATE = Ed25519PrivateKey.generate()
 ED25519 = facts("ed", EccPublicKey(Curve.ED25519, _PRIVATE.public_key().public_bytes_raw()))
 
@@ -40,6 +51,8 @@ class FakeSigner:
     def __init__(self, path: Path) -> None:
         self.path = path
         self.records: list[Record] = []
+        self.log: list[CredentialRecord] = []  # what an oracle may ask for
+        self.log_trouble = ""
         self.signed: list[SignDigest] = []
         self.keys: tuple[KeyFacts, ...] = (ED25519,)
         self.held = trio.Event()
@@ -80,19 +93,35 @@ class FakeSigner:
         finally:
             await framed.aclose()
 
-    def _answer(self, message: ToSigner) -> FromSigner:
+    def _answer(self, message: ToSigner) -> FromSigner:  # noqa: PLR0911  a table
         match message:
             case ListKeys():
                 return Keys(message.id, "node", self.keys)
             case Status():
                 return StatusReport(message.id, operational=True, reason="", keys=1, signatures=len(self.signed))
             case Record():
+                if self.log_trouble:
+                    return NotDone(message.id, FailureCode.NOT_OPERATIONAL, self.log_trouble, retryable=True)
                 self.records.append(message)
-                return Recorded(message.id, self._head())
+                head = self._head()
+                if message.operation in CREDENTIAL_OPERATIONS:
+                    record = CredentialRecord(head.sequence, datetime.now(UTC), message.operation, message.details)
+                    self.log.append(record)
+                return Recorded(message.id, head)
             case Issue():
-                return NotDone(message.id, FailureCode.NOT_OPERATIONAL, "no authority", retryable=False)
+                return issue(message)
+            case ListCredentialRecords():
+                return self._list(message)
             case SignDigest():
                 return self._sign(message)
+
+    def _list(self, message: ListCredentialRecords) -> FromSigner:
+        if message.after > self._sequence:
+            reason = f"the log ends with record {self._sequence}, before record {message.after}"
+            return NotDone(message.id, FailureCode.NOT_OPERATIONAL, reason, retryable=False)
+        records = tuple(record for record in self.log if record.sequence > message.after)[:2]
+        through = records[-1].sequence if len(records) == 2 else self._sequence
+        return CredentialRecords(message.id, "node", records, through, self._sequence)
 
     def _sign(self, message: SignDigest) -> FromSigner:
         if message.keygrip != ED25519.keygrip:
@@ -104,3 +133,22 @@ class FakeSigner:
     def _head(self) -> Head:
         self._sequence += 1
         return Head("node", self._sequence, hashlib.sha256(str(self._sequence).encode()).digest())
+
+
+def issue(message: Issue) -> Issued:
+    leaf = AUTHORITY.issue_cert(message.common_name, not_after=datetime.now(UTC) + timedelta(days=message.days))
+    certificate = leaf.cert_chain_pems[0].bytes()
+    return Issued(
+        message.id,
+        certificate.decode(),
+        leaf.private_key_pem.bytes().decode(),
+        AUTHORITY.cert_pem.bytes().decode(),
+        public_key_sha256(certificate),
+        x509.load_pem_x509_certificate(certificate).not_valid_after_utc,
+    )
+
+
+def public_key_sha256(certificate: bytes) -> bytes:
+    """SHA-256 of a PEM certificate's SubjectPublicKeyInfo."""
+    key = x509.load_pem_x509_certificate(certificate).public_key()
+    return hashlib.sha256(key.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)).digest()

@@ -12,8 +12,6 @@ from pathlib import Path
 
 import trio
 import trustme
-from cryptography import x509
-from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from agentproxy.oracle.config import OracleConfig
 from agentproxy.oracle.registry import Registry
@@ -21,10 +19,10 @@ from agentproxy.protocol.errors import RemoteProtocolError
 from agentproxy.protocol.messages import FROM_ORACLE, FROM_RELAY, PROTOCOL_VERSION, FromOracle, FromRelay, Hello
 from agentproxy.runtime.config import load
 from agentproxy.runtime.streams import FramedStream
-from tests.oracle.signerserver import ED25519
+from tests.oracle import signerserver
+from tests.oracle.signerserver import AUTHORITY, ED25519
 
 SECONDS = 10.0
-AUTHORITY = trustme.CA()
 STRANGERS = trustme.CA()
 SERVER = AUTHORITY.issue_cert("127.0.0.1")
 
@@ -65,8 +63,7 @@ class Enrolled:
 
 
 def public_key_sha256(leaf: trustme.LeafCert) -> bytes:
-    parsed = x509.load_pem_x509_certificate(leaf.cert_chain_pems[0].bytes())
-    return hashlib.sha256(parsed.public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)).digest()
+    return signerserver.public_key_sha256(leaf.cert_chain_pems[0].bytes())
 
 
 def certificate_sha256(leaf: trustme.LeafCert) -> bytes:

@@ -106,7 +106,7 @@ def _desk(directory: Path, limits: LogLimits = LIMITS) -> Iterator[Desk]:
         made = Pipeline(log, trio.lowlevel.current_trio_token().run_sync_soon, 2)
         authority = Authority.load(*create_authority(NODE, datetime.now(UTC)))
         try:
-            yield Desk(Requests(NODE, backend.keyring(), authority, made), backend, log)
+            yield Desk(Requests(NODE, backend.keyring(), authority, made, directory), backend, log)
         finally:
             backend.gate.set()
             made.close()

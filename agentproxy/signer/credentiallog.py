@@ -1,0 +1,104 @@
+"""What the audit log says about credentials, for an oracle whose registry may be older. Reads only, in bounded parts.
+
+It reads what is surely on disk and never maps a file: the pen may cut a file back at any time, and touching a page
+behind the cut would kill the signer.
+"""
+
+import os
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+from agentproxy.protocol.errors import BackendError
+from agentproxy.protocol.signer_messages import CREDENTIAL_OPERATIONS, CredentialRecord, Outcome
+from agentproxy.signer.record import AuditRecord
+from agentproxy.signer.segment import list_segments, place_of
+
+__all__ = ["CredentialsPage", "read_credentials"]
+
+PAGE_BYTES = 8 << 20  # of the log; about 20 ms of one thread
+ANSWER_BYTES = 32 << 10  # of records' lines; their part that is sent is smaller, so an answer fits into a frame
+_LINE_BYTES = 1 << 20  # a line is shorter, so that a block of this size has the end of one in it
+
+# Anchored at both ends of what stands before it: no text from outside can look like an operation.
+_OF_CREDENTIALS = re.compile(
+    rb'\{"sequence":[0-9]+,"time":"[^"]*","node":"[^"]*","request":(?:null|"[0-9a-f]*"),"operation":"(?:%s)",'
+    % b"|".join(sorted(name.encode() for name in CREDENTIAL_OPERATIONS))
+)
+
+
+@dataclass(frozen=True, slots=True)
+class CredentialsPage:
+    """The credential records of one part of the log."""
+
+    records: tuple[CredentialRecord, ...]
+    through: int  # sequence of the last record that was looked at
+
+
+def read_credentials(directory: Path, after: int, last: int) -> CredentialsPage:
+    """Look at records behind sequence `after`, at most up to `last`, which must be on disk. It blocks.
+
+    Raises:
+        BackendError: the log ends before `after`, the records behind it were archived, or a file cannot be read.
+    """
+    if after > last:
+        raise BackendError(f"the log ends with record {last}, before record {after}")
+    if after == last:
+        return CredentialsPage((), last)
+    segments = [segment for segment in list_segments(directory) if segment.first <= after + 1]
+    if not segments:
+        raise BackendError(f"record {after + 1} was archived: its segment is not in the log's directory")
+    try:
+        descriptor = os.open(segments[-1].path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+        try:
+            return _page(descriptor, after, last)
+        finally:
+            os.close(descriptor)
+    except (OSError, ValueError) as error:
+        raise BackendError(f"{segments[-1].path}: {error}") from error
+
+
+def _page(descriptor: int, after: int, last: int) -> CredentialsPage:
+    data = os.pread(descriptor, PAGE_BYTES, _offset_behind(descriptor, after))
+    found: list[CredentialRecord] = []
+    through, size = after, 0
+    for line in data[: data.rfind(b"\n") + 1].split(b"\n")[:-1]:
+        if through >= last:
+            break
+        if _OF_CREDENTIALS.match(line) is not None:
+            size += len(line)
+            if found and size > ANSWER_BYTES:
+                break
+            found += _parsed(line)
+        through += 1
+    if through == after:
+        raise BackendError(f"record {after + 1} is not where it belongs")
+    return CredentialsPage(tuple(found), through)
+
+
+def _parsed(line: bytes) -> list[CredentialRecord]:
+    record = AuditRecord.parse(line)
+    if record.entry.outcome is not Outcome.DONE:
+        return []
+    return [CredentialRecord(record.sequence, record.time, record.entry.operation, record.entry.details)]
+
+
+def _offset_behind(descriptor: int, after: int) -> int:
+    """Where the record behind `after` begins, found by halving: a segment has up to 64 MiB."""
+    low, high = 0, os.fstat(descriptor).st_size  # the record begins in low … high
+    while high - low > _LINE_BYTES:
+        middle = (low + high) // 2
+        block = os.pread(descriptor, _LINE_BYTES, middle)
+        start = block.find(b"\n") + 1
+        end = block.find(b"\n", start)
+        if start == 0 or end < 0 or place_of(block[start:end])[0] > after:
+            high = middle  # or there is only a part of a line behind it
+        else:
+            low = middle + start
+    block = os.pread(descriptor, high - low + 2 * _LINE_BYTES, low)
+    start = 0
+    while (end := block.find(b"\n", start)) >= 0:
+        if place_of(block[start:end])[0] > after:
+            return low + start
+        start = end + 1
+    raise BackendError(f"record {after + 1} is not where it belongs")

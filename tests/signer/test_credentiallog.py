@@ -1,0 +1,106 @@
+"""A registry that is older than the log learns what it missed, without access to the log."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from agentproxy.protocol.errors import BackendError
+from agentproxy.protocol.fields import Asserted
+from agentproxy.protocol.signer_messages import (
+    CREDENTIAL_OPERATIONS,
+    CredentialRecord,
+    CredentialRecords,
+    ListCredentialRecords,
+    NotDone,
+    Outcome,
+    Record,
+)
+from agentproxy.signer import credentiallog
+from agentproxy.signer.credentiallog import read_credentials
+from agentproxy.signer.log import AuditLog, LogLimits
+from agentproxy.signer.record import Entry
+from tests.signer.conftest import GnupgHome
+from tests.signer.logs import LIMITS, NODE, refused, signed
+from tests.signer.running import Client, signer, state
+
+
+def revoked(number: int) -> Entry:
+    return Entry("token_revoked", Outcome.DONE, Asserted(channel="cli"), details={"token": f"{number:012x}"})
+
+
+def write(directory: Path, entries: list[Entry], limits: LogLimits = LIMITS) -> int:
+    with AuditLog.open(directory, NODE, limits) as log:
+        for entry in entries:
+            log.append([entry])
+        return 0 if log.head is None else log.head.sequence
+
+
+def read_all(directory: Path, after: int, last: int) -> Iterator[CredentialRecord]:
+    while after < last:
+        page = read_credentials(directory, after, last)
+        assert after < page.through <= last
+        yield from page.records
+        after = page.through
+
+
+@pytest.mark.parametrize("limits", [LIMITS, LogLimits(reserve_bytes=0, rotate_bytes=5000)])
+@pytest.mark.parametrize("line_bytes", [1 << 20, 2000])
+def test_from_any_record_on_exactly_the_later_ones_are_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, limits: LogLimits, line_bytes: int
+) -> None:
+    monkeypatch.setattr(credentiallog, "_LINE_BYTES", line_bytes)
+    monkeypatch.setattr(credentiallog, "PAGE_BYTES", 3000)
+    entries = [revoked(number) if number % 7 == 3 else signed(number) for number in range(1, 60)]
+    last = write(tmp_path, entries, limits)
+    for after in range(last + 1):
+        found = [record.sequence for record in read_all(tmp_path, after, last)]
+        assert found == [number for number in range(after + 1, last + 1) if number % 7 == 3]
+
+
+def test_only_what_was_done_counts_and_no_text_can_look_like_it(tmp_path: Path) -> None:
+    forged = '","operation":"token_revoked","x":"'
+    last = write(
+        tmp_path,
+        [
+            Entry("sign", Outcome.REFUSED, Asserted(runner="a", address=forged), reason=forged, details={"a": forged}),
+            Entry("token_revoked", Outcome.FAILED, reason="no", details={"token": "0" * 12}),
+            Entry("token_revoked_not", Outcome.DONE),
+            refused(1),
+        ],
+    )
+    assert list(read_all(tmp_path, 0, last)) == []
+
+
+def test_what_is_not_yet_on_the_disk_is_not_told(tmp_path: Path) -> None:
+    write(tmp_path, [revoked(1), revoked(2)])
+    assert [record.details["token"] for record in read_all(tmp_path, 0, 1)] == [f"{1:012x}"]
+
+
+def test_many_records_come_in_parts_that_fit_into_a_frame(tmp_path: Path) -> None:
+    last = write(tmp_path, [revoked(number) for number in range(300)])
+    page = read_credentials(tmp_path, 0, last)
+    assert page.through < last
+    assert len(list(read_all(tmp_path, 0, last))) == 300
+
+
+def test_a_log_that_does_not_reach_back_or_forward_enough_is_said(tmp_path: Path) -> None:
+    last = write(tmp_path, [signed(number) for number in range(40)], LogLimits(reserve_bytes=0, rotate_bytes=5000))
+    with pytest.raises(BackendError, match="the log ends with record 40, before record 41"):
+        read_credentials(tmp_path, 41, last)
+    sorted(tmp_path.glob("*.jsonl"))[0].unlink()
+    with pytest.raises(BackendError, match="record 1 was archived"):
+        read_credentials(tmp_path, 0, last)
+
+
+def test_a_signer_tells_it_on_its_socket(home: GnupgHome) -> None:
+    with state(home, "ed25519") as directory, signer(directory), Client(directory) as client:
+        for operation in sorted(CREDENTIAL_OPERATIONS):
+            client.ask(Record(client.next_id(), operation, Outcome.DONE, "", Asserted(), details={"runner": "a"}))
+        answer = client.ask(ListCredentialRecords(client.next_id(), 0))
+        assert isinstance(answer, CredentialRecords)
+        assert [record.operation for record in answer.records] == sorted(CREDENTIAL_OPERATIONS)
+        assert answer.through == answer.last == 1 + len(CREDENTIAL_OPERATIONS)  # one for its start
+        later = client.ask(ListCredentialRecords(client.next_id(), 10_000))
+        assert isinstance(later, NotDone)
+        assert not later.retryable
