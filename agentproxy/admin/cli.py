@@ -26,6 +26,7 @@ _COMMANDS: Mapping[str, tuple[str, str]] = {
     "runner": ("runner", "Add build servers."),
     "serve": ("serve", "Run the oracle."),
     "audit": ("audit", "Read and verify the audit log."),
+    "dev": ("dev", "Try it all in one directory, without root."),
 }
 
 

@@ -4,7 +4,6 @@ import os
 import select
 import shutil
 import socket
-import subprocess
 import tempfile
 import time
 from pathlib import Path
@@ -31,10 +30,10 @@ class ReadySocket:
         kept = {name: value for name, value in os.environ.items() if name not in systemd.VARIABLES}
         return {**kept, "NOTIFY_SOCKET": os.fspath(self._path)}
 
-    def wait(self, process: subprocess.Popen[bytes], seconds: float) -> bool:
-        """Wait until the child is ready; False when it ended, or `seconds` passed."""
+    def wait(self, pid: int, seconds: float) -> bool:
+        """Wait until our child `pid` is ready; False when it ended, or `seconds` passed."""
         deadline = time.monotonic() + seconds
-        ended = os.pidfd_open(process.pid)
+        ended = os.pidfd_open(pid)
         try:
             poll = select.poll()
             for descriptor in (ended, self._socket.fileno()):

@@ -71,16 +71,11 @@ def _started(oracle: OracleConfig, config: Path) -> Iterator[None]:
     with ReadySocket() as ready, tempfile.TemporaryFile() as log:
         process = _start(config, audit, ready.environment(), log)
         try:
-            if not ready.wait(process, START_SECONDS):
+            if not ready.wait(process.pid, START_SECONDS):
                 raise ConfigError(f"the signer does not start:\n{_reasons(log)}")
             yield
         finally:
-            process.terminate()
-            try:
-                process.wait(STOP_SECONDS)
-            except subprocess.TimeoutExpired:
-                process.kill()
-                process.wait()
+            _stop(process)
 
 
 def _start(config: Path, audit: Path, environment: dict[str, str], log: BinaryIO) -> subprocess.Popen[bytes]:
@@ -88,9 +83,10 @@ def _start(config: Path, audit: Path, environment: dict[str, str], log: BinaryIO
     status = audit.stat()
     as_owner = os.geteuid() == 0 and status.st_uid != 0
     return subprocess.Popen(
-        [sys.executable, "-m", "agentproxy.signer", "--config", config],
+        # It ends when its standard input does: not even our violent death leaves it behind with the log's lock.
+        [sys.executable, "-m", "agentproxy.signer", "--config", config, "--end-with-input"],
         env=environment,
-        stdin=subprocess.DEVNULL,
+        stdin=subprocess.PIPE,
         stdout=log,
         stderr=log,
         user=status.st_uid if as_owner else None,
@@ -98,6 +94,15 @@ def _start(config: Path, audit: Path, environment: dict[str, str], log: BinaryIO
         extra_groups=[] if as_owner else None,
         start_new_session=True,  # Ctrl-C is for us; we stop it in good order
     )
+
+
+def _stop(process: subprocess.Popen[bytes]) -> None:
+    process.terminate()
+    try:
+        process.communicate(timeout=STOP_SECONDS)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.communicate()
 
 
 def _reasons(log: BinaryIO) -> str:

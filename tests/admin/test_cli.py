@@ -17,12 +17,12 @@ def test_help_names_every_command_and_imports_none_of_them() -> None:
     )
     result = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False, timeout=60)
     assert result.returncode == 0, result.stderr
-    for name in ("init", "key", "runner", "serve", "audit"):
+    for name in ("init", "key", "runner", "serve", "audit", "dev"):
         assert f"\n  {name} " in result.stdout
 
 
 @pytest.mark.parametrize(
-    "words", [["init"], ["key"], ["key", "import"], ["runner", "add"], ["serve"], ["audit", "tail"]]
+    "words", [["init"], ["key"], ["key", "import"], ["runner", "add"], ["serve"], ["audit", "tail"], ["dev", "start"]]
 )
 def test_every_command_has_help(words: list[str]) -> None:
     result = blind_oracle(*words, "--help")

@@ -1,0 +1,79 @@
+"""Makes a dev system: a state directory with keys, and one build server that is enrolled."""
+
+import shutil
+import socket
+from collections.abc import Mapping
+from pathlib import Path
+
+from agentproxy.admin.dev.freshkeys import ALGORITHMS, fresh_subkey
+from agentproxy.admin.dev.place import RUNNER, Place
+from agentproxy.admin.enrolment import enrol
+from agentproxy.admin.importing import KeyImport
+from agentproxy.admin.intake import take_key
+from agentproxy.admin.layout import load_oracle, load_signer
+from agentproxy.admin.policyfile import add, key_addition, runner_addition
+from agentproxy.admin.statedirectory import Wanted, create
+from agentproxy.protocol.errors import ConfigError
+from agentproxy.runtime.files import write_atomically
+from relay.enrolment import enrol as enrol_relay
+from relay.enrolment import places_for, read_enrolment
+
+__all__ = ["make"]
+
+_HOSTS = ("127.0.0.1", "::1", "localhost")
+_CREDENTIAL_DAYS = 30
+_LEGACY = "legacy"
+
+
+def make(place: Place, exports: Mapping[str, Path]) -> None:
+    """Put everything into `place`, which must be empty; nothing runs afterwards.
+
+    Args:
+        exports: the files of exported secret keys by the keys' names; empty for fresh ones, modern and legacy.
+
+    Raises:
+        ConfigError: with a reason and a hint.
+    """
+    contents = {name: _read(file) for name, file in exports.items()}
+    if any(place.root.iterdir()):
+        raise ConfigError(f"{place.root}: expected an empty directory or nothing", "choose another, or empty it first")
+    try:
+        _fill(place, contents)
+    except BaseException:
+        # Half a system can neither be started nor made again.
+        for entry in place.root.iterdir():
+            shutil.rmtree(entry) if entry.is_dir() else entry.unlink()
+        raise
+
+
+def _fill(place: Place, contents: Mapping[str, bytes]) -> None:
+    layout = create(place.root, Wanted("dev", _HOSTS, f"127.0.0.1:{_free_port()}"))
+    place.logs.mkdir(mode=0o700)
+    oracle = load_oracle(layout.oracle_config)
+    signer = load_signer(oracle)
+    for name in contents or ALGORITHMS:
+        imported = take_key(oracle, signer, KeyImport(name, contents.get(name) or fresh_subkey(name)))
+        add(oracle.policy, key_addition(name, imported.entry.fingerprint, _LEGACY if name == _LEGACY else "modern"))
+    add(oracle.policy, runner_addition(RUNNER, list(contents or ALGORITHMS)))
+    file = place.root / f"{RUNNER}.enrolment"
+    try:
+        write_atomically(file, enrol(oracle, RUNNER, _CREDENTIAL_DAYS), 0o600)
+        enrol_relay(read_enrolment(file), places_for(place.relay_config), replace=False)
+    finally:
+        file.unlink(missing_ok=True)
+    place.relay.chmod(0o700)
+
+
+def _read(file: Path) -> bytes:
+    try:
+        return file.read_bytes()
+    except OSError as error:
+        raise ConfigError(f"{file}: cannot be read: {error.strerror}") from error
+
+
+def _free_port() -> int:
+    # The relay's configuration names it, so an oracle that starts again must get the same one.
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port

@@ -1,0 +1,152 @@
+"""The parts of a dev system as processes: the oracle, which runs its signer, and the relay."""
+
+import sys
+import time
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+from agentproxy.admin.dev import processes
+from agentproxy.admin.dev.place import Place
+from agentproxy.admin.dev.processes import Process
+from agentproxy.admin.layout import CONFIG_VARIABLE
+from agentproxy.admin.readiness import ReadySocket
+from agentproxy.protocol.errors import ConfigError
+from relay.control_call import ask
+from relay.setup import set_up
+from relay.status import CertificateReport, ControlRequest, StatusReport
+
+__all__ = [
+    "ORACLE",
+    "PARTS",
+    "RELAY",
+    "SIGNER",
+    "is_running",
+    "set_up_home",
+    "start",
+    "state_of",
+    "stop",
+    "stop_rest",
+    "wait_until_connected",
+]
+
+ORACLE, SIGNER, RELAY = "oracle", "signer", "relay"
+PARTS = (ORACLE, SIGNER, RELAY)
+
+START_SECONDS = 60.0  # about one; unlocking many protected keys takes longer
+STOP_SECONDS = 20.0  # the oracle's own limit for what is in flight is 10 s, its signer's 5 s
+CONNECT_SECONDS = 30.0  # for the relay to find the oracle; its longest pause between two attempts is shorter
+_LOOK_SECONDS = 0.05
+_LOG_LINES = 12
+
+
+@dataclass(frozen=True, slots=True)
+class _Part:
+    module: str
+    config: str
+    variable: str
+
+
+_PARTS: Mapping[str, _Part] = {
+    ORACLE: _Part("agentproxy.admin", "oracle.yaml", CONFIG_VARIABLE),
+    RELAY: _Part("relay.cli", "relay/relay.yaml", "BLIND_ORACLE_RELAY_CONFIG"),
+}
+
+
+def start(place: Place, name: str) -> None:
+    """Start the oracle or the relay, unless it runs, and wait until it can be used.
+
+    Raises:
+        ConfigError: it does not start; with the end of its log.
+    """
+    if is_running(place, name):
+        return
+    part, log = _PARTS[name], place.logs / f"{name}.log"
+    command = (sys.executable, "-m", part.module, "serve", "--config", str(place.root / part.config))
+    before = log.stat().st_size if log.exists() else 0
+    with ReadySocket() as ready:
+        process = processes.spawn(command, ready.environment(), log)
+        is_ready = False
+        try:
+            processes.remember(_pid_file(place, name), process)
+            is_ready = ready.wait(process.pid, START_SECONDS)
+        finally:
+            if not is_ready:
+                processes.end(process, STOP_SECONDS)
+    if not is_ready:
+        raise ConfigError(f"the {name} does not start:\n{_said(log, before)}", f"its log: {log}")
+
+
+def stop(place: Place, name: str) -> None:
+    """Stop the oracle (with its signer) or the relay, if it runs."""
+    process = processes.recall(_pid_file(place, name))
+    if process is not None:
+        processes.end(process, STOP_SECONDS)
+    _pid_file(place, name).unlink(missing_ok=True)
+    if name == ORACLE:
+        signer = _signer(place)
+        if signer is not None:
+            processes.end(signer, STOP_SECONDS)
+
+
+def stop_rest(place: Place) -> None:
+    """Stop what else works here: agents that gpg started in the home, and parts whose pid file is lost."""
+    for program in ("gpg-agent", "scdaemon", "dirmngr", "keyboxd"):
+        for word in (program, f"/usr/bin/{program}", f"/usr/lib/gnupg/{program}"):
+            for process in processes.find(word, at=place.home):
+                processes.end(process, STOP_SECONDS)
+    for part in _PARTS.values():
+        for process in processes.find(part.module, "serve", at=place.root / part.config):
+            processes.end(process, STOP_SECONDS)
+
+
+def is_running(place: Place, name: str) -> bool:
+    """Whether a part runs."""
+    return state_of(place, name) is not None
+
+
+def state_of(place: Place, name: str) -> Process | None:
+    """A part's process, if it runs."""
+    return _signer(place) if name == SIGNER else processes.recall(_pid_file(place, name))
+
+
+def _signer(place: Place) -> Process | None:
+    """The signer, which the oracle starts, and starts again when it dies."""
+    return next(processes.find("agentproxy.signer", at=place.layout.signer_config), None)
+
+
+def wait_until_connected(place: Place) -> None:
+    """Wait until the relay has found the oracle.
+
+    Raises:
+        ConfigError: it has not within CONNECT_SECONDS; with the relay's reason.
+    """
+    deadline = time.monotonic() + CONNECT_SECONDS
+    while True:
+        connection = ask(place.control, ControlRequest("status"), StatusReport).connection
+        if connection.connected:
+            return
+        # A relay that waits for its next attempt makes it now when somebody wants something.
+        with suppress(ConfigError):
+            ask(place.control, ControlRequest("certificates"), CertificateReport)
+        if time.monotonic() > deadline:
+            log = place.logs / "relay.log"
+            raise ConfigError(f"the relay does not reach the oracle: {connection.problem}", f"its log: {log}")
+        time.sleep(_LOOK_SECONDS)
+
+
+def set_up_home(place: Place) -> None:
+    """Make or repair the build server's GnuPG home; the relay must be connected."""
+    report = ask(place.control, ControlRequest("certificates"), CertificateReport)
+    set_up(place.home, place.socket, report.certificates)
+
+
+def _pid_file(place: Place, name: str) -> Path:
+    return place.layout.run / f"{name}.pid"
+
+
+def _said(log: Path, before: int) -> str:
+    with log.open("rb") as file:
+        file.seek(before)
+        return "\n".join(file.read().decode(errors="replace").splitlines()[-_LOG_LINES:]) or "it did not say why"

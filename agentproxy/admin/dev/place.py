@@ -1,0 +1,110 @@
+"""The directory of a `blind-oracle dev` system: where its files are, and who may change it just now."""
+
+import fcntl
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from agentproxy.admin.layout import Layout
+from agentproxy.protocol.errors import ConfigError
+from agentproxy.runtime.unixsocket import MAX_PATH
+
+__all__ = ["RUNNER", "Place"]
+
+RUNNER = "dev"  # the name of the one build server
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """A state directory as `init` makes it, with a relay, a GnuPG home and logs beside it."""
+
+    root: Path  # absolute: processes are recognized by it
+
+    @classmethod
+    def at(cls, directory: Path) -> "Place":
+        """The place in `directory`, which need not exist.
+
+        Raises:
+            ConfigError: its path is too long for the sockets in it, or cannot stand in what gpg reads.
+        """
+        place = cls(directory.absolute())
+        if any(character in str(place.root) for character in "$\n"):
+            raise ConfigError(
+                f"{directory}: gpg's redirect to a socket cannot hold '$' or a newline", "choose another path"
+            )
+        longest = max((place.control, place.socket, place.home / "S.gpg-agent"), key=lambda path: len(str(path)))
+        excess = len(os.fsencode(longest)) - MAX_PATH
+        if excess > 0:
+            raise ConfigError(f"{directory}: {excess} bytes too long for the sockets in it", "choose a shorter path")
+        return place
+
+    @property
+    def layout(self) -> Layout:
+        """The oracle's and the signer's part."""
+        return Layout(self.root)
+
+    @property
+    def relay(self) -> Path:
+        """The build server's part."""
+        return self.root / "relay"
+
+    @property
+    def relay_config(self) -> Path:
+        """relay.yaml."""
+        return self.relay / "relay.yaml"
+
+    @property
+    def control(self) -> Path:
+        """Where the relay tells its state."""
+        return self.relay / "state" / "control.sock"
+
+    @property
+    def socket(self) -> Path:
+        """Where gpg connects."""
+        return self.relay / "run" / "S.gpg-agent"
+
+    @property
+    def home(self) -> Path:
+        """GNUPGHOME of the build server: public keys only."""
+        return self.relay / "gnupg"
+
+    @property
+    def logs(self) -> Path:
+        """What oracle (with its signer) and relay write to standard error."""
+        return self.root / "log"
+
+    @property
+    def is_made(self) -> bool:
+        """Whether `dev start` has finished here once."""
+        return self._made.exists()
+
+    @property
+    def _made(self) -> Path:
+        return self.root / "dev"
+
+    def set_made(self) -> None:
+        """Note that everything is there."""
+        self._made.write_text("made by: blind-oracle dev start\n", encoding="ascii")
+
+    def check_made(self) -> None:
+        """Raise ConfigError unless `dev start` has finished here once."""
+        if not self.is_made:
+            raise ConfigError(f"{self.root}: no dev system here", f"blind-oracle dev start {self.root}")
+
+    @contextmanager
+    def changing(self) -> Iterator[None]:
+        """Keep other `dev start` and `dev stop` away from this directory, which must exist.
+
+        Raises:
+            ConfigError: one of them is at work.
+        """
+        descriptor = os.open(self.root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            yield
+        except BlockingIOError as error:
+            raise ConfigError(f"{self.root}: another dev command is at work here", "wait for its end") from error
+        finally:
+            os.close(descriptor)

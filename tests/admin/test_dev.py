@@ -1,0 +1,221 @@
+import json
+import os
+import shlex
+import signal
+import subprocess
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from agentproxy.admin.dev.processes import find
+from tests.admin.exports import Exports
+from tests.admin.shell import Result, blind_oracle
+
+SECONDS = 60
+
+
+class System:
+    """A dev system whose directory has a name that a careless shell line would break on."""
+
+    def __init__(self, parent: Path) -> None:
+        self.directory = parent / "it's a dir"
+
+    def dev(self, command: str, *words: str) -> Result:
+        return blind_oracle("dev", command, self.directory, *words)
+
+    def status(self) -> dict[str, bool]:
+        parts: dict[str, dict[str, bool]] = json.loads(self.dev("status", "--json").output)["parts"]
+        return {name: part["running"] for name, part in parts.items()}
+
+    def pid(self, part: str) -> int:
+        pid: int = json.loads(self.dev("status", "--json").output)["parts"][part]["pid"]
+        return pid
+
+    def shell(self, script: str) -> subprocess.CompletedProcess[str]:
+        """Run a script in bash after `eval` of what `dev env` prints, as its help says."""
+        lines = self.dev("env").output
+        return subprocess.run(
+            ["bash", "-euc", f"{lines}\ncd {shlex.quote(str(self.directory))}\n{script}"],
+            capture_output=True,
+            text=True,
+            timeout=SECONDS,
+            check=False,
+        )
+
+
+ALL = {"oracle": True, "signer": True, "relay": True}
+NONE = dict.fromkeys(ALL, False)
+
+
+@pytest.fixture(name="exports_words", scope="module")
+def key_options(exports: Exports) -> list[str]:
+    return [f"--key={name}={exports.subkeys[name]}" for name in ("modern", "legacy")]
+
+
+@pytest.fixture(name="parent", scope="module")
+def short_parent(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    with tempfile.TemporaryDirectory(prefix="bo", dir="/tmp", ignore_cleanup_errors=True) as name:
+        yield Path(name)
+
+
+@pytest.fixture(name="made", scope="module")
+def made_system(parent: Path, exports_words: list[str]) -> Iterator[System]:
+    system = System(parent)
+    result = system.dev("start", *exports_words)
+    assert result.status == 0, result.errors
+    yield system
+    assert system.dev("stop").status == 0
+
+
+@pytest.fixture(name="system")
+def running_system(made: System) -> System:
+    assert made.dev("start").status == 0
+    return made
+
+
+def test_after_start_everything_runs_and_gpg_signs_with_a_home_without_secrets(
+    system: System, exports: Exports
+) -> None:
+    assert system.status() == ALL
+    done = system.shell(
+        "echo text > file; gpg --batch --yes --local-user modern@example.org --detach-sign file\n"
+        "gpg --batch --status-fd 1 --verify file.sig file\nfind relay -name '*.key' -path '*private-keys*'"
+    )
+    assert done.returncode == 0, done.stderr
+    assert f"VALIDSIG {exports.fingerprints['modern']} " in done.stdout
+    assert ".key" not in done.stdout
+
+
+def test_the_environment_names_everything_and_finds_both_programs(system: System) -> None:
+    done = system.shell(
+        'command -v blind-oracle blind-oracle-relay; test -S "$BLIND_ORACLE_RELAY_SOCKET"; test -d "$GNUPGHOME"\n'
+        'test -f "$BLIND_ORACLE_CONFIG"; test -f "$BLIND_ORACLE_RELAY_CONFIG"; test -d "$BLIND_ORACLE_AUDIT_DIR"'
+    )
+    assert done.returncode == 0, done.stderr
+    assert len(done.stdout.splitlines()) == 2
+
+
+def test_starting_again_changes_nothing(system: System) -> None:
+    before = [system.pid(part) for part in ALL]
+    assert system.dev("start").status == 0
+    assert [system.pid(part) for part in ALL] == before
+
+
+def test_one_part_stops_and_starts_again_and_the_others_stay(system: System) -> None:
+    relay = system.pid("relay")
+    assert system.dev("stop", "oracle").status == 0
+    assert system.status() == {"oracle": False, "signer": False, "relay": True}
+    assert system.dev("status").status == 1
+    assert system.dev("start", "oracle").status == 0
+    assert system.pid("relay") == relay
+    oracle = system.pid("oracle")
+    assert system.dev("stop", "relay").status == 0
+    assert system.status() == {"oracle": True, "signer": True, "relay": False}
+    assert system.dev("start", "relay").status == 0
+    assert system.pid("oracle") == oracle
+    assert system.dev("status").status == 0
+
+
+def test_after_the_oracles_violent_death_it_starts_again(system: System) -> None:
+    os.kill(system.pid("oracle"), signal.SIGKILL)
+    while system.status()["signer"]:  # it ends by itself when its oracle is gone
+        pass
+    assert system.status() == {"oracle": False, "signer": False, "relay": True}
+    assert system.dev("start").status == 0
+    assert system.status() == ALL
+
+
+def test_stop_leaves_nothing_running_and_no_socket(system: System) -> None:
+    assert system.dev("stop").status == 0
+    assert system.status() == NONE
+    assert list(find(at=system.directory)) == []
+    assert system.dev("stop").status == 0
+
+
+def test_an_agent_that_gpg_started_in_the_home_is_stopped_too(system: System) -> None:
+    system.dev("stop")
+    done = system.shell(
+        'rm -f "$(gpgconf --list-dirs agent-socket)"; gpg-agent --daemon --homedir "$GNUPGHOME" >/dev/null 2>&1'
+    )
+    assert done.returncode == 0, done.stderr
+    assert list(find(at=system.directory)) != []
+    assert system.dev("stop").status == 0
+    assert list(find(at=system.directory)) == []
+
+
+def test_a_broken_configuration_shows_its_reason_and_leaves_nothing_running(system: System) -> None:
+    system.dev("stop")
+    policy = system.directory / "policy.yaml"
+    text = policy.read_text()
+    try:
+        policy.write_text(text + "runner: {}\n")
+        result = system.dev("start")
+    finally:
+        policy.write_text(text)
+    assert result.status == 1
+    assert "the oracle does not start" in result.errors
+    assert "policy.yaml: runner: unknown key, did you mean runners?" in result.errors
+    assert system.status() == NONE
+
+
+def test_two_systems_run_side_by_side(system: System, exports: Exports) -> None:
+    with tempfile.TemporaryDirectory(prefix="bo", dir="/tmp", ignore_cleanup_errors=True) as name:
+        other = System(Path(name))
+        try:
+            assert other.dev("start", f"--key=modern={exports.subkeys['legacy']}").status == 0
+            for one, key in ((system, "modern"), (other, "legacy")):
+                done = one.shell(
+                    "echo x > f; gpg --batch --yes --detach-sign f; gpg --batch --status-fd 1 --verify f.sig f"
+                )
+                assert f"VALIDSIG {exports.fingerprints[key]} " in done.stdout, done.stderr
+        finally:
+            assert other.dev("stop").status == 0
+        assert system.status() == ALL
+
+
+@pytest.mark.parametrize("key", ["modern", "=file", "modern=", ""])
+def test_a_key_without_name_or_file_is_wrong_usage(key: str, parent: Path) -> None:
+    result = blind_oracle("dev", "start", parent / "new", f"--key={key}")
+    assert result.status == 2
+    assert "expected NAME=FILE" in result.errors
+
+
+def test_a_start_that_fails_leaves_an_empty_directory(parent: Path, exports: Exports) -> None:
+    result = blind_oracle("dev", "start", parent / "new", f"--key=a={exports.home / 'pubring.kbx'}")
+    assert result.status == 1
+    assert "gpg finds no OpenPGP key in the export" in result.errors
+    assert list((parent / "new").iterdir()) == []
+
+
+def test_what_is_not_a_dev_system_is_left_alone(parent: Path) -> None:
+    (parent / "mine").mkdir()
+    (parent / "mine" / "file").write_text("kept")
+    result = blind_oracle("dev", "start", parent / "mine")
+    assert result.status == 1
+    assert "expected an empty directory" in result.errors
+    assert (parent / "mine" / "file").read_text() == "kept"
+    for command in ("env", "status"):
+        assert "no dev system here" in blind_oracle("dev", command, parent / "mine").errors
+    assert "no such directory" in blind_oracle("dev", "stop", parent / "gone").errors
+
+
+def test_a_path_too_long_for_sockets_is_refused_at_once(parent: Path) -> None:
+    result = blind_oracle("dev", "start", parent / ("x" * 90))
+    assert result.status == 1
+    assert "too long for the sockets in it" in result.errors
+    assert not (parent / ("x" * 90)).exists()
+
+
+def test_a_path_that_gpg_would_expand_is_refused_at_once(parent: Path) -> None:
+    result = blind_oracle("dev", "start", parent / "$HOME")
+    assert result.status == 1
+    assert "cannot hold '$' or a newline" in result.errors
+    assert not (parent / "$HOME").exists()
+
+
+def test_keys_are_for_the_first_start(system: System, exports_words: list[str]) -> None:
+    result = system.dev("start", *exports_words)
+    assert result.status == 1
+    assert "--key is for the first start" in result.errors
