@@ -24,6 +24,7 @@ _COMMANDS: Mapping[str, tuple[str, str]] = {
     "init": ("init", "Make a state directory: CA, server certificate, example policy."),
     "key": ("key", "Import signing keys for the signer."),
     "runner": ("runner", "Add build servers."),
+    "policy": ("policy", "Check the policy, and explain what it decides."),
     "serve": ("serve", "Run the oracle."),
     "audit": ("audit", "Read and verify the audit log."),
     "dev": ("dev", "Try it all in one directory, without root."),

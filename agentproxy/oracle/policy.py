@@ -111,7 +111,12 @@ class Deny:
     """No. The reason names the line, and nothing that the runner may not know."""
 
     code: RefusalCode
-    reason: str
+    reason: str  # a path in the file, a colon, and words
+
+    @property
+    def rule(self) -> str:
+        """The path of the line that says no."""
+        return self.reason.partition(": ")[0]
 
 
 Decision = Allow | Deny
@@ -189,21 +194,25 @@ def matches(patterns: tuple[str, ...], distribution: str) -> bool:
     return not patterns or any(fnmatch.fnmatchcase(distribution, pattern) for pattern in patterns)
 
 
-def explain(policy: Policy, caller: Caller, key: str, question: Question, facts: KeyFacts | None) -> tuple[str, ...]:
-    """The decision in words, with every objection rather than the first.
+def explain(
+    policy: Policy, caller: Caller, key: str, question: Question, facts: KeyFacts | None
+) -> Allow | tuple[Deny, ...]:
+    """The decision with every objection rather than the first.
 
     Args:
+        policy: what people wrote.
+        caller: who would ask.
         key: the policy's name of it, also when the signer does not serve it.
+        question: what would be asked.
+        facts: as for `decide`.
     """
     decision = decide(policy, caller, question, facts)
     if isinstance(decision, Allow):
-        limit = "not limited" if decision.runner.rate is None else f"{decision.runner.rate} a second"
-        return (f"allowed by {decision.rule}", f"priority {decision.runner.priority.value}, {limit}")
+        return decision
     runner, rule = policy.runners.get(caller.runner), policy.keys.get(key)
     if facts is None or runner is None or rule is None or key not in runner.keys:
-        return (f"refused, {decision.code}: {decision.reason}",)
-    objections = _objections(caller.runner, runner, key, rule, question, facts)
-    return tuple(f"refused, {denied.code}: {denied.reason}" for denied in objections)
+        return (decision,)
+    return tuple(_objections(caller.runner, runner, key, rule, question, facts))
 
 
 def served_keys(policy: Policy, runner: str, served: Iterable[KeyFacts]) -> tuple[ServedKey, ...]:

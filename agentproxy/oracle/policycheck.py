@@ -64,6 +64,9 @@ def _check_key(name: str, rule: KeyRule, facts: KeyFacts | None, *, signer_known
             )
         if facts is not None and algorithm not in facts.hash_algorithms:
             yield Problem(at, f"the signer's keys file does not allow {word} for this key", warning=True)
+    if facts is not None and facts.can_certify:
+        use = "it is served for seal only" if facts.seal_only else "whoever may sign with it could change certificates"
+        yield Problem(path, f"the key can certify; {use}", warning=True)
     if facts is None and signer_known:
         yield Problem(f"{path}.fingerprint", "the signer serves no such key", warning=True)
 

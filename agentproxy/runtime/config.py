@@ -17,7 +17,7 @@ from agentproxy.protocol.digests import HashAlgorithm
 from agentproxy.protocol.errors import BlindOracleError, ConfigError
 from agentproxy.protocol.wire import new_converter
 
-__all__ = ["load", "parse"]
+__all__ = ["MAX_BYTES", "line_numbers", "load", "parse"]
 
 MAX_BYTES = 1024 * 1024  # a policy of some 5000 runners; larger ones would take PyYAML many seconds
 MAX_DEPTH = 32
@@ -49,6 +49,31 @@ def load(path: Path, cls: type[T]) -> T:
 def parse(text: str, cls: type[T], source: str) -> T:
     """As `load`, from `text`; `source` stands in errors, and relative paths stay as they are."""
     return _structured(text, cls, source, Path())
+
+
+def line_numbers(text: str) -> dict[str, int]:
+    """The line, counted from 1, of every key and item, by its path such as `runners.b1.keys[1]`.
+
+    Empty when the text is no YAML of ours: `parse` says why.
+    """
+    try:
+        root: yaml.Node | None = _StrictLoader(text).get_single_node()
+    except (yaml.YAMLError, ValueError):
+        return {}
+    return dict(_lines_below(root, "")) if root is not None else {}
+
+
+def _lines_below(node: yaml.Node, path: str) -> Iterator[tuple[str, int]]:
+    if isinstance(node, yaml.MappingNode):
+        for key, value in node.value:
+            place = f"{path}.{key.value}" if path else str(key.value)
+            yield place, key.start_mark.line + 1
+            yield from _lines_below(value, place)
+    elif isinstance(node, yaml.SequenceNode):
+        for index, item in enumerate(node.value):
+            place = f"{path}[{index}]"
+            yield place, item.start_mark.line + 1
+            yield from _lines_below(item, place)
 
 
 def _structured(text: str, cls: type[T], source: str, directory: Path) -> T:

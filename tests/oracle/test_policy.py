@@ -162,6 +162,16 @@ def test_every_problem_has_its_path() -> None:
     ]
 
 
+@pytest.mark.parametrize(("seal_only", "words"), [(False, "could change certificates"), (True, "for seal only")])
+def test_a_key_that_can_certify_stays_a_warning(seal_only: bool, words: str) -> None:
+    served = dataclasses.replace(MODERN, can_certify=True, seal_only=seal_only)
+    (problem,) = check(with_key(KeyRule(MODERN.fingerprint, "modern")), [served])
+    assert problem.warning
+    assert problem.path == "keys.k"
+    assert problem.message.startswith("the key can certify; ")
+    assert words in problem.message
+
+
 def test_a_good_policy_has_no_problems() -> None:
     assert check(policy(), SERVED) == ()
 
@@ -176,13 +186,16 @@ def test_a_runner_is_told_of_its_keys_only() -> None:
 
 
 def test_an_explanation_lists_every_objection() -> None:
-    lines = explain(policy(), caller(), "small", Question(HashAlgorithm.SHA512, "el7-x"), SMALL)
-    assert [line.split(": ")[0] for line in lines] == [
-        "refused, hash_forbidden",
-        "refused, distribution_forbidden",
-        "refused, distribution_forbidden",
+    denied = explain(policy(), caller(), "small", Question(HashAlgorithm.SHA512, "el7-x"), SMALL)
+    assert isinstance(denied, tuple)
+    assert [(each.code, each.rule) for each in denied] == [
+        (RefusalCode.HASH_FORBIDDEN, "keys.small.hash_algorithms"),
+        (RefusalCode.DISTRIBUTION_FORBIDDEN, "keys.small.distributions"),
+        (RefusalCode.DISTRIBUTION_FORBIDDEN, "keys.small"),
     ]
-    assert explain(policy(), caller(), "modern", Question(SHA256), MODERN)[0] == "allowed by runners.build-01.keys[0]"
+    allowed = explain(policy(), caller(), "modern", Question(SHA256), MODERN)
+    assert isinstance(allowed, Allow)
+    assert allowed.rule == "runners.build-01.keys[0]"
 
 
 questions = st.builds(
@@ -202,5 +215,6 @@ def test_a_claim_never_widens_a_decision(question: Question, facts: KeyFacts, ru
 
 @given(questions, st.sampled_from(SERVED))
 def test_an_explanation_says_what_the_decision_says(question: Question, facts: KeyFacts) -> None:
-    allowed = isinstance(decide(policy(), caller(), question, facts), Allow)
-    assert explain(policy(), caller(), facts.name, question, facts)[0].startswith("allowed" if allowed else "refused")
+    decision = decide(policy(), caller(), question, facts)
+    explained = explain(policy(), caller(), facts.name, question, facts)
+    assert (explained if isinstance(explained, Allow) else explained[0]) == decision
