@@ -22,7 +22,7 @@ FAILED, USAGE, INTERRUPTED = 1, 2, 130
 # name: module below `commands` whose `command` it is, and what the overview says
 _COMMANDS: Mapping[str, tuple[str, str]] = {
     "init": ("init", "Make a state directory: CA, server certificate, example policy."),
-    "key": ("key", "Import signing keys for the signer."),
+    "key": ("key", "Import, list, show and export signing keys; name the key for a distribution."),
     "runner": ("runner", "Add build servers."),
     "policy": ("policy", "Check the policy, and explain what it decides."),
     "serve": ("serve", "Run the oracle."),

@@ -5,12 +5,13 @@ from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 
+from agentproxy.oracle.policy import Policy
 from agentproxy.protocol.errors import ConfigError
 from agentproxy.protocol.expiry import ExpiryNotice, expiry_notices
 from agentproxy.signer import keyfile, keysfile
 from agentproxy.signer.keysfile import KeyEntry
 
-__all__ = ["KeyRow", "key_row", "key_rows", "key_warnings"]
+__all__ = ["KeyRow", "KeyUse", "key_row", "key_rows", "key_use", "key_warnings"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,6 +23,26 @@ class KeyRow:
     has_file: bool  # whether its key file is in the signer's GnuPG home
     risks: tuple[str, ...]  # what somebody accepted by name; shown for as long as it holds
     notice: ExpiryNotice | None
+
+
+@dataclass(frozen=True, slots=True)
+class KeyUse:
+    """What the policy says of a key."""
+
+    name: str | None = None  # the policy's name of it; None: the policy does not speak of it
+    type: str = ""
+    distributions: tuple[str, ...] = ()  # empty: for any
+    runners: tuple[str, ...] = ()  # who may use it
+
+
+def key_use(policy: Policy, entry: KeyEntry) -> KeyUse:
+    """Who may use a key, and for what."""
+    name = policy.name_of(entry.fingerprint)
+    if name is None:
+        return KeyUse()
+    rule = policy.keys[name]
+    runners = tuple(runner for runner, allowed in policy.runners.items() if name in allowed.keys)
+    return KeyUse(name, rule.type, rule.distributions, runners)
 
 
 def key_rows(keys_file: Path, gnupg_home: Path, now: datetime) -> list[KeyRow]:

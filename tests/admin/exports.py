@@ -28,6 +28,7 @@ def make_exports(home: Path) -> Exports:
     for name in ("modern", "legacy"):
         _make(exports, name, "")
     _make(exports, "locked", PASSPHRASE)
+    _make_certifying(exports, "certifying")
     exports.whole.write_bytes(_gpg(home, "--export-secret-keys", exports.primaries["modern"]))
     return exports
 
@@ -41,6 +42,15 @@ def _make(exports: Exports, name: str, passphrase: str) -> None:
     exports.subkeys[name] = home / f"{name}.secret"
     exported = _gpg(home, "--export-secret-subkeys", f"{exports.fingerprints[name]}!", passphrase=passphrase)
     exports.subkeys[name].write_bytes(exported)
+
+
+def _make_certifying(exports: Exports, name: str) -> None:
+    """A key of the old kind: one that certifies and signs."""
+    home, address = exports.home, f"{name}@example.org"
+    _gpg(home, "--quick-gen-key", f"{name} <{address}>", "rsa2048", "cert,sign", "never")
+    exports.primaries[name] = exports.fingerprints[name] = _fingerprints(home, address)[0]
+    exports.subkeys[name] = home / f"{name}.secret"
+    exports.subkeys[name].write_bytes(_gpg(home, "--export-secret-keys", exports.primaries[name]))
 
 
 def _fingerprints(home: Path, user: str) -> list[str]:

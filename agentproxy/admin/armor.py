@@ -1,0 +1,28 @@
+"""ASCII armor for an OpenPGP certificate (RFC 9580, 6.2)."""
+
+import base64
+
+__all__ = ["armored"]
+
+_LINE = 64
+_CRC_START, _CRC_POLYNOMIAL = 0xB704CE, 0x1864CFB
+
+
+def armored(certificate: bytes) -> bytes:
+    """The certificate as text; with the checksum that old readers, EL7's rpm among them, insist on."""
+    text = base64.b64encode(certificate).decode("ascii")
+    lines = [text[start : start + _LINE] for start in range(0, len(text), _LINE)]
+    checksum = base64.b64encode(_crc24(certificate).to_bytes(3, "big")).decode("ascii")
+    head, tail = "-----BEGIN PGP PUBLIC KEY BLOCK-----", "-----END PGP PUBLIC KEY BLOCK-----"
+    return "\n".join([head, "", *lines, f"={checksum}", tail, ""]).encode("ascii")
+
+
+def _crc24(data: bytes) -> int:
+    crc = _CRC_START
+    for octet in data:
+        crc ^= octet << 16
+        for _ in range(8):
+            crc <<= 1
+            if crc & 0x1000000:
+                crc ^= _CRC_POLYNOMIAL
+    return crc
