@@ -229,7 +229,8 @@ class MessageCodec(Generic[M]):
 
     def __init__(self, *classes: type[M]) -> None:
         self._classes: Mapping[object, type[M]] = {cls.tag: cls for cls in classes}
-        self._hooks: Mapping[type, StructureHook] = {cls: _CONVERTER.get_structure_hook(cls) for cls in classes}
+        # Made at first use: all of them together would take a tenth of a relay's start.
+        self._hooks: dict[type[M], StructureHook] = {}
 
     def encode(self, message: M) -> bytes:
         """JSON of `message` with its tag under "type".
@@ -260,7 +261,7 @@ class MessageCodec(Generic[M]):
         if cls is None:
             raise RemoteProtocolError("unknown type of message")
         try:
-            message: M = self._hooks[cls](fields, cls)
+            message: M = self._hook(cls)(fields, cls)
         except RemoteProtocolError as error:
             raise RemoteProtocolError(f"{tag}: {error}") from error
         except (
@@ -272,3 +273,9 @@ class MessageCodec(Generic[M]):
         ) as error:
             raise RemoteProtocolError(f"{tag}: {type(error).__name__}: {error}") from error
         return message
+
+    def _hook(self, cls: type[M]) -> StructureHook:
+        hook = self._hooks.get(cls)
+        if hook is None:
+            hook = self._hooks[cls] = _CONVERTER.get_structure_hook(cls)
+        return hook
