@@ -13,7 +13,7 @@ from typing import NoReturn, Protocol
 import trio
 
 from agentproxy.protocol.digests import Digest
-from agentproxy.protocol.errors import BlindOracleError, ConfigError, RemoteProtocolError
+from agentproxy.protocol.errors import ConfigError, RemoteProtocolError
 from agentproxy.protocol.fields import Claims, Head
 from agentproxy.protocol.keys import Fingerprint, Keygrip
 from agentproxy.protocol.messages import (
@@ -33,9 +33,9 @@ from agentproxy.protocol.messages import (
     Welcome,
 )
 from relay.config import OracleAddress
+from relay.connectionstate import ConnectionState
 from relay.link import Link, LinkLostError, RejectedError
-from relay.pending import PendingRequests, new_request_id
-from relay.status import ConnectionState
+from relay.pending import DeadlineError, PendingRequests, UnreachableError, new_request_id
 
 __all__ = ["Client", "DeadlineError", "Dial", "SignRequest", "UnreachableError"]
 
@@ -54,14 +54,6 @@ FAILURE_RETRY_SECONDS = (0.25, 0.5, 1.0)
 # More wrong than this, and certificates and tokens begin to fail for reasons that nobody understands.
 MAX_CLOCK_DIFFERENCE_SECONDS = 120
 CERTIFICATE_SECONDS = 10.0
-
-
-class UnreachableError(BlindOracleError):
-    """No oracle was connected when the deadline passed."""
-
-
-class DeadlineError(BlindOracleError):
-    """The oracle had the request and did not answer within the deadline."""
 
 
 class Dial(Protocol):
@@ -94,6 +86,7 @@ class Client:
         oracles: tried in turn; the first that answers is kept.
         dial: opens connections.
         keys_arrived: gets the keys of each `welcome` and `keys_changed`.
+        head_arrived: gets each end of an oracle's audit log.
     """
 
     def __init__(
@@ -101,14 +94,15 @@ class Client:
         oracles: Sequence[OracleAddress],
         dial: Dial,
         keys_arrived: Callable[[tuple[ServedKey, ...]], Awaitable[None]],
+        head_arrived: Callable[[Head], None],
     ) -> None:
         self._oracles = oracles
         self._dial = dial
         self._keys_arrived = keys_arrived
+        self._head_arrived = head_arrived
         self._pending = PendingRequests()
         self._oracle = oracles[0]
         self._was_welcome = False
-        self.heads: dict[str, Head] = {}  # by node: the end of its audit log as it last told us
         self.state = ConnectionState(connected=False, address=oracles[0].address, since=_now(), problem="not tried yet")
 
     async def sign(self, request: SignRequest, deadline_seconds: float) -> Signed | Refused | Failed:
@@ -125,21 +119,16 @@ class Client:
             left_ms = max(0, int((expires - trio.current_time()) * 1000))
             return Sign(request.id, request.keygrip, request.digest, left_ms, request.distribution, request.claims)
 
-        failed: Failed | None = None
-        with trio.move_on_at(expires):
-            for pause in (*FAILURE_RETRY_SECONDS, None):
-                answer = await self._pending.ask(request.id, expires, make)
-                if isinstance(answer, Signed | Refused):
-                    return answer
-                if not isinstance(answer, Failed):
-                    raise UnreachableError("the oracle answers a sign request with a certificate")
-                failed = answer
-                if not answer.retryable or pause is None:
-                    return answer
-                await trio.sleep(pause)
-        if failed is not None:
-            return failed
-        raise self._too_late(request.id)
+        for pause in (*FAILURE_RETRY_SECONDS, None):
+            answer = await self._pending.ask(request.id, expires, make)
+            if not isinstance(answer, Signed | Refused | Failed):
+                raise UnreachableError("the oracle answers another question than it was asked")
+            if not isinstance(answer, Failed) or not answer.retryable:
+                return answer
+            if pause is None or trio.current_time() + pause >= expires:
+                return answer
+            await trio.sleep(pause)
+        raise AssertionError("the last try returns")
 
     async def certificate(self, fingerprint: Fingerprint) -> bytes:
         """The OpenPGP certificate, binary, that the key with this fingerprint stands in.
@@ -150,17 +139,10 @@ class Client:
         """
         request_id = new_request_id()
         expires = trio.current_time() + CERTIFICATE_SECONDS
-        with trio.move_on_at(expires):
-            answer = await self._pending.ask(request_id, expires, lambda: FetchCertificate(request_id, fingerprint))
-            if isinstance(answer, tuple):
-                return b"".join(part.data for part in answer)
+        answer = await self._pending.ask(request_id, expires, lambda: FetchCertificate(request_id, fingerprint))
+        if not isinstance(answer, tuple):
             raise UnreachableError(f"the oracle gives no certificate for {fingerprint}")
-        raise self._too_late(request_id)
-
-    def _too_late(self, request_id: str) -> DeadlineError | UnreachableError:
-        if self.state.connected and self._pending.is_sent(request_id):
-            return DeadlineError("the oracle did not answer in time")
-        return UnreachableError(f"no oracle in reach: {self.state.problem or 'too many requests before this one'}")
+        return b"".join(part.data for part in answer)
 
     async def run(self) -> NoReturn:
         """Keep a connection up until cancelled."""
@@ -184,8 +166,8 @@ class Client:
         await Link(stream, self._dial.hello(), self).run()
 
     def _lost(self, oracle: OracleAddress, error: LinkLostError | RejectedError | ConfigError) -> None:
-        self._pending.detach()
         problem = str(error)
+        self._pending.detach(problem)
         # The same problem once: an oracle that is away for a night must not fill the log.
         level = logging.DEBUG if problem == self.state.problem else logging.WARNING
         logger.log(level, "no connection to the oracle, address=%s reason=%s", oracle.address, problem)
@@ -223,7 +205,7 @@ class Client:
         self.state = ConnectionState(connected=True, address=address, since=_now(), node=welcome.node)
         logger.info("connected, address=%s node=%s runner=%s", address, welcome.node, welcome.runner)
         if welcome.head is not None:
-            self.heads[welcome.head.node] = welcome.head
+            self._head_arrived(welcome.head)
         difference = abs((welcome.time - _now()).total_seconds())
         if difference > MAX_CLOCK_DIFFERENCE_SECONDS:
             logger.warning("this clock and the oracle's differ, seconds=%.0f", difference)
@@ -238,7 +220,7 @@ class Client:
             case Drain():
                 self._pending.drain()
             case Signed():
-                self.heads[message.head.node] = message.head
+                self._head_arrived(message.head)
                 self._pending.settle(message)
             case Welcome() | Rejected() | Ping() | Pong():
                 raise RemoteProtocolError("the link handles these")

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from agentproxy.protocol.errors import ConfigError
-from agentproxy.runtime.config import load
+from relay.configcache import recall, remember
 
 __all__ = [
     "CONFIG_VARIABLE",
@@ -108,14 +108,21 @@ def config_path() -> Path:
 
 
 def load_config(path: Path) -> RelayConfig:
-    """Read relay.yaml.
+    """Read relay.yaml, or what an earlier start made of the very same file.
 
     Raises:
         ConfigError: all problems at once, each with file and place.
     """
+    known = recall(path, RelayConfig)
+    if known is not None:
+        return known
+    from agentproxy.runtime.config import load  # noqa: PLC0415  YAML takes a quarter of the time to a first signature
+
     try:
-        return load(path, RelayConfig)
+        config = load(path, RelayConfig)
     except ConfigError as error:
         if not path.exists():
             raise ConfigError(str(error), "blind-oracle-relay enroll FILE writes it") from error
         raise
+    remember(path, config)
+    return config

@@ -11,7 +11,6 @@ from agentproxy.runtime import logs, systemd
 from agentproxy.runtime.serve import accept_forever, serve_until_stopped
 from agentproxy.runtime.unixsocket import bind
 from relay.config import RelayConfig, load_config
-from relay.control import serve_control
 from relay.dial import Dialer
 from relay.service import Relay
 
@@ -81,11 +80,16 @@ async def serve(config: RelayConfig, task_status: trio.TaskStatus[Relay] = trio.
     listeners, control = _listeners(config)
 
     async def serve_control_stream(stream: trio.SocketStream) -> None:
-        await serve_control(stream, relay.control_table)
+        # Most relays are never asked, and starting without these is quicker.
+        from relay.control import serve_control  # noqa: PLC0415
+        from relay.statusanswers import control_table  # noqa: PLC0415
+
+        await serve_control(stream, control_table(relay))
 
     try:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(relay.client.run)
+            nursery.start_soon(relay.heads.keep)
             for listener in listeners:
                 nursery.start_soon(accept_forever, listener, relay.serve_gpg, config.max_connections)
             nursery.start_soon(accept_forever, control, serve_control_stream, MAX_CONTROL_CONNECTIONS)

@@ -10,7 +10,7 @@ from collections.abc import Callable
 
 import trio
 
-from agentproxy.protocol.errors import RemoteProtocolError
+from agentproxy.protocol.errors import BlindOracleError, RemoteProtocolError
 from agentproxy.protocol.messages import (
     Certificate,
     Failed,
@@ -23,9 +23,17 @@ from agentproxy.protocol.messages import (
 )
 from relay.link import Link, RejectedError
 
-__all__ = ["Answer", "PendingRequests", "new_request_id"]
+__all__ = ["Answer", "DeadlineError", "PendingRequests", "UnreachableError", "new_request_id"]
 
 Answer = Signed | SelectedKey | Refused | Failed | tuple[Certificate, ...]
+
+
+class UnreachableError(BlindOracleError):
+    """No oracle could be asked before the deadline, or each that was asked went away."""
+
+
+class DeadlineError(BlindOracleError):
+    """The oracle had the request and did not answer within the deadline."""
 
 
 def new_request_id() -> str:
@@ -39,7 +47,7 @@ FORGOTTEN_SECONDS = 10.0
 
 
 class _Request:
-    __slots__ = ("answer", "done", "expires", "id", "make", "parts", "rejection")
+    __slots__ = ("answer", "done", "expires", "id", "make", "parts", "rejection", "times_sent")
 
     def __init__(
         self, request_id: str, expires: float, make: Callable[[], Sign | FetchCertificate | SelectKey]
@@ -51,6 +59,7 @@ class _Request:
         self.answer: Answer | None = None
         self.rejection: RejectedError | None = None
         self.parts: list[Certificate] = []
+        self.times_sent = 0
 
 
 class PendingRequests:
@@ -62,6 +71,7 @@ class PendingRequests:
         # Until when each may take. Also those of callers that are gone: the oracle still works on them.
         self._in_flight: dict[str, float] = {}
         self._link: Link | None = None
+        self._problem = "no connection yet"
         self._window = 0
         self._draining = False
         self._wanted = trio.Event()
@@ -85,10 +95,12 @@ class PendingRequests:
     async def ask(
         self, request_id: str, expires: float, make: Callable[[], Sign | FetchCertificate | SelectKey]
     ) -> Answer:
-        """Wait for the answer to `make()`; the caller sets the deadline around this, and it ends at `expires`.
+        """The answer to `make()`, if it comes until `expires` (on trio's clock).
 
         Raises:
             RejectedError: no oracle takes this relay.
+            DeadlineError: an oracle had the request all the time and did not answer.
+            UnreachableError: there was none, or connections died under the request.
         """
         request = _Request(request_id, expires, make)
         self._open[request_id] = request
@@ -96,17 +108,27 @@ class PendingRequests:
         self._wanted.set()
         self._pump()
         try:
-            await request.done.wait()
+            await self._done(request)
         finally:
             del self._open[request_id]
             self._settled.set()
+        if request.rejection is not None:
+            raise request.rejection
         if request.answer is None:
-            raise request.rejection or AssertionError("a request ends with an answer or a rejection")
+            raise self._too_late(request)
         return request.answer
 
-    def is_sent(self, request_id: str) -> bool:
-        """Whether an oracle that is still connected has this request: if it does not answer, it is slow."""
-        return request_id in self._in_flight
+    async def _done(self, request: _Request) -> None:
+        with trio.move_on_at(request.expires):
+            while not request.done.is_set():
+                with trio.move_on_after(FORGOTTEN_SECONDS):
+                    await request.done.wait()
+                self._pump()  # places that forgotten requests held may be free by now
+
+    def _too_late(self, request: _Request) -> DeadlineError | UnreachableError:
+        if request.times_sent == 1 and request.id in self._in_flight:
+            return DeadlineError("the oracle did not answer in time")
+        return UnreachableError(f"no oracle in reach: {self._problem or 'too many requests before this one'}")
 
     def attach(self, link: Link, window: int) -> None:
         """Send over `link` from now on, at most `window` requests in flight; begin with all that are open."""
@@ -116,8 +138,9 @@ class PendingRequests:
         self._unsent = deque(self._open.values())
         self._pump()
 
-    def detach(self) -> None:
-        """The link is gone; what was in flight waits for the next one."""
+    def detach(self, problem: str) -> None:
+        """The link is gone because of `problem`; what was in flight waits for the next one."""
+        self._problem = problem
         self._link = None
         self._in_flight.clear()
         for request in self._open.values():
@@ -164,6 +187,7 @@ class PendingRequests:
             request = self._unsent.popleft()
             if request.id in self._open and not request.done.is_set():
                 self._in_flight[request.id] = request.expires
+                request.times_sent += 1
                 link.send(request.make())
 
     def _has_room(self) -> bool:

@@ -5,9 +5,10 @@ from datetime import datetime
 
 from agentproxy.protocol.fields import Head
 from agentproxy.protocol.keys import Fingerprint, Keygrip
+from relay.connectionstate import ConnectionState
 from relay.requestlog import RequestEntry
 
-__all__ = ["CertificateReport", "ConnectionState", "ControlError", "ControlRequest", "KeyReport", "StatusReport"]
+__all__ = ["CertificateReport", "ControlError", "ControlRequest", "KeyReport", "StatusReport"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,17 +24,6 @@ class ControlError:
     """The answer when there is none."""
 
     error: str
-
-
-@dataclass(frozen=True, slots=True)
-class ConnectionState:
-    """How the way to the oracle is."""
-
-    connected: bool
-    address: str
-    since: datetime
-    node: str = ""
-    problem: str = ""  # why not connected
 
 
 @dataclass(frozen=True, slots=True)

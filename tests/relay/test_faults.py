@@ -80,11 +80,12 @@ async def test_an_oracle_that_answers_garbage_leads_to_network_error_and_is_trie
     async with runner.both():
         failed = await runner.sign()
         runner.oracle.answer = runner.oracle.sign
-        runner_again = await runner.sign()
+        with trio.fail_after(20):
+            while (await runner.sign()).returncode:
+                pass
 
     assert failed.returncode == 2
     assert b"Network error" in failed.stderr
-    assert runner_again.returncode == 0, runner_again.stderr
 
 
 async def test_a_late_answer_leads_to_timeout(runner: Runner) -> None:

@@ -1,0 +1,62 @@
+"""What relay.yaml became, kept beside it as JSON, so that a start needs no YAML.
+
+Like Python's .pyc: it counts only while it names the SHA-256 of the very relay.yaml that is there, it is read as
+strictly, and a relay that cannot write it works without. Whoever can write here can write relay.yaml itself.
+"""
+
+import hashlib
+import json
+import os
+from pathlib import Path
+from typing import TypeVar
+
+import cattrs
+
+from agentproxy.protocol.errors import BlindOracleError
+from agentproxy.protocol.wire import new_converter
+from agentproxy.runtime.files import write_atomically
+
+__all__ = ["recall", "remember"]
+
+_MAX_FILE = 1_048_576  # bytes
+_FORMAT = 1  # changes with the fields of the configuration
+
+T = TypeVar("T")
+
+
+def recall(path: Path, cls: type[T]) -> T | None:
+    """The configuration that `remember` kept for the file as it is now; None when there is none."""
+    try:
+        with _cache(path).open("rb") as file:
+            plain: object = json.loads(file.read(_MAX_FILE))
+        if not isinstance(plain, dict) or plain.get("of") != _identity(path):
+            return None
+        return _converter().structure(plain["config"], cls)
+    except (OSError, BlindOracleError, cattrs.ForbiddenExtraKeysError, LookupError, TypeError, ValueError):
+        return None
+
+
+def remember(path: Path, config: object) -> None:
+    """Keep what the file became; where that cannot be written, do nothing."""
+    try:
+        plain: object = _converter().unstructure(config)
+        data = json.dumps({"of": _identity(path), "config": plain}, indent=1)
+        write_atomically(_cache(path), data.encode("ascii"), 0o644)
+    except OSError:
+        return
+
+
+def _cache(path: Path) -> Path:
+    return path.with_name(f".{path.name}.parsed")
+
+
+def _identity(path: Path) -> str:
+    # With the path, since relative ones in the file count from its directory.
+    return hashlib.sha256(b"%d\0%s\0" % (_FORMAT, os.fsencode(path.absolute())) + path.read_bytes()).hexdigest()
+
+
+def _converter() -> cattrs.Converter:
+    converter = new_converter()
+    converter.register_structure_hook(Path, lambda value, _: Path(str(value)))
+    converter.register_unstructure_hook(Path, str)
+    return converter

@@ -1,0 +1,86 @@
+"""The last ends of the oracles' audit logs that this relay saw, kept on disk.
+
+With them somebody can later prove that nothing up to there was cut or rewritten: `blind-oracle audit verify --head`.
+"""
+
+import json
+import logging
+from pathlib import Path
+
+import cattrs
+import trio
+
+from agentproxy.protocol.errors import BlindOracleError
+from agentproxy.protocol.fields import Head
+from agentproxy.protocol.wire import new_converter
+from agentproxy.runtime.files import write_atomically
+
+__all__ = ["Heads"]
+
+logger = logging.getLogger(__name__)
+
+# A crash loses the heads of at most so long; writing each one would cost an fsync per signature.
+KEEP_SECONDS = 10.0
+LAST_WRITE_SECONDS = 2.0
+_MAX_FILE = 1_048_576  # bytes
+
+
+class Heads:
+    """The newest head of each node.
+
+    Args:
+        path: where they are kept; its directory exists.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._by_node: dict[str, Head] = {}
+        self._changed = trio.Event()
+
+    def all(self) -> tuple[Head, ...]:
+        """One head a node."""
+        return tuple(self._by_node.values())
+
+    def note(self, head: Head) -> None:
+        """Take the head that a node just told; one that contradicts it is worth somebody's look."""
+        known = self._by_node.get(head.node)
+        if known is not None and head.sequence == known.sequence and head.hash != known.hash:
+            logger.warning("the oracle's audit log was rewritten, node=%s sequence=%s", head.node, head.sequence)
+        # Answers may overtake each other, so an older head is no sign of anything.
+        if known is None or head.sequence > known.sequence:
+            self._by_node[head.node] = head
+            self._changed.set()
+
+    def load(self) -> None:
+        """Read the heads of the last run."""
+        try:
+            with self._path.open("rb") as file:
+                plain: object = json.loads(file.read(_MAX_FILE))
+            if isinstance(plain, dict):
+                heads = new_converter().structure(plain.get("heads"), tuple[Head, ...])
+                self._by_node = {head.node: head for head in heads}
+        except FileNotFoundError:
+            return
+        except (OSError, BlindOracleError, cattrs.ForbiddenExtraKeysError, LookupError, TypeError, ValueError) as error:
+            logger.warning("heads not read, path=%s error=%s", self._path, error)
+
+    async def keep(self) -> None:
+        """Write them from time to time until cancelled, and then once more."""
+        try:
+            while True:
+                await self._changed.wait()
+                await trio.sleep(KEEP_SECONDS)
+                await self._write()
+        finally:
+            if self._changed.is_set():
+                with trio.move_on_after(LAST_WRITE_SECONDS, shield=True):
+                    await self._write()
+
+    async def _write(self) -> None:
+        self._changed = trio.Event()
+        plain: object = new_converter().unstructure(list(self._by_node.values()))
+        data = json.dumps({"heads": plain}, indent=1).encode("ascii")
+        try:
+            await trio.to_thread.run_sync(write_atomically, self._path, data, 0o644)
+        except OSError as error:
+            logger.warning("heads not kept, path=%s error=%s", self._path, error)

@@ -1,0 +1,226 @@
+"""The client on virtual time: deadlines, silence, back-off. The oracle's side of each stream is the test's own."""
+
+from collections.abc import Awaitable, Callable
+
+import pytest
+import trio
+import trio.testing
+
+from agentproxy.protocol.digests import Digest, HashAlgorithm
+from agentproxy.protocol.fields import Head
+from agentproxy.protocol.keys import Keygrip
+from agentproxy.protocol.messages import (
+    FROM_ORACLE,
+    FROM_RELAY,
+    PROTOCOL_VERSION,
+    FromOracle,
+    FromRelay,
+    Hello,
+    Ping,
+    Pong,
+    RefusalCode,
+    Refused,
+    ServedKey,
+    Sign,
+    Welcome,
+)
+from agentproxy.protocol.wire import parse_time
+from agentproxy.runtime.streams import FramedStream
+from relay.client import Client, DeadlineError, SignRequest, UnreachableError
+from relay.config import OracleAddress
+from relay.link import LinkLostError
+from relay.pending import new_request_id
+
+Script = Callable[[FramedStream], Awaitable[None]]
+WELCOME = Welcome(1, "a", "b1", "test", parse_time("2026-11-22T10:00:00.000000Z"), (), 8)
+
+
+def request() -> SignRequest:
+    return SignRequest(new_request_id(), Keygrip(bytes(20)), Digest(HashAlgorithm.SHA256, bytes(32)))
+
+
+class Oracles:
+    """Gives each connection to the next script; the last script serves all that follow."""
+
+    def __init__(self, nursery: trio.Nursery, *scripts: Script | None) -> None:
+        self._nursery = nursery
+        self._scripts = list(scripts)
+        self.times: list[float] = []
+
+    def hello(self) -> Hello:
+        return Hello(PROTOCOL_VERSION, "bo_token", "test")
+
+    async def connect(self, oracle: OracleAddress) -> trio.abc.Stream:  # noqa: ARG002  the Protocol's form
+        await trio.lowlevel.checkpoint()
+        self.times.append(trio.current_time())
+        script = self._scripts.pop(0) if len(self._scripts) > 1 else self._scripts[0]
+        if script is None:
+            raise LinkLostError("connection refused")
+        ours, theirs = trio.testing.memory_stream_pair()
+        self._nursery.start_soon(self._serve, FramedStream(theirs), script)
+        return ours
+
+    async def _serve(self, framed: FramedStream, script: Script) -> None:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(framed.run_sender)
+            await script(framed)
+            framed.end_soon()
+        await framed.aclose()
+
+
+async def ignore_keys(_: tuple[ServedKey, ...]) -> None:
+    await trio.lowlevel.checkpoint()
+
+
+def ignore_head(_: Head) -> None:
+    return
+
+
+def new_client(oracles: Oracles) -> Client:
+    return Client((OracleAddress("oracle.example.org:7443", "oracle.example.org"),), oracles, ignore_keys, ignore_head)
+
+
+def say(framed: FramedStream, message: FromOracle) -> None:
+    framed.send_soon(FROM_ORACLE.encode(message))
+
+
+async def hear(framed: FramedStream) -> FromRelay:
+    return FROM_RELAY.decode((await framed.receive())[0])
+
+
+async def welcome(framed: FramedStream) -> None:
+    assert isinstance(await hear(framed), Hello)
+    say(framed, WELCOME)
+
+
+async def silent(framed: FramedStream) -> None:
+    await welcome(framed)
+    await trio.sleep_forever()
+
+
+async def refusing(framed: FramedStream) -> None:
+    await welcome(framed)
+    while True:
+        message = await hear(framed)
+        if isinstance(message, Sign):
+            say(framed, Refused(message.id, RefusalCode.FORBIDDEN, "no"))
+        if isinstance(message, Ping):
+            say(framed, Pong(message.id))
+
+
+async def test_a_silent_oracle_is_left_early_enough_for_another_try(autojump_clock: trio.testing.MockClock) -> None:
+    async with trio.open_nursery() as nursery:
+        client = new_client(Oracles(nursery, silent, refusing))
+        nursery.start_soon(client.run)
+        answer = await client.sign(request(), 30.0)
+        took = trio.current_time()
+        nursery.cancel_scope.cancel()
+
+    assert isinstance(answer, Refused)
+    assert took < 20
+
+
+async def test_a_connection_that_answers_pings_is_kept_for_days(autojump_clock: trio.testing.MockClock) -> None:
+    async with trio.open_nursery() as nursery:
+        oracles = Oracles(nursery, refusing)
+        nursery.start_soon(new_client(oracles).run)
+        await trio.sleep(86_400)
+        nursery.cancel_scope.cancel()
+
+    assert len(oracles.times) == 1
+
+
+async def test_an_oracle_that_says_nothing_at_all_is_left(autojump_clock: trio.testing.MockClock) -> None:
+    async def mute(_: FramedStream) -> None:
+        await trio.sleep_forever()
+
+    async with trio.open_nursery() as nursery:
+        client = new_client(Oracles(nursery, mute, refusing))
+        nursery.start_soon(client.run)
+        answer = await client.sign(request(), 30.0)
+        nursery.cancel_scope.cancel()
+
+    assert isinstance(answer, Refused)
+
+
+async def test_without_an_oracle_the_wait_ends_at_the_deadline(autojump_clock: trio.testing.MockClock) -> None:
+    async with trio.open_nursery() as nursery:
+        client = new_client(Oracles(nursery, None))
+        nursery.start_soon(client.run)
+        with pytest.raises(UnreachableError, match="connection refused"):
+            await client.sign(request(), 30.0)
+        took = trio.current_time()
+        nursery.cancel_scope.cancel()
+
+    assert took == pytest.approx(30.0)
+
+
+async def test_an_oracle_that_has_the_request_and_is_slow_leads_to_another_error(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    async def pondering(framed: FramedStream) -> None:
+        await welcome(framed)
+        while True:
+            message = await hear(framed)
+            if isinstance(message, Ping):
+                say(framed, Pong(message.id))
+
+    async with trio.open_nursery() as nursery:
+        client = new_client(Oracles(nursery, pondering))
+        nursery.start_soon(client.run)
+        with pytest.raises(DeadlineError):
+            await client.sign(request(), 30.0)
+        nursery.cancel_scope.cancel()
+
+
+async def test_an_oracle_that_is_away_is_not_hammered(autojump_clock: trio.testing.MockClock) -> None:
+    async with trio.open_nursery() as nursery:
+        oracles = Oracles(nursery, None)
+        nursery.start_soon(new_client(oracles).run)
+        await trio.sleep(3600)
+        nursery.cancel_scope.cancel()
+
+    assert 200 < len(oracles.times) < 600
+
+
+async def test_somebody_who_waits_makes_the_next_try_come_sooner(autojump_clock: trio.testing.MockClock) -> None:
+    async with trio.open_nursery() as nursery:
+        oracles = Oracles(nursery, *[None] * 12, refusing)
+        client = new_client(oracles)
+        nursery.start_soon(client.run)
+        await trio.sleep(70)  # far into the back-off
+        asked = trio.current_time()
+        answer = await client.sign(request(), 30.0)
+        took = trio.current_time() - asked
+        nursery.cancel_scope.cancel()
+
+    assert isinstance(answer, Refused)
+    assert took < 10
+
+
+async def test_requests_that_nobody_answers_do_not_fill_the_window_for_ever(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    async def forgetful(framed: FramedStream) -> None:
+        await welcome(framed)
+        forgotten = 0
+        while True:
+            for payload in await framed.receive():
+                message = FROM_RELAY.decode(payload)
+                if isinstance(message, Ping):
+                    say(framed, Pong(message.id))
+                if isinstance(message, Sign):
+                    forgotten += 1
+                    if forgotten > WELCOME.max_in_flight:
+                        say(framed, Refused(message.id, RefusalCode.FORBIDDEN, "no"))
+
+    async with trio.open_nursery() as nursery:
+        client = new_client(Oracles(nursery, forgetful))
+        nursery.start_soon(client.run)
+        for _ in range(WELCOME.max_in_flight):
+            with pytest.raises(DeadlineError):
+                await client.sign(request(), 1.0)
+        answer = await client.sign(request(), 30.0)
+        nursery.cancel_scope.cancel()
+
+    assert isinstance(answer, Refused)

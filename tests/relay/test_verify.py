@@ -1,0 +1,51 @@
+"""The relay's own check of a signature, with keys of every kind that gpg makes."""
+
+import hashlib
+
+import pytest
+
+from agentproxy.protocol.digests import Digest, HashAlgorithm
+from agentproxy.protocol.keys import Keygrip, PublicKey
+from agentproxy.protocol.signatures import EddsaSignature, RsaSignature
+from agentproxy.signer import keyfile
+from agentproxy.signer.software import SoftwareBackend
+from relay.verify import Verdict, verify
+from tests.signer.conftest import ALGORITHMS, GnupgHome, home
+
+__all__ = ["home"]
+
+DIGEST = Digest(HashAlgorithm.SHA512, hashlib.sha512(b"package").digest())
+OTHER = Digest(HashAlgorithm.SHA512, hashlib.sha512(b"another package").digest())
+
+
+def load(home: GnupgHome, name: str) -> tuple[SoftwareBackend, Keygrip, PublicKey]:
+    key = keyfile.load(home.path, home.grips[name])
+    return SoftwareBackend({home.grips[name]: key}), home.grips[name], key.public
+
+
+@pytest.mark.parametrize("name", ALGORITHMS)
+def test_a_signature_is_good_for_its_digest_and_key_and_for_no_other(home: GnupgHome, name: str) -> None:
+    backend, grip, public = load(home, name)
+    signature = backend.sign(grip, DIGEST)
+
+    assert verify(public, DIGEST, signature) is Verdict.GOOD
+    assert verify(public, OTHER, signature) is Verdict.BAD
+    for other in ALGORITHMS:
+        if other != name:
+            assert verify(load(home, other)[2], DIGEST, signature) is Verdict.BAD
+
+
+@pytest.mark.parametrize("name", ["rsa2048", "ed25519", "p256", "dsa2048"])
+def test_a_signature_of_another_kind_is_bad(home: GnupgHome, name: str) -> None:
+    public = load(home, name)[2]
+    for wrong in (RsaSignature(b"\x01" * 255), RsaSignature(b"\xff" * 256), EddsaSignature(b"\x01" * 32, b"\x02" * 32)):
+        assert verify(public, DIGEST, wrong) is Verdict.BAD
+
+
+def test_a_digest_of_another_algorithm_is_another_digest(home: GnupgHome) -> None:
+    backend, grip, public = load(home, "rsa2048")
+    other = Digest(HashAlgorithm.SHA256, DIGEST.value[:32])
+    signature = backend.sign(grip, other)
+
+    assert verify(public, other, signature) is Verdict.GOOD
+    assert verify(public, DIGEST, signature) is Verdict.BAD
