@@ -36,7 +36,7 @@ class Tagged(Protocol):
 
 def format_time(moment: datetime) -> str:
     """RFC 3339 in UTC with microseconds, such as 2026-11-22T10:00:00.000000Z."""
-    return moment.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
+    return moment.astimezone(UTC).isoformat(timespec="microseconds").removesuffix("+00:00") + "Z"
 
 
 def parse_time(untrusted: str) -> datetime:

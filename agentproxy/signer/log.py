@@ -183,8 +183,8 @@ class AuditLog:
 
     def _kept(self, entries: Sequence[Entry]) -> list[bool]:
         # Anybody with a certificate can cause refusals; only a signature may use the last free bytes.
-        optional = [entry.outcome in {Outcome.REFUSED, Outcome.FAILED} for entry in entries]
-        if not any(optional):
+        optional = [entry.outcome is Outcome.REFUSED or entry.outcome is Outcome.FAILED for entry in entries]
+        if True not in optional:
             return [True] * len(entries)
         space = os.fstatvfs(self._fd)
         enough = space.f_bavail * space.f_frsize > self._limits.reserve_bytes

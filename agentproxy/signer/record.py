@@ -30,7 +30,7 @@ MEMBERS = (
     "outcome", "reason", "signature_sha256", "duration_us", "asserted", "details", "prev",
 )  # fmt: skip
 
-_ENCODER = json.JSONEncoder(separators=(",", ":"), ensure_ascii=True, allow_nan=False)
+_quoted = json.encoder.encode_basestring_ascii
 _CONVERTER = new_converter()
 
 
@@ -85,30 +85,23 @@ class AuditRecord:
     prev: bytes  # 32 bytes: `hash_of_line` of the record before, or FIRST_PREV
 
     def line(self) -> bytes:
-        """The record's bytes without the newline that follows them in the file."""
-        return _ENCODER.encode(self._members()).encode("ascii")
+        """The record's bytes without the newline that follows them in the file.
 
-    def _members(self) -> dict[str, object]:
+        Written out, since every signature waits for it: the encoder of `json` takes three times as long.
+        """
         entry = self.entry
-        return {
-            "sequence": self.sequence,
-            "time": format_time(self.time),
-            "node": self.node,
-            "request": entry.request,
-            "operation": entry.operation,
-            "key": entry.key,
-            "fingerprint": None if entry.fingerprint is None else str(entry.fingerprint),
-            "keygrip": None if entry.keygrip is None else str(entry.keygrip),
-            "hash_algorithm": None if entry.digest is None else int(entry.digest.algorithm),
-            "digest": None if entry.digest is None else entry.digest.value.hex(),
-            "outcome": entry.outcome.value,
-            "reason": entry.reason,
-            "signature_sha256": None if entry.signature_sha256 is None else entry.signature_sha256.hex(),
-            "duration_us": entry.duration_us,
-            "asserted": _asserted_members(entry.asserted),
-            "details": entry.details,
-            "prev": self.prev.hex(),
-        }
+        digest = entry.digest
+        return (
+            f'{{"sequence":{self.sequence},"time":"{format_time(self.time)}","node":"{self.node}",'
+            f'"request":{_text(entry.request)},"operation":"{entry.operation}","key":{_text(entry.key)},'
+            f'"fingerprint":{_name(entry.fingerprint)},"keygrip":{_name(entry.keygrip)},'
+            f'"hash_algorithm":{"null" if digest is None else int(digest.algorithm)},'
+            f'"digest":{_hex(None if digest is None else digest.value)},'
+            f'"outcome":"{entry.outcome.value}","reason":{_text(entry.reason)},'
+            f'"signature_sha256":{_hex(entry.signature_sha256)},'
+            f'"duration_us":{"null" if entry.duration_us is None else entry.duration_us},'
+            f'"asserted":{_asserted(entry.asserted)},"details":{_texts(entry.details)},"prev":"{self.prev.hex()}"}}'
+        ).encode("ascii")
 
     @classmethod
     def parse(cls, untrusted: bytes) -> Self:
@@ -156,19 +149,40 @@ class AuditRecord:
 _PLACE = frozenset({"sequence", "time", "node", "prev"})
 
 
-def _asserted_members(asserted: Asserted) -> dict[str, object]:
-    return {
-        "runner": asserted.runner,
-        "token": asserted.token,
-        "certificate": asserted.certificate,
-        "address": asserted.address,
-        "channel": asserted.channel,
-        "distribution": asserted.distribution,
-        "claims": None if asserted.claims is None else _claims_members(asserted.claims),
-    }
+def _text(value: str | None) -> str:
+    return "null" if value is None else _quoted(value)
 
 
-def _claims_members(claims: Claims) -> dict[str, object]:
-    """Claims as on the wire: what the relay did not see is left out."""
-    members: dict[str, object] = _CONVERTER.unstructure(claims)
-    return members
+def _hex(value: bytes | None) -> str:
+    return "null" if value is None else f'"{value.hex()}"'
+
+
+def _name(value: Fingerprint | Keygrip | None) -> str:
+    return "null" if value is None else f'"{value}"'
+
+
+def _texts(values: dict[str, str]) -> str:
+    return "{" + ",".join([f"{_quoted(name)}:{_quoted(value)}" for name, value in values.items()]) + "}"
+
+
+def _asserted(asserted: Asserted) -> str:
+    return (
+        f'{{"runner":{_text(asserted.runner)},"token":{_text(asserted.token)},'
+        f'"certificate":{_text(asserted.certificate)},"address":{_text(asserted.address)},'
+        f'"channel":{_quoted(asserted.channel)},"distribution":{_text(asserted.distribution)},'
+        f'"claims":{"null" if asserted.claims is None else _claims(asserted.claims)}}}'
+    )
+
+
+def _claims(claims: Claims) -> str:
+    """As on the wire: what the relay did not see is left out."""
+    members = [
+        "" if claims.uid is None else f'"uid":{claims.uid}',
+        "" if claims.user is None else f'"user":{_quoted(claims.user)}',
+        "" if claims.pid is None else f'"pid":{claims.pid}',
+        f'"commands":[{",".join([_quoted(command) for command in claims.commands])}]' if claims.commands else "",
+        "" if claims.file is None else f'"file":{_quoted(claims.file)}',
+        "" if claims.package is None else f'"package":{_quoted(claims.package)}',
+        f'"job":{_texts(claims.job)}' if claims.job else "",
+    ]
+    return "{" + ",".join([member for member in members if member]) + "}"

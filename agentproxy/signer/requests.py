@@ -110,26 +110,17 @@ class Requests:
 
     def _sign(self, request: SignDigest, arrived: int) -> Draft:
         facts = self.keyring.facts.get(request.keygrip)
-        entry = _entry(request, facts)
         try:
             signature = self._signature(request, facts)
         except RefusedError as error:
-            return _not_signed(request, replace(entry, outcome=Outcome.REFUSED), FailureCode.KEY_UNAVAILABLE, error)
-        except KeyUnavailableError as error:
-            return _not_signed(request, entry, FailureCode.KEY_UNAVAILABLE, error)
-        except WrongSignatureError as error:
-            return _not_signed(request, entry, FailureCode.BAD_SIGNATURE, error)
+            return _not_signed(request, facts, Outcome.REFUSED, error)
         except LogUnavailableError:
             raise
         except BackendError as error:
-            return _not_signed(request, entry, FailureCode.BACKEND, error)
-        signed = replace(
-            entry,
-            outcome=Outcome.SIGNED,
-            signature_sha256=signature_sha256(signature),
-            duration_us=(time.perf_counter_ns() - arrived) // 1000,
-        )
-        return Draft(functools.partial(self._signed, request.id, signature), signed)
+            return _not_signed(request, facts, Outcome.FAILED, error)
+        duration_us = (time.perf_counter_ns() - arrived) // 1000
+        entry = _entry(request, facts, Outcome.SIGNED, made=(signature_sha256(signature), duration_us))
+        return Draft(functools.partial(self._signed, request.id, signature), entry)
 
     def _signature(self, request: SignDigest, facts: KeyFacts | None) -> Signature:
         """Make a signature and check it; it must not leave before its record is on disk.
@@ -199,16 +190,25 @@ class Requests:
         return StatusReport(id_, not trouble, trouble, len(self.keyring.facts), self.signatures, self.pipeline.head)
 
 
-def _entry(request: SignDigest, facts: KeyFacts | None) -> Entry:
+def _entry(
+    request: SignDigest,
+    facts: KeyFacts | None,
+    outcome: Outcome,
+    reason: str = "",
+    made: tuple[bytes | None, int | None] = (None, None),  # signature_sha256 and duration_us
+) -> Entry:
     return Entry(
         "sign",
-        Outcome.FAILED,
+        outcome,
         request.asserted,
+        reason=reason,
         request=request.request,
         key=None if facts is None else facts.name,
         fingerprint=None if facts is None else facts.fingerprint,
         keygrip=request.keygrip,
         digest=request.digest,
+        signature_sha256=made[0],
+        duration_us=made[1],
     )
 
 
@@ -225,11 +225,14 @@ def _allowed(request: SignDigest, facts: KeyFacts | None, now: datetime) -> KeyF
     return facts
 
 
-def _not_signed(request: SignDigest, entry: Entry, code: FailureCode, error: BlindOracleError) -> Draft:
+def _not_signed(request: SignDigest, facts: KeyFacts | None, outcome: Outcome, error: BlindOracleError) -> Draft:
     reason = str(error)[:1024]
     retryable = isinstance(error, BackendError) and not isinstance(error, KeyUnavailableError)
+    code = FailureCode.BACKEND if retryable else FailureCode.KEY_UNAVAILABLE
+    if isinstance(error, WrongSignatureError):
+        code = FailureCode.BAD_SIGNATURE
     reply = NotDone(request.id, code, reason, retryable)
-    return Draft(lambda _: reply, replace(entry, reason=reason), durable=False)
+    return Draft(lambda _: reply, _entry(request, facts, outcome, reason), durable=False)
 
 
 def _record(request: Record, facts: Mapping[Keygrip, KeyFacts]) -> Draft:
