@@ -105,10 +105,11 @@ class _Connection:
     async def _read(self) -> None:
         try:
             while True:
-                for payload in await self._stream.receive():
+                payloads = await self._stream.receive()
+                for payload in payloads:
                     request = TO_SIGNER.decode(payload)
                     self._owed += 1
-                    self._requests.handle(request, self._answer)
+                    self._requests.handle(request, self._answer, alone=len(payloads) == 1)
         except EndOfStream:
             self._scope.cancel()
         except RemoteProtocolError as error:

@@ -203,3 +203,27 @@ async def test_without_a_writable_log_no_key_is_touched(tmp_path: Path) -> None:
         os.close(descriptor)
         os.close(read_only)
     assert len(records_in(tmp_path)) == 2
+
+
+async def test_a_lone_quick_signature_is_made_at_once_and_recorded(tmp_path: Path) -> None:
+    with _desk(tmp_path) as desk:
+        await desk.sign(1)  # it shows how quick the key is
+        answers: list[FromSigner] = []
+        request = sign_request(2, desk.grip, 2)
+        desk.requests.handle(request, lambda payload: answers.append(FROM_SIGNER.decode(payload)), alone=True)
+        await trio.lowlevel.checkpoint()
+        assert [type(answer) for answer in answers] == [DigestSigned]
+        assert len(records_in(tmp_path)) == 2
+
+
+async def test_a_slow_key_does_not_stop_the_event_loop(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("agentproxy.signer.requests.QUICK_NS", 0)
+    with _desk(tmp_path) as desk:
+        await desk.sign(1)
+        desk.backend.gate.clear()
+        answers: list[FromSigner] = []
+        request = sign_request(2, desk.grip, 2)
+        desk.requests.handle(request, lambda payload: answers.append(FROM_SIGNER.decode(payload)), alone=True)
+        await trio.lowlevel.checkpoint()
+        assert answers == []
+    assert len(records_in(tmp_path)) == 2
