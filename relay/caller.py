@@ -4,9 +4,10 @@ They are claimed, never proven: a process can choose its command line, and its p
 them takes well under a millisecond and cannot fail; what cannot be read is left out.
 """
 
+import os
 import re
+import time
 from collections.abc import Iterator
-from pathlib import Path
 
 from agentproxy.protocol.errors import RemoteProtocolError
 from agentproxy.protocol.fields import MAX_CLAIM, MAX_COMMANDS, Claims
@@ -14,8 +15,12 @@ from agentproxy.runtime.unixsocket import Peer
 
 __all__ = ["claims_of"]
 
-_PROC = Path("/proc")
 _MOST_READ = 4096  # bytes of a command line
+# rpmsign runs one gpg after another, and their parents stay the same: what was read is used again for so long. A pid
+# comes back sooner only on a host that starts 30000 processes a second, and then a claim is wrong, which it may be.
+_FRESH_SECONDS = 1.0
+_MOST_KEPT = 256
+_MOST_PASSWD = 1_048_576  # bytes
 _HIDDEN = "[hidden]"
 # gpg and its friends take secrets on the command line if people insist; the audit log is read by many.
 _SECRET_OPTION = re.compile(r"--?[a-z-]*(?:passphrase|password|passwd|token|secret)", re.IGNORECASE)
@@ -43,38 +48,76 @@ def claims_of(peer: Peer) -> Claims | None:
         return None
 
 
+class _Kept:
+    """What was read a moment ago: a text, and for a process its parent."""
+
+    def __init__(self) -> None:
+        self._values: dict[int, tuple[float, str | None, int]] = {}
+
+    def fresh(self, key: int) -> tuple[str | None, int] | None:
+        known = self._values.get(key)
+        if known is None or time.monotonic() - known[0] > _FRESH_SECONDS:
+            return None
+        return known[1], known[2]
+
+    def keep(self, key: int, text: str | None, parent: int) -> None:
+        if len(self._values) >= _MOST_KEPT:
+            self._values.clear()
+        self._values[key] = (time.monotonic(), text, parent)
+
+
+_processes = _Kept()
+_users = _Kept()
+
+
 def _user(uid: int) -> str | None:
+    known = _users.fresh(uid)
+    if known is None:
+        known = (_read_user(uid), 0)
+        _users.keep(uid, *known)
+    return known[0]
+
+
+def _read_user(uid: int) -> str | None:
     # Not pwd.getpwuid: behind it may be a directory server, which would hold up every signature.
     try:
-        lines = Path("/etc/passwd").read_text(encoding="utf-8", errors="replace").splitlines()
+        text = _read("/etc/passwd", _MOST_PASSWD).decode("utf-8", "replace")
     except OSError:
         return None
-    for line in lines:
-        fields = line.split(":")
-        if len(fields) > 2 and fields[2] == str(uid):
-            return _clean(fields[0])
-    return None
+    found = re.search(rf"^([^:\n]+):[^:\n]*:{uid}:", text, re.MULTILINE)
+    return _clean(found[1]) if found is not None else None
 
 
 def _commands(pid: int) -> Iterator[str]:
     for _ in range(MAX_COMMANDS):
         if pid <= 1:
             return
-        directory = _PROC / str(pid)
-        try:
-            words = _read(directory / "cmdline").decode("utf-8", "replace").rstrip("\0").split("\0")
-            parent = _PARENT.findall(_read(directory / "stat"))
-        except OSError:
+        known = _processes.fresh(pid)
+        if known is None:
+            known = _read_process(pid)
+            _processes.keep(pid, *known)
+        text, pid = known
+        if text is None:
             return  # it ended, or belongs to somebody whom we may not look at
-        yield _clean(" ".join(_without_secrets(words)))
-        if not parent:
-            return
-        pid = int(parent[-1])
+        yield text
 
 
-def _read(path: Path) -> bytes:
-    with path.open("rb", buffering=0) as file:
-        return file.read(_MOST_READ)
+def _read_process(pid: int) -> tuple[str | None, int]:
+    try:
+        words = _read(f"/proc/{pid}/cmdline").decode("utf-8", "replace").rstrip("\0").split("\0")
+        parents = _PARENT.findall(_read(f"/proc/{pid}/stat"))
+    except OSError:
+        return None, 0
+    return _clean(" ".join(_without_secrets(words))), int(parents[-1]) if parents else 0
+
+
+def _read(path: str, most: int = _MOST_READ) -> bytes:
+    # Plain system calls: this happens for every signature, and file objects take twice the time.
+    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        return os.read(descriptor, most)
+    finally:
+        os.close(descriptor)
 
 
 def _without_secrets(words: list[str]) -> Iterator[str]:

@@ -5,6 +5,7 @@ A caller that is slow, silent or half gone holds its own connection and nothing 
 
 import logging
 from collections.abc import Awaitable, Callable, Sequence
+from math import inf
 
 import trio
 
@@ -17,10 +18,8 @@ __all__ = ["converse"]
 logger = logging.getLogger(__name__)
 
 # gpg opens its connection before it hashes, and a disk image may take minutes; sq keeps one idle while it works.
-# Past this nobody is there any more, and connections are bounded.
-IDLE_SECONDS = 3600.0
-# gpg reads its answers at once; who does not, holds up to a socket buffer of ours.
-WRITE_SECONDS = 30.0
+# After one to two times this nobody is there any more, or somebody does not read; and connections are bounded.
+IDLE_SECONDS = 1800.0
 READ_BYTES = 4096  # four of Assuan's longest lines
 MAX_AHEAD = 16_384  # bytes that we take while gpg waits for a signature; no client sends any
 
@@ -35,22 +34,24 @@ async def converse(
 
     The greeting goes out at once, since gpg counts a late one as no agent; `new_session` may take its time after it.
     """
-    try:
-        await _send(stream, Session.greeting)
-        session = await new_session()
-        while True:
-            untrusted = b""
-            with trio.move_on_after(IDLE_SECONDS):
+    # One scope for the whole conversation: one for each read and write would take longer than the rest of most replies.
+    with trio.CancelScope() as idle:
+        try:
+            await stream.send_all(Session.greeting)
+            session = await new_session()
+            while True:
+                _put_off(idle)
                 untrusted = await stream.receive_some(READ_BYTES)
-            if not untrusted or not await _answer(stream, session, service, untrusted):
-                return
-    except (trio.BrokenResourceError, trio.TooSlowError):
-        return  # gpg was killed, or does not read: nothing to tell and nobody to tell it
+                if not untrusted or not await _answer(stream, session, service, untrusted):
+                    return
+        except trio.BrokenResourceError:
+            return  # gpg was killed: nothing to tell and nobody to tell it
 
 
-async def _send(stream: trio.SocketStream, data: bytes) -> None:
-    with trio.fail_after(WRITE_SECONDS):
-        await stream.send_all(data)
+def _put_off(idle: trio.CancelScope) -> None:
+    now = trio.current_time()
+    if idle.deadline - now < IDLE_SECONDS or idle.deadline == inf:
+        idle.deadline = now + 2 * IDLE_SECONDS
 
 
 async def _answer(stream: trio.SocketStream, session: Session, service: SigningService, untrusted: bytes) -> bool:
@@ -59,7 +60,7 @@ async def _answer(stream: trio.SocketStream, session: Session, service: SigningS
     while True:
         _note_refusals(stream, service, events)
         if replies := b"".join(event.data for event in events if isinstance(event, Reply)):
-            await _send(stream, replies)
+            await stream.send_all(replies)
         last = events[-1] if events else None
         if not isinstance(last, SignNeeded):
             return not isinstance(last, Close)

@@ -133,6 +133,7 @@ class PendingRequests:
     def attach(self, link: Link, window: int) -> None:
         """Send over `link` from now on, at most `window` requests in flight; begin with all that are open."""
         self._link = link
+        self._problem = ""
         self._window = max(1, window)
         self._draining = False
         self._unsent = deque(self._open.values())
