@@ -11,8 +11,18 @@ from pathlib import Path
 __all__ = ["CommandFailedError", "Shell"]
 
 
+_LEAVE_SECONDS = 30  # for a command that was told to end
+
+
 class CommandFailedError(Exception):
     """A command of the demo ended otherwise than it should."""
+
+
+def _wait(process: subprocess.Popen[str]) -> None:
+    try:
+        process.communicate(timeout=_LEAVE_SECONDS)
+    except subprocess.TimeoutExpired:
+        process.kill()
 
 
 class Shell:
@@ -59,26 +69,38 @@ class Shell:
         assignments = "".join(f"{name}={shlex.quote(value)} " for name, value in (also or {}).items())
         print(f"$ {assignments}{self._shown(words)}", flush=True)
         start = time.monotonic()
-        process = subprocess.run(
+        status, output = self._result(words, {**self.environment, **(also or {})})
+        surprise = status == 0 if expect is None else status != expect
+        if not quiet or surprise:
+            for line in output.splitlines():
+                print(f"    {line}")
+        if surprise:
+            wanted = "a failure" if expect is None else expect
+            raise CommandFailedError(f"{words[0]}: exit status {status}, expected {wanted}")
+        if status:
+            print(f"    (exit status {status} after {time.monotonic() - start:.1f} s)", flush=True)
+        return output
+
+    def _result(self, words: list[str], environment: dict[str, str]) -> tuple[int, str]:
+        process = subprocess.Popen(
             words,
             cwd=self.directory,
-            env={**self.environment, **(also or {})},
+            env=environment,
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
             errors="replace",
-            check=False,
         )
-        surprise = process.returncode == 0 if expect is None else process.returncode != expect
-        if not quiet or surprise:
-            for line in process.stdout.splitlines():
-                print(f"    {line}")
-        if surprise:
-            raise CommandFailedError(f"{words[0]}: exit status {process.returncode}, expected {expect or 'a failure'}")
-        if process.returncode:
-            print(f"    (exit status {process.returncode} after {time.monotonic() - start:.1f} s)", flush=True)
-        return process.stdout
+        with process:
+            try:
+                output, _ = process.communicate()
+            except BaseException:
+                # Not subprocess.run, which kills at once: what the command has made it shall take away itself.
+                process.terminate()
+                _wait(process)
+                raise
+        return process.returncode, output
 
     def _shown(self, words: list[str]) -> str:
         return shlex.join(words).replace(f"{self.directory}/", "")

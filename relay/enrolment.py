@@ -78,8 +78,11 @@ def read_enrolment(file: Path) -> Enrolment:
     return enrolment
 
 
-def enrol(enrolment: Enrolment, places: Places, *, replace: bool) -> None:
+def enrol(enrolment: Enrolment, places: Places, *, replace: bool, deadline_seconds: int = 30) -> None:
     """Write configuration and credentials; doing it again with the same file changes nothing.
+
+    Args:
+        deadline_seconds: how long gpg shall wait for a signature at most.
 
     Raises:
         ConfigError: the credentials are damaged, another enrolment is there and `replace` is not given, or a
@@ -91,7 +94,7 @@ def enrol(enrolment: Enrolment, places: Places, *, replace: bool) -> None:
         if not replace:
             _refuse_another(enrolment, places)
         _write_credentials(enrolment, directory)
-        write_atomically(places.config, _configuration(enrolment, places).encode(), 0o644)
+        write_atomically(places.config, _configuration(enrolment, places, deadline_seconds).encode(), 0o644)
     except OSError as error:
         raise ConfigError(f"{error.filename or directory}: cannot be written: {error.strerror}") from error
 
@@ -127,7 +130,7 @@ def _write_credentials(enrolment: Enrolment, directory: Path) -> None:
         shutil.rmtree(scratch)
 
 
-def _configuration(enrolment: Enrolment, places: Places) -> str:
+def _configuration(enrolment: Enrolment, places: Places, deadline_seconds: int) -> str:
     directory = places.config.parent
     oracles = "".join(
         f"  - address: {json.dumps(oracle.address)}\n    server_name: {json.dumps(oracle.server_name)}\n"
@@ -147,7 +150,7 @@ sockets:
   - path: {json.dumps(_relative(places.socket, directory))}
     mode: "0660"
 # How long gpg waits for a signature at most.
-deadline_seconds: 30
+deadline_seconds: {deadline_seconds}
 """
 
 

@@ -1,13 +1,15 @@
 """The operator's command line, `blind-oracle`: finds the command, runs it, prints its errors.
 
-Exit status: 0 done, 1 it did not work, 2 wrong usage, 130 interrupted. Only the command that was named is imported,
-so that help and completion answer at once.
+Exit status: 0 done, 1 it did not work, 2 wrong usage, 130 interrupted by Ctrl-C, 143 ended by SIGTERM. Only the
+command that was named is imported, so that help and completion answer at once.
 """
 
 import importlib
 import os
+import signal
 import sys
 from collections.abc import Iterator, Mapping, Sequence
+from types import FrameType
 from typing import NoReturn
 
 import click
@@ -34,6 +36,7 @@ _COMMANDS: Mapping[str, tuple[str, str]] = {
 def main(arguments: Sequence[str] | None = None) -> NoReturn:
     """Run one command and leave with its exit status."""
     words = list(sys.argv[1:] if arguments is None else arguments)
+    signal.signal(signal.SIGTERM, _leave)
     try:
         status = _group(words).main(words, "blind-oracle", standalone_mode=False)
     except click.ClickException as error:
@@ -53,6 +56,13 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
             _complain(str(reason), reason.hint if isinstance(reason, ConfigError) else "")
         sys.exit(FAILED)
     sys.exit(status if isinstance(status, int) else 0)
+
+
+def _leave(number: int, _frame: FrameType | None) -> None:
+    # So that a command that is told to end takes away what it has begun. One that is about to do so must not be
+    # disturbed: then an exception that ends it is being handled. `serve` has a way of its own.
+    if not isinstance(sys.exc_info()[1], KeyboardInterrupt | SystemExit):
+        sys.exit(128 + number)
 
 
 def _group(words: Sequence[str]) -> click.Group:
