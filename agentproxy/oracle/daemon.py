@@ -5,7 +5,7 @@ from pathlib import Path
 
 import trio
 
-from agentproxy.oracle import signerprocess
+from agentproxy.oracle import expiries
 from agentproxy.oracle.config import OracleConfig, parse_address
 from agentproxy.oracle.doors import Doors, listen
 from agentproxy.oracle.policy import Policy
@@ -14,6 +14,7 @@ from agentproxy.oracle.reception import Reception
 from agentproxy.oracle.registry import Registry, RegistryError
 from agentproxy.oracle.registryview import RegistryView
 from agentproxy.oracle.signerlink import SignerLink
+from agentproxy.oracle.signerprocess import SignerProcess
 from agentproxy.oracle.signing import SigningService
 from agentproxy.protocol.errors import ConfigError
 from agentproxy.protocol.signer_messages import Keys
@@ -83,6 +84,7 @@ class Oracle:
         )
         reception = Reception(config.node, self._service, self._view, config.certificates, config.max_in_flight)
         self._doors = Doors(reception, self._context, config.max_connections)
+        self._signer: SignerProcess | None = None  # when we start it ourselves
         self._start_known = trio.Event()  # the signer has told its keys, or that it cannot start
         self._failure: ConfigError | None = None
 
@@ -114,8 +116,16 @@ class Oracle:
     def _start_parts(self, nursery: trio.Nursery) -> None:
         if self._config.signer.config is not None:
             logger.warning("the signer runs under our own uid: there is no isolation between the two processes")
-            nursery.start_soon(signerprocess.run, self._config.signer.config, self._signer_refused)
-        for part in (self._link.run, self._view.run, self._view.run_notes, self._doors.keep_alive, self._sweep):
+            self._signer = SignerProcess(self._config.signer.config, self._signer_refused)
+            nursery.start_soon(self._signer.run)
+        for part in (
+            self._link.run,
+            self._view.run,
+            self._view.run_notes,
+            self._doors.keep_alive,
+            self._sweep,
+            self._warn,
+        ):
             nursery.start_soon(part)
 
     def _signer_refused(self) -> None:
@@ -169,7 +179,12 @@ class Oracle:
         self._doors.drain()
 
     async def reload(self) -> None:
-        """Take the policy file as it is now, whole or not at all; open connections follow."""
+        """Take the policy file as it is now, whole or not at all; open connections follow.
+
+        A signer that we started takes its keys file, too.
+        """
+        if self._signer is not None:
+            self._signer.reload()
         path = self._config.policy
         try:
             policy = await trio.to_thread.run_sync(load_policy, path)
@@ -188,7 +203,15 @@ class Oracle:
         self._service.serve_keys(keys.keys, keys.head)
         self._start_known.set()
         logger.info("keys of the signer, names=%s", ",".join(key.name for key in keys.keys))
+        for problem in check(self._service.policy, keys.keys) if self.listening.is_set() else ():
+            # Nothing is signed wrongly meanwhile: each request is judged by the key that it asks for.
+            logger.log(logging.WARNING if problem.warning else logging.ERROR, "policy: %s", problem)
         self._follow()
+
+    async def _warn(self) -> None:
+        with trio.move_on_after(SIGNER_START_SECONDS):
+            await self._start_known.wait()
+        await expiries.warn_daily(self._config.tls, self._service.keys.values, lambda: self._view.credentials)
 
     async def _sweep(self) -> None:
         while True:

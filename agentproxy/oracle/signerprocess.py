@@ -5,6 +5,7 @@ Under one uid there is no isolation between the two processes; two units with tw
 
 import logging
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Callable
@@ -14,7 +15,7 @@ import trio
 
 from agentproxy.runtime import systemd
 
-__all__ = ["run"]
+__all__ = ["SignerProcess"]
 
 logger = logging.getLogger(__name__)
 
@@ -25,37 +26,54 @@ EXIT_CONFIGURATION = 78  # the signer's: something that the operator wrote is wr
 STOP_SECONDS = 5.0  # it finishes the batch that it writes; then it is killed, which costs nothing that was released
 
 
-async def run(config: Path, refused: Callable[[], None]) -> None:
-    """Keep `python -m agentproxy.signer --config` running until cancelled.
+class SignerProcess:
+    """The child, whichever it is just now.
 
     Args:
+        config: signer.yaml.
         refused: called whenever it ended because of its configuration, after it told the reason on standard error.
     """
-    delay = FIRST_RETRY_SECONDS
-    while True:
-        began = trio.current_time()
-        code = await _run_once(config)
-        if trio.current_time() - began > STEADY_SECONDS:
-            delay = FIRST_RETRY_SECONDS
-        if code == EXIT_CONFIGURATION:
-            refused()
-        logger.error("signer ended, status=%d next_start_s=%.1f", code, delay)
-        await trio.sleep(delay)
-        delay = min(delay * 2, LAST_RETRY_SECONDS)
 
+    def __init__(self, config: Path, refused: Callable[[], None]) -> None:
+        self._config = config
+        self._refused = refused
+        self._process: trio.Process | None = None
 
-async def _run_once(config: Path) -> int:
-    # It ends when its standard input does: not even our violent death leaves a signer behind that holds the log.
-    command = [sys.executable, "-m", "agentproxy.signer", "--config", str(config), "--end-with-input"]
-    # A process group of its own: Ctrl-C reaches us alone, and we stop it when our connections are done.
-    environment = {name: value for name, value in os.environ.items() if name not in systemd.VARIABLES}
-    process = await trio.lowlevel.open_process(command, stdin=subprocess.PIPE, start_new_session=True, env=environment)
-    logger.info("signer started, pid=%d", process.pid)
-    try:
-        return await process.wait()
-    finally:
-        with trio.move_on_after(2 * STOP_SECONDS, shield=True):
-            await _stop(process)
+    def reload(self) -> None:
+        """Let it take its keys file anew; one that is just starting reads it anyway."""
+        if self._process is not None and self._process.returncode is None:
+            self._process.send_signal(signal.SIGHUP)
+
+    async def run(self) -> None:
+        """Keep `python -m agentproxy.signer --config` running until cancelled."""
+        delay = FIRST_RETRY_SECONDS
+        while True:
+            began = trio.current_time()
+            code = await self._run_once()
+            if trio.current_time() - began > STEADY_SECONDS:
+                delay = FIRST_RETRY_SECONDS
+            if code == EXIT_CONFIGURATION:
+                self._refused()
+            logger.error("signer ended, status=%d next_start_s=%.1f", code, delay)
+            await trio.sleep(delay)
+            delay = min(delay * 2, LAST_RETRY_SECONDS)
+
+    async def _run_once(self) -> int:
+        # It ends when its standard input does: not even our violent death leaves a signer behind that holds the log.
+        command = [sys.executable, "-m", "agentproxy.signer", "--config", str(self._config), "--end-with-input"]
+        # A process group of its own: Ctrl-C reaches us alone, and we stop it when our connections are done.
+        environment = {name: value for name, value in os.environ.items() if name not in systemd.VARIABLES}
+        process = await trio.lowlevel.open_process(
+            command, stdin=subprocess.PIPE, start_new_session=True, env=environment
+        )
+        logger.info("signer started, pid=%d", process.pid)
+        self._process = process
+        try:
+            return await process.wait()
+        finally:
+            self._process = None
+            with trio.move_on_after(2 * STOP_SECONDS, shield=True):
+                await _stop(process)
 
 
 async def _stop(process: trio.Process) -> None:
