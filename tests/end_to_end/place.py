@@ -1,0 +1,153 @@
+"""A running dev system as its user sees it: real processes, real gpg, the files that they leave."""
+
+import json
+import os
+import shlex
+import subprocess
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from tests.admin.shell import Result, blind_oracle
+from tests.signer.logs import records_in
+
+__all__ = ["SECONDS", "System", "gpg_in", "system_with", "until"]
+
+SECONDS = 60  # no step of a test takes so long, also on a busy machine
+_LOOK_SECONDS = 0.02
+
+
+def until(fact: Callable[[], bool], what: str, seconds: float = SECONDS) -> None:
+    """Wait for something that another process does."""
+    deadline = time.monotonic() + seconds
+    while not fact():
+        assert time.monotonic() < deadline, f"not within {seconds} s: {what}"
+        time.sleep(_LOOK_SECONDS)
+
+
+Done = subprocess.CompletedProcess[str]
+
+
+@dataclass(frozen=True, slots=True)
+class System:
+    """What `blind-oracle dev start DIRECTORY` made."""
+
+    directory: Path
+
+    def dev(self, command: str, *words: str) -> Result:
+        return blind_oracle("dev", command, self.directory, *words)
+
+    def start(self, *words: str) -> None:
+        result = self.dev("start", *words)
+        assert result.status == 0, result.errors
+
+    def stop(self, *words: str) -> None:
+        result = self.dev("stop", *words)
+        assert result.status == 0, result.errors
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """As after `eval "$(blind-oracle dev env DIRECTORY)"` in a plain shell."""
+        kept = {name: os.environ[name] for name in ("PATH", "PYTHONPATH") if name in os.environ}
+        found = {**kept, "HOME": str(self.directory), "LC_ALL": "C.UTF-8"}
+        for line in self.dev("env").output.splitlines():
+            _, assignment = shlex.split(line)
+            name, _, value = assignment.partition("=")
+            found[name] = value.replace("$PATH", found["PATH"])
+        return found
+
+    def run(self, *words: str | Path, text: str = "", seconds: float = SECONDS) -> Done:
+        return subprocess.run(
+            [str(word) for word in words],
+            env=self.environment,
+            cwd=self.directory,
+            input=text,
+            capture_output=True,
+            text=True,
+            errors="replace",
+            timeout=seconds,
+            check=False,
+        )
+
+    def gpg(self, *words: str | Path, text: str = "", seconds: float = SECONDS) -> Done:
+        return self.run("gpg", "--batch", "--no-tty", *words, text=text, seconds=seconds)
+
+    def sign(self, name: str = "modern", *words: str | Path) -> Done:
+        return self.gpg("--local-user", f"{name}@example.org", "--armor", *words, "--detach-sign", text="some text")
+
+    def is_good(self, signature: str, fingerprint: str, text: str = "some text") -> bool:
+        with tempfile.TemporaryDirectory(prefix="bo") as name:
+            (Path(name) / "sig").write_text(signature)
+            done = self.gpg("--status-fd", "1", "--verify", Path(name) / "sig", "-", text=text)
+            return done.returncode == 0 and f"VALIDSIG {fingerprint} " in done.stdout
+
+    @property
+    def keyring(self) -> str:
+        """Everything that gpg has to say about the certificates in the build server's home."""
+        options = ("--with-colons", "--with-subkey-fingerprint", "--with-sig-list")
+        return self.gpg(*options, "--fixed-list-mode", "--check-sigs").stdout
+
+    @property
+    def socket(self) -> Path:
+        return self.directory / "relay" / "run" / "S.gpg-agent"
+
+    @property
+    def audit(self) -> Path:
+        return self.directory / "audit"
+
+    def records(self) -> list[dict[str, object]]:
+        return records_in(self.audit)
+
+    def signed(self) -> list[dict[str, object]]:
+        return [record for record in self.records() if record["outcome"] == "signed"]
+
+    def assert_log_is_whole(self) -> None:
+        """By the operator's own command."""
+        result = blind_oracle("audit", "verify", self.audit)
+        assert result.status == 0, result.output
+        assert result.output.startswith("whole: ")
+
+    def log(self, part: str) -> str:
+        file = self.directory / "log" / f"{part}.log"
+        return file.read_text(errors="replace") if file.exists() else ""
+
+    def last(self, count: int = 1) -> list[Mapping[str, object]]:
+        """The relay's last requests, newest first."""
+        done = self.run("blind-oracle-relay", "status", "--json", "--last", str(count))
+        assert done.stdout, done.stderr
+        requests: list[Mapping[str, object]] = json.loads(done.stdout)["last"]
+        return requests
+
+    def pid(self, part: str) -> int | None:
+        pid: int | None = json.loads(self.dev("status", "--json").output)["parts"][part]["pid"]
+        return pid
+
+    def is_connected(self) -> bool:
+        return self.run("blind-oracle-relay", "status").returncode == 0
+
+
+@contextmanager
+def system_with(keys: Mapping[str, Path], name: str = "s") -> Iterator[System]:
+    """A dev system in a short directory; afterwards nothing of it runs and its directory is gone."""
+    with tempfile.TemporaryDirectory(prefix="bo", dir="/tmp", ignore_cleanup_errors=True) as parent:
+        system = System(Path(parent) / name)
+        try:
+            system.start(*(f"--key={key}={file}" for key, file in keys.items()))
+            yield system
+        finally:
+            system.stop()
+
+
+def gpg_in(home: Path, *words: str | Path, text: str = "") -> Done:
+    """gpg for somebody who only has public keys, such as a package's user."""
+    return subprocess.run(
+        ["gpg", "--homedir", str(home), "--batch", "--no-tty", *map(str, words)],
+        input=text,
+        capture_output=True,
+        text=True,
+        timeout=SECONDS,
+        check=False,
+    )
