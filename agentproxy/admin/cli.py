@@ -27,6 +27,7 @@ _COMMANDS: Mapping[str, tuple[str, str]] = {
     "key": ("key", "Import, list, show and export signing keys; name the key for a distribution."),
     "runner": ("runner", "Add build servers."),
     "policy": ("policy", "Check the policy, and explain what it decides."),
+    "check": ("check", "Look at everything once a day: signer, keys, policy, certificates, log, disk."),
     "serve": ("serve", "Run the oracle."),
     "audit": ("audit", "Read and verify the audit log."),
     "dev": ("dev", "Try it all in one directory, without root."),

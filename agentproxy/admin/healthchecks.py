@@ -1,0 +1,216 @@
+"""The single looks of `blind-oracle check`; each reads, none changes anything."""
+
+import os
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+
+from cryptography import x509
+
+from agentproxy.admin.filemodes import check_modes
+from agentproxy.admin.health import Finding, Level, Subject, of_notices
+from agentproxy.admin.keylisting import key_rows, key_warnings
+from agentproxy.admin.layout import load_oracle, load_signer
+from agentproxy.admin.policyreport import judge
+from agentproxy.admin.records import ends, last_lines
+from agentproxy.admin.servedkeys import served_keys
+from agentproxy.admin.signeraccess import ask
+from agentproxy.oracle.config import OracleConfig, parse_address
+from agentproxy.oracle.expiries import credential_expiries, key_expiries, tls_expiries
+from agentproxy.oracle.registry import Registry, RegistryError
+from agentproxy.protocol.errors import BackendError, ConfigError, RemoteProtocolError
+from agentproxy.protocol.expiry import expiry_notices
+from agentproxy.protocol.fields import Head
+from agentproxy.protocol.signer_messages import Status, StatusReport
+from agentproxy.signer.config import SignerConfig
+from agentproxy.signer.record import AuditRecord, hash_of_line
+from agentproxy.signer.segment import ChainEnd, DamagedError, follow_chain, place_of
+
+__all__ = ["examine"]
+
+TAIL_RECORDS = 1000  # milliseconds; `audit verify` proves the whole log
+_ANYWHERE = frozenset({"0.0.0.0", "::"})  # noqa: S104  compared with, not bound
+_SIGNER_HINT = "journalctl -u blind-oracle-signer tells why; blind-oracle serve starts it where systemd does not"
+_CERTIFICATE_HINT = "docs/OPERATIONS.md, Certificates"
+
+
+def examine(config: Path) -> list[Finding]:
+    """Look at everything; what cannot be looked at is a finding, too."""
+    try:
+        oracle = load_oracle(config)
+    except ConfigError as error:
+        return [_critical("configuration", error)]
+    signer, findings = _signer_config(oracle)
+    subject = Subject(oracle, signer, served_keys(oracle), datetime.now(UTC))
+    for name, look in _LOOKS.items():
+        try:
+            found = list(look(subject))
+        except ConfigError as error:
+            found = [_critical(name, error)]
+        findings += found or [Finding(name, Level.OK, "good")]
+    return findings
+
+
+def _critical(check: str, error: ConfigError) -> Finding:
+    return Finding(check, Level.CRITICAL, str(error), error.hint)
+
+
+def _signer_config(oracle: OracleConfig) -> tuple[SignerConfig | None, list[Finding]]:
+    try:
+        return load_signer(oracle), []
+    except ConfigError as error:
+        # Not a fault: the signer is another user's. But then nobody looks at its files here.
+        return None, [Finding("configuration", Level.WARNING, f"the signer's files were not looked at: {error}")]
+
+
+def _look_at_signer(subject: Subject) -> Iterator[Finding]:
+    report = _status(subject)
+    if not report.operational:
+        yield Finding("signer", Level.CRITICAL, f"it signs nothing: {report.reason}", _SIGNER_HINT)
+    else:
+        yield Finding(
+            "signer", Level.OK, f"operational; keys: {report.keys}, signatures since its start: {report.signatures}"
+        )
+
+
+def _status(subject: Subject) -> StatusReport:
+    path = subject.oracle.signer.socket
+    try:
+        answer = ask(path, Status(0))
+    except BackendError as error:
+        raise ConfigError(str(error), _SIGNER_HINT) from error
+    if not isinstance(answer, StatusReport):
+        raise ConfigError(f"{path}: the signer answered {answer.tag} for its status")
+    return answer
+
+
+def _look_at_keys(subject: Subject) -> Iterator[Finding]:
+    served, hint = subject.served, "gpg --quick-set-expire extends a key; import it again: blind-oracle key import"
+    if not served.are_known:
+        raise ConfigError(f"the signer's keys are not known: {served.trouble}")
+    yield from of_notices("keys", expiry_notices(key_expiries(served.keys), subject.now), hint)
+    if subject.signer is None:
+        for key in served.keys:
+            if key.can_certify:
+                yield Finding("keys", Level.WARNING, f"key {key.name} can certify" + "; seal only" * key.seal_only)
+        return
+    rows = key_rows(subject.signer.keys_file, subject.signer.gnupg_home, subject.now)
+    ending = {str(row.notice) for row in rows}
+    for warning in key_warnings(rows):
+        if warning not in ending:
+            yield Finding("keys", Level.WARNING, warning, "docs/SIGNING_STRATEGY.md says what it means")
+
+
+def _look_at_policy(subject: Subject) -> Iterator[Finding]:
+    report = judge(subject.oracle.policy, subject.served.keys)
+    for finding in report.findings:
+        level = Level.WARNING if finding.warning else Level.CRITICAL
+        path = f"{finding.path}: " if finding.path else ""
+        yield Finding("policy", level, f"{path}{finding.message}", "blind-oracle policy check shows the lines")
+
+
+def _look_at_registry(subject: Subject) -> Iterator[Finding]:
+    try:
+        registry = Registry.open(subject.oracle.registry)
+        try:
+            credentials = registry.snapshot()
+        finally:
+            registry.close()
+    except RegistryError as error:
+        raise ConfigError(f"{subject.oracle.registry}: {error}") from error
+    notices = expiry_notices(credential_expiries(credentials), subject.now)
+    hint = "a running relay renews its credentials by itself; blind-oracle runner shows them"
+    yield from of_notices("registry", notices, hint, urgent=False)
+
+
+def _look_at_certificates(subject: Subject) -> Iterator[Finding]:
+    tls = subject.oracle.tls
+    yield from of_notices("certificates", expiry_notices(tls_expiries(tls), subject.now), _CERTIFICATE_HINT)
+    names = _names(tls.certificate)
+    for host in dict.fromkeys(parse_address(address).host for address in _dialled(subject.oracle)):
+        if host.lower() not in names:
+            message = f"{tls.certificate}: not for {host}, so build servers that dial it are turned away"
+            yield Finding("certificates", Level.CRITICAL, message, _CERTIFICATE_HINT)
+
+
+def _dialled(oracle: OracleConfig) -> tuple[str, ...]:
+    if oracle.addresses:
+        return oracle.addresses
+    return () if parse_address(oracle.listen).host in _ANYWHERE else (oracle.listen,)
+
+
+def _names(path: Path) -> frozenset[str]:
+    try:
+        certificate = x509.load_pem_x509_certificate(path.read_bytes())
+        names = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+    except (OSError, ValueError, x509.ExtensionNotFound) as error:
+        raise ConfigError(f"{path}: no certificate with names: {error}", _CERTIFICATE_HINT) from error
+    hosts = [name.lower() for name in names.get_values_for_type(x509.DNSName)]
+    return frozenset({*hosts, *map(str, names.get_values_for_type(x509.IPAddress))})
+
+
+def _look_at_log(subject: Subject) -> Iterator[Finding]:
+    if subject.signer is None:
+        yield Finding("audit log", Level.WARNING, "not looked at: where it is, the signer's configuration says")
+        return
+    try:
+        head = _status(subject).head
+    except ConfigError:
+        head = None  # the signer's own look says so
+    directory = subject.signer.audit.directory
+    lines = last_lines(ends(directory), TAIL_RECORDS)
+    hint = "blind-oracle audit verify says more"
+    if not lines:
+        yield Finding("audit log", Level.CRITICAL, f"{directory}: no record in it", hint)
+        return
+    try:
+        sequence, prev = place_of(lines[0])
+        end = follow_chain(lines, ChainEnd(sequence - 1, prev))
+        AuditRecord.parse(lines[-1])
+    except (DamagedError, RemoteProtocolError, ValueError) as error:
+        yield Finding("audit log", Level.CRITICAL, f"{directory}: {error}", hint)
+        return
+    if trouble := _not_the_signers(head, lines, end):
+        yield Finding("audit log", Level.CRITICAL, f"{directory}: {trouble}", hint)
+        return
+    yield Finding("audit log", Level.OK, f"its last {len(lines)} records are whole, up to {end.sequence}")
+
+
+def _not_the_signers(head: Head | None, lines: list[bytes], end: ChainEnd) -> str:
+    """Why what the signer says of its log is not what lies there; empty when it fits."""
+    if head is None or head.sequence <= end.sequence - len(lines):
+        return ""
+    if head.sequence > end.sequence:
+        return f"it ends with record {end.sequence}, and the signer has written {head.sequence}"
+    found = hash_of_line(lines[head.sequence - end.sequence - 1])
+    return "" if found == head.hash else f"record {head.sequence} is not the one that the signer wrote"
+
+
+def _look_at_disk(subject: Subject) -> Iterator[Finding]:
+    if subject.signer is None:
+        return
+    audit = subject.signer.audit
+    try:
+        status = os.statvfs(audit.directory)
+    except OSError as error:
+        raise ConfigError(f"{audit.directory}: {error.strerror}") from error
+    free = status.f_bavail * status.f_frsize
+    hint = "make room: without space for its record nothing is signed"
+    message = f"{audit.directory}: {free >> 20} MiB are free, and {audit.reserve_bytes >> 20} MiB are the reserve"
+    if free < 2 * audit.reserve_bytes:
+        level = Level.CRITICAL if free < audit.reserve_bytes else Level.WARNING
+        yield Finding("disk space", level, message, hint)
+    else:
+        yield Finding("disk space", Level.OK, message)
+
+
+_LOOKS: dict[str, Callable[[Subject], Iterator[Finding]]] = {
+    "signer": _look_at_signer,
+    "keys": _look_at_keys,
+    "policy": _look_at_policy,
+    "registry": _look_at_registry,
+    "certificates": _look_at_certificates,
+    "audit log": _look_at_log,
+    "disk space": _look_at_disk,
+    "file modes": check_modes,
+}

@@ -1,0 +1,210 @@
+"""`blind-oracle check`."""
+
+import json
+import os
+from collections.abc import Iterator
+from contextlib import AbstractContextManager
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+
+from agentproxy.admin.layout import Layout, load_oracle
+from agentproxy.admin.signeraccess import signer_for
+from agentproxy.oracle.registry import Registry
+from agentproxy.protocol.signer_messages import CertificateKind
+from agentproxy.signer.authority import Authority
+from tests.admin.exports import Exports
+from tests.admin.shell import blind_oracle
+
+NAMES = ["signer", "keys", "policy", "registry", "certificates", "audit log", "disk space", "file modes"]
+
+
+@pytest.fixture(name="state")
+def made_state(short: Path, exports: Exports) -> Layout:
+    layout = Layout(short / "s")
+    assert blind_oracle("init", layout.root, "--host", "localhost").status == 0
+    words = ("--name", "modern", "--policy-add", "--config", layout.oracle_config)
+    assert blind_oracle("key", "import", exports.subkeys["modern"], *words).status == 0
+    return layout
+
+
+@pytest.fixture(name="signer")
+def running_signer(state: Layout) -> Iterator[Path]:
+    with running(state) as path:
+        yield path
+
+
+def running(state: Layout) -> AbstractContextManager[Path]:
+    return signer_for(load_oracle(state.oracle_config))
+
+
+def check(state: Layout, *words: str) -> tuple[int, dict[str, list[tuple[str, str]]]]:
+    result = blind_oracle("check", "--json", "--config", state.oracle_config, *words)
+    assert result.errors == ""
+    plain = json.loads(result.output)
+    assert result.status == ["ok", "warning", "critical"].index(plain["status"])
+    found: dict[str, list[tuple[str, str]]] = {}
+    for one in plain["checks"]:
+        found.setdefault(one["check"], []).append((one["status"], one["message"]))
+    return result.status, found
+
+
+def test_a_healthy_oracle_has_status_0(state: Layout, signer: Path) -> None:
+    status, found = check(state)
+    assert status == 0, found
+    assert list(found) == NAMES
+    assert found["signer"] == [("ok", "operational; keys: 1, signatures since its start: 0")]
+    assert found["audit log"][0][1].startswith("its last ")
+    quiet = blind_oracle("check", "--quiet", "--config", state.oracle_config)
+    assert (quiet.status, quiet.output) == (0, "")
+
+
+def test_a_signer_that_is_away_is_critical(state: Layout) -> None:
+    status, found = check(state)
+    assert status == 2
+    assert found["signer"][0][0] == "critical"
+    assert found["policy"] == [("ok", "good")]
+    result = blind_oracle("check", "--quiet", "--config", state.oracle_config)
+    assert result.output.startswith("critical  signer: ")
+    assert "signer.sock: cannot reach the signer" in result.output
+
+
+def test_no_configuration_is_critical(short: Path) -> None:
+    status, found = check(Layout(short))
+    assert status == 2
+    assert list(found) == ["configuration"]
+
+
+@pytest.mark.parametrize(
+    ("rule", "status", "expected"),
+    [
+        (
+            "{keys: [modern], token_only: true}",
+            1,
+            ("warning", "runners.b.token_only: whoever reads the token can sign"),
+        ),
+        ("{keys: [gone]}", 2, ("critical", "runners.b.keys[0]: expected a name from keys, got 'gone'")),
+    ],
+)
+def test_the_policy_is_looked_at(
+    state: Layout, signer: Path, rule: str, status: int, expected: tuple[str, str]
+) -> None:
+    state.policy.write_text(state.policy.read_text().replace("runners: {}", f"runners: {{b: {rule}}}"))
+    got, found = check(state)
+    assert got == status
+    ((level, message),) = found["policy"]
+    assert (level, message[: len(expected[1])]) == expected
+
+
+def test_a_key_that_can_certify_stays_a_warning(state: Layout, exports: Exports) -> None:
+    words = ("--name", "old", "--accept-certification", "--config", state.oracle_config)
+    assert blind_oracle("key", "import", exports.subkeys["certifying"], *words).status == 0
+    with running(state):
+        status, found = check(state)
+    assert status == 1
+    risk = "key old can certify, which was accepted: a signature of it may change certificates"
+    assert found["keys"] == [("warning", risk)]
+
+
+@pytest.mark.parametrize(
+    ("days", "level", "status"), [(70, "ok", 0), (50, "warning", 1), (20, "warning", 1), (6, "critical", 2)]
+)
+def test_the_servers_certificate_is_warned_of_in_time(
+    state: Layout, signer: Path, days: int, level: str, status: int
+) -> None:
+    issue_server(state, ("localhost",), days + 1)
+    got, found = check(state)
+    assert (got, found["certificates"][0][0]) == (status, level)
+    if level != "ok":
+        assert found["certificates"][0][1].startswith(f"certificate of this oracle expires in {days} days, on ")
+
+
+def test_a_certificate_without_the_name_that_is_dialled_is_critical(state: Layout, signer: Path) -> None:
+    issue_server(state, ("other.example", "127.0.0.2"), 700)
+    status, found = check(state)
+    assert status == 2
+    ((level, message),) = found["certificates"]
+    assert (level, "not for localhost, so build servers" in message) == ("critical", True)
+
+
+def issue_server(state: Layout, hosts: tuple[str, ...], days: int) -> None:
+    authority = Authority.load(
+        (state.signer / "authority.key").read_bytes(), (state.signer / "authority.crt").read_bytes()
+    )
+    issued = authority.issue(CertificateKind.SERVER, "node", hosts, days, datetime.now(UTC))
+    (state.oracle / "server.crt").write_bytes(issued.certificate)
+
+
+def test_a_build_server_whose_credentials_end_is_a_warning(state: Layout, signer: Path) -> None:
+    registry = Registry.open(state.oracle / "registry.sqlite")
+    registry.add_runner("b")
+    registry.add_token("b", b"1" * 32, datetime.now(UTC) + timedelta(days=5, hours=1))
+    registry.close()
+    status, found = check(state)
+    assert status == 1
+    ((level, message),) = found["registry"]
+    assert (level, message.partition(", on")[0]) == ("warning", "token of b expires in 5 days")
+
+
+def test_a_registry_that_is_gone_is_critical(state: Layout, signer: Path) -> None:
+    (state.oracle / "registry.sqlite").unlink()
+    status, found = check(state)
+    assert status == 2
+    assert found["registry"][0][0] == "critical"
+
+
+@pytest.mark.parametrize("damage", ["edited", "cut"])
+def test_a_damaged_end_of_the_log_is_critical(state: Layout, signer: Path, damage: str) -> None:
+    (segment,) = state.audit.glob("*.jsonl")
+    lines = segment.read_bytes().splitlines(keepends=True)
+    changed = [lines[0].replace(b'"cli"', b'"cly"'), *lines[1:]] if damage == "edited" else lines[:-1]
+    assert changed != lines
+    segment.write_bytes(b"".join(changed))
+    status, found = check(state)
+    assert status == 2
+    ((level, message),) = found["audit log"]
+    expected = "does not continue the record before it" if damage == "edited" else "and the signer has written"
+    assert (level, expected in message) == ("critical", True)
+
+
+@pytest.mark.parametrize(
+    ("name", "mode", "status"),
+    [
+        ("oracle/server.key", 0o640, 2),
+        ("signer/authority.key", 0o604, 2),
+        ("signer/passphrases", 0o750, 2),
+        ("policy.yaml", 0o664, 1),
+        ("policy.yaml", 0o666, 2),
+    ],
+)
+def test_files_for_others_are_found(state: Layout, signer: Path, name: str, mode: int, status: int) -> None:
+    (state.root / name).chmod(mode)
+    got, found = check(state)
+    assert got == status
+    ((_, message),) = found["file modes"]
+    assert name in message
+    assert f"(mode {mode:04o})" in message
+
+
+def test_too_little_room_for_the_log_is_critical(state: Layout, signer: Path) -> None:
+    config = state.signer / "signer.yaml"
+    status = os.statvfs(state.audit)
+    for reserve, expected in ((status.f_bavail * status.f_frsize * 3 // 4, 1), (1 << 62, 2)):
+        config.write_text(
+            config.read_text().replace(
+                "  directory: ../audit\n", f"  directory: ../audit\n  reserve_bytes: {reserve}\n"
+            )
+        )
+        got, found = check(state)
+        assert (got, found["disk space"][0][0]) == (expected, ["ok", "warning", "critical"][expected])
+        config.write_text(config.read_text().replace(f"  reserve_bytes: {reserve}\n", ""))
+
+
+def test_without_the_signers_files_the_rest_is_looked_at(state: Layout, signer: Path) -> None:
+    config = state.oracle_config
+    config.write_text("".join(line for line in config.read_text().splitlines(True) if "signer/signer.yaml" not in line))
+    status, found = check(state)
+    assert status == 1
+    assert found["configuration"][0][1].startswith("the signer's files were not looked at: signer.config is not set")
+    assert found["signer"][0][0] == found["keys"][0][0] == found["policy"][0][0] == "ok"
