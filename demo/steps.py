@@ -149,7 +149,9 @@ def _install(shell: Shell) -> None:
     for name in options.values():
         (shell.directory / name).mkdir(exist_ok=True)
     settings = [f"--setopt={name}={shell.directory / value}" for name, value in options.items()]
-    # Installing means to change owners: whoever is not root becomes root in a user namespace.
+    # Installing means to change owners: whoever is not root becomes root in a user namespace of their own.
+    if os.geteuid() != 0:
+        shell.say("(dnf wants to be root: unshare makes us root of a user namespace, which the kernel must allow)")
     as_root = () if os.geteuid() == 0 else ("unshare", "--map-root-user")
     root = shell.directory / "root"
     dnf = ("dnf", "--assumeyes", "--quiet", f"--installroot={root}", *settings)
@@ -177,4 +179,4 @@ def _without_the_oracle(shell: Shell, package: Path) -> None:
     print("    the package is unchanged: SHA-256", before)
     shell.say("The oracle is back, and so are signatures; nobody touched the relay")
     shell.run("blind-oracle", "dev", "start", shell.directory / "system", "oracle")
-    shell.run(*_rpmsign(_KEYS[0], package))
+    shell.run(*_rpmsign(_KEYS[1], package))
