@@ -17,6 +17,7 @@ from agentproxy.protocol.errors import ConfigError, RemoteProtocolError
 from agentproxy.protocol.fields import Claims, Head
 from agentproxy.protocol.keys import Fingerprint, Keygrip
 from agentproxy.protocol.messages import (
+    Credentials,
     Drain,
     Failed,
     FetchCertificate,
@@ -27,6 +28,7 @@ from agentproxy.protocol.messages import (
     Pong,
     Refused,
     Rejected,
+    RejectionCode,
     ServedKey,
     Sign,
     Signed,
@@ -34,6 +36,7 @@ from agentproxy.protocol.messages import (
 )
 from relay.config import OracleAddress
 from relay.connectionstate import ConnectionState
+from relay.credentials import CredentialStore
 from relay.link import Link, LinkLostError, RejectedError
 from relay.pending import DeadlineError, PendingRequests, UnreachableError, new_request_id
 
@@ -54,6 +57,11 @@ FAILURE_RETRY_SECONDS = (0.25, 0.5, 1.0)
 # More wrong than this, and certificates and tokens begin to fail for reasons that nobody understands.
 MAX_CLOCK_DIFFERENCE_SECONDS = 120
 CERTIFICATE_SECONDS = 10.0
+# Renewed credentials: how long the oracle may take to welcome them, which it records first; how often it is tried at
+# once (later, the next connection uses them anyway); and how long answers may still come over the old connection.
+SUCCESSION_SECONDS = 20.0
+SUCCESSION_RETRY_SECONDS = (1.0, 5.0, 30.0, 60.0)
+LEAVING_SECONDS = 60.0
 
 
 class Dial(Protocol):
@@ -79,6 +87,16 @@ class SignRequest:
     claims: Claims | None = None
 
 
+class _Line:
+    """A connection and its end."""
+
+    def __init__(self, link: Link) -> None:
+        self.link = link
+        self.settled = trio.Event()  # it was welcome, or has ended
+        self.ended = trio.Event()
+        self.error: LinkLostError | RejectedError = LinkLostError("the connection ended")
+
+
 class Client:
     """Asks oracles to sign.
 
@@ -87,6 +105,7 @@ class Client:
         dial: opens connections.
         keys_arrived: gets the keys of each `welcome` and `keys_changed`.
         head_arrived: gets each end of an oracle's audit log.
+        store: where `dial` finds its credentials, when they can be replaced.
     """
 
     def __init__(
@@ -95,6 +114,7 @@ class Client:
         dial: Dial,
         keys_arrived: Callable[[tuple[ServedKey, ...]], Awaitable[None]],
         head_arrived: Callable[[Head], None],
+        store: CredentialStore | None = None,
     ) -> None:
         self._oracles = oracles
         self._dial = dial
@@ -103,6 +123,10 @@ class Client:
         self._pending = PendingRequests()
         self._oracle = oracles[0]
         self._was_welcome = False
+        self._store = store
+        self._line: _Line | None = None  # the connection in use
+        self._successor: _Line | None = None  # another, which is not welcome yet
+        self._tasks: trio.Nursery | None = None
         self.state = ConnectionState(connected=False, address=oracles[0].address, since=_now(), problem="not tried yet")
 
     async def sign(self, request: SignRequest, deadline_seconds: float) -> Signed | Refused | Failed:
@@ -160,14 +184,81 @@ class Client:
             tries += 1
 
     async def _use(self, oracle: OracleAddress) -> NoReturn:
+        """Use one oracle until its last connection ends: a renewal puts another in the place of the first."""
         self._was_welcome = False
         stream = await self._dial.connect(oracle)
         self._oracle = oracle
-        await Link(stream, self._dial.hello(), self).run()
+        async with trio.open_nursery() as nursery:
+            line = self._line = _Line(Link(stream, self._dial.hello(), self))
+            self._tasks = nursery
+            nursery.start_soon(self._run_line, line)
+            await line.ended.wait()
+            while line is not self._line:
+                line = self._line
+                await line.ended.wait()
+            nursery.cancel_scope.cancel()  # a renewal on its way, and a replaced connection that has not ended yet
+        raise line.error
+
+    async def _run_line(self, line: "_Line") -> None:
+        try:
+            await line.link.run()
+        except (LinkLostError, RejectedError) as error:
+            line.error = error
+        finally:
+            self._pending.detach(line.link)
+            line.settled.set()
+            line.ended.set()
+
+    async def _renew(self, credentials: Credentials) -> None:
+        """Store new credentials and connect with them, before the connection with the old ones ends."""
+        if self._store is None:
+            logger.warning("the oracle sent new credentials, and relay.yaml names none that it could replace")
+            return
+        try:
+            before = await trio.to_thread.run_sync(self._store.replace, credentials)
+        except ConfigError as error:
+            logger.error("new credentials are not stored, the old ones stay: %s", error)  # noqa: TRY400  no bug
+            return
+        logger.info("new credentials stored, expires=%s", credentials.expires)
+        for pause in SUCCESSION_RETRY_SECONDS:
+            problem = await self._succeed()
+            if problem is None:
+                await trio.to_thread.run_sync(self._store.tidy)
+                return
+            logger.warning("no connection with the new credentials yet, reason=%s", problem)
+            if isinstance(problem, RejectedError) and problem.code is not RejectionCode.NOT_OPERATIONAL:
+                await trio.to_thread.run_sync(self._store.restore, before)
+                return
+            await trio.sleep(pause)
+        # The next connection, whenever that is made, uses them.
+
+    async def _succeed(self) -> LinkLostError | RejectedError | ConfigError | None:
+        """Put a new connection in the place of the present one; None when that worked."""
+        old = self._line
+        try:
+            stream = await self._dial.connect(self._oracle)
+            line = _Line(Link(stream, self._dial.hello(), self))
+        except (LinkLostError, ConfigError) as error:
+            return error
+        if old is None or self._tasks is None or old.ended.is_set():
+            await trio.aclose_forcefully(stream)
+            return LinkLostError("the present connection ended meanwhile")
+        self._successor = line
+        self._tasks.start_soon(self._run_line, line)
+        with trio.move_on_after(SUCCESSION_SECONDS):
+            await line.settled.wait()
+        if self._line is not line:
+            line.link.end("no welcome in time")
+            await line.ended.wait()
+            return line.error
+        with trio.move_on_after(LEAVING_SECONDS):
+            await old.ended.wait()
+        old.link.end("it was replaced, and its last answers did not come")
+        return None
 
     def _lost(self, oracle: OracleAddress, error: LinkLostError | RejectedError | ConfigError) -> None:
         problem = str(error)
-        self._pending.detach(problem)
+        self._pending.lost(problem)
         # The same problem once: an oracle that is away for a night must not fill the log.
         level = logging.DEBUG if problem == self.state.problem else logging.WARNING
         logger.log(level, "no connection to the oracle, address=%s reason=%s", oracle.address, problem)
@@ -201,6 +292,9 @@ class Client:
     async def welcomed(self, link: Link, welcome: Welcome) -> None:
         """Send what waits (for the link)."""
         self._was_welcome = True
+        if self._successor is not None and self._successor.link is link:
+            self._line, self._successor = self._successor, None
+            self._line.settled.set()
         address = self._oracle.address
         self.state = ConnectionState(connected=True, address=address, since=_now(), node=welcome.node)
         logger.info("connected, address=%s node=%s runner=%s", address, welcome.node, welcome.runner)
@@ -217,6 +311,9 @@ class Client:
         match message:
             case KeysChanged():
                 await self._keys_arrived(message.keys)
+            case Credentials():
+                if self._tasks is not None:
+                    self._tasks.start_soon(self._renew, message)
             case Drain():
                 self._pending.drain()
             case Signed():

@@ -45,15 +45,15 @@ def _group() -> None:
 @click.option("--socket", type=click.Path(path_type=Path), help="Where gpg connects.")
 @click.option("--replace", is_flag=True, help="Give up the credentials that are here.")
 def _enroll(file: Path, config: Path | None, state: Path | None, socket: Path | None, replace: bool) -> None:  # noqa: FBT001  click's form
-    """Take the credentials in FILE, which `blind-oracle runner add` wrote."""
+    """Enrol with FILE, which `blind-oracle runner add` wrote: it works once and for a day, with a running oracle."""
     from relay.enrolment import Places, enrol, places_for, read_enrolment  # noqa: PLC0415  each command only its own
 
     usual = places_for(config or config_path())
     places = Places(usual.config, state or usual.state, socket or usual.socket)
     enrolment = read_enrolment(file)
     enrol(enrolment, places, replace=replace)
-    click.echo(f"enrolled as {enrolment.runner} until {enrolment.expires:%Y-%m-%d}: {places.config}")
-    click.echo(f"now delete {file}, and start: blind-oracle-relay serve")
+    click.echo(f"enrolled as {enrolment.runner}: {places.config}")
+    click.echo(f"{file} is used up; start: blind-oracle-relay serve")
 
 
 @_group.command("serve")

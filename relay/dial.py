@@ -12,6 +12,7 @@ from agentproxy.protocol.messages import PROTOCOL_VERSION, Hello
 from agentproxy.runtime.files import read_private
 from agentproxy.runtime.tls import client_context, handshake
 from relay.config import OracleAddress, RelayConfig
+from relay.credentials import CredentialSet
 from relay.link import LinkLostError, oracle_words
 
 __all__ = ["SOFTWARE", "Dialer"]
@@ -30,7 +31,7 @@ class Dialer:
         config: where certificate, key, authority and token lie.
     """
 
-    def __init__(self, config: RelayConfig) -> None:
+    def __init__(self, config: RelayConfig | CredentialSet) -> None:
         self._config = config
 
     def context(self) -> ssl.SSLContext:

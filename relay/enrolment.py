@@ -1,8 +1,10 @@
 """Takes the file that the oracle's operator made for this build server, and writes the relay's configuration.
 
-The credentials in it are the runner's lasting ones. `Enrolment` is the only place that knows the file's form.
+What is in the file works once and for a day: the oracle is asked for lasting credentials at once, they are stored, and
+used once, which ends the file's. A crash in between costs nothing: the same file then works again.
 """
 
+import hashlib
 import json
 import shutil
 import tempfile
@@ -12,16 +14,17 @@ from pathlib import Path
 
 from agentproxy.protocol.errors import ConfigError, RemoteProtocolError
 from agentproxy.protocol.fields import check_name
+from agentproxy.protocol.messages import Credentials
 from agentproxy.runtime.config import load
 from agentproxy.runtime.files import write_atomically
-from agentproxy.runtime.tls import client_context
 from relay.config import DEFAULT_CONFIG, OracleAddress
+from relay.credentials import CredentialSet, CredentialStore, credentials_directory
+from relay.exchange import confirm, exchange
+from relay.link import RejectedError
 
 __all__ = ["Enrolment", "Places", "enrol", "places_for", "read_enrolment"]
 
 _FORMAT = "blind-oracle enrolment 1"
-# File, whether it is secret; relay.yaml comes last, and without it nothing here is an enrolment.
-_AUTHORITY, _CERTIFICATE, _KEY, _TOKEN = "authority.crt", "client.crt", "client.key", "token"
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,59 +82,79 @@ def read_enrolment(file: Path) -> Enrolment:
 
 
 def enrol(enrolment: Enrolment, places: Places, *, replace: bool, deadline_seconds: int = 30) -> None:
-    """Write configuration and credentials; doing it again with the same file changes nothing.
+    """Exchange the file's credentials for lasting ones, and write the configuration.
 
     Args:
         deadline_seconds: how long gpg shall wait for a signature at most.
 
     Raises:
-        ConfigError: the credentials are damaged, another enrolment is there and `replace` is not given, or a
-            directory cannot be written.
+        ConfigError: no oracle can be reached or it does not take the file, the file is damaged, another enrolment is
+            there and `replace` is not given, or a directory cannot be written.
     """
-    directory = places.config.parent
+    store = CredentialStore(credentials_directory(places.state))
+    origin = hashlib.sha256(enrolment.token.encode()).hexdigest()
     try:
-        directory.mkdir(mode=0o755, parents=True, exist_ok=True)
-        if not replace:
-            _refuse_another(enrolment, places)
-        _write_credentials(enrolment, directory)
+        places.config.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
+        places.state.mkdir(mode=0o700, parents=True, exist_ok=True)
+        is_ours = store.current.origin == origin
+        if not replace and not is_ours:
+            _refuse_another(places, store)
+        # Perhaps an earlier attempt ended between storing and using: then the file may be used up already.
+        if not is_ours or not confirm(store.current, enrolment.oracles):
+            _exchange(enrolment, places, store, origin)
+        store.tidy()
         write_atomically(places.config, _configuration(enrolment, places, deadline_seconds).encode(), 0o644)
     except OSError as error:
-        raise ConfigError(f"{error.filename or directory}: cannot be written: {error.strerror}") from error
+        raise ConfigError(f"{error.filename or places.state}: cannot be written: {error.strerror}") from error
 
 
-def _refuse_another(enrolment: Enrolment, places: Places) -> None:
-    token = places.config.parent / _TOKEN
-    present = places.config if places.config.exists() else token
-    if not present.exists() or (token.exists() and token.read_text("ascii", "replace").strip() == enrolment.token):
-        return
-    raise ConfigError(
-        f"{present}: this host is enrolled already, with other credentials", "add --replace to give those up"
-    )
+def _refuse_another(places: Places, store: CredentialStore) -> None:
+    if places.config.exists() or store.is_present:
+        present = places.config if places.config.exists() else store.current.directory
+        raise ConfigError(
+            f"{present}: this host is enrolled already, with other credentials", "add --replace to give those up"
+        )
 
 
-def _write_credentials(enrolment: Enrolment, directory: Path) -> None:
-    """Check everything in a directory of its own first: a damaged file must not spoil an enrolment that works."""
-    contents = (
-        (_AUTHORITY, enrolment.authority, 0o644),
-        (_CERTIFICATE, enrolment.certificate, 0o644),
-        (_KEY, enrolment.private_key, 0o600),
-        (_TOKEN, enrolment.token + "\n", 0o600),
-    )
-    scratch = Path(tempfile.mkdtemp(prefix=".enrolment.", dir=directory))
+def _exchange(enrolment: Enrolment, places: Places, store: CredentialStore, origin: str) -> None:
+    scratch = CredentialSet(Path(tempfile.mkdtemp(prefix=".enrolment.", dir=places.state)))
     try:
-        for name, text, mode in contents:
-            write_atomically(scratch / name, text.encode(), mode)
-        client_context(scratch / _AUTHORITY, scratch / _CERTIFICATE, scratch / _KEY)
-        for name, _, _ in contents:
-            (scratch / name).replace(directory / name)
-    except ConfigError as error:
-        raise ConfigError(f"the enrolment file is damaged: {str(error).replace(f'{scratch}/', '')}") from error
+        _write_bootstrap(scratch, enrolment)
+        fresh = exchange(scratch, enrolment.oracles)
+    except RejectedError as error:
+        hint = f"a file works once and for a day; a new one: blind-oracle runner enroll {enrolment.runner}"
+        raise ConfigError(f"the oracle does not take this enrolment file: {error}", hint) from error
     finally:
-        shutil.rmtree(scratch)
+        shutil.rmtree(scratch.directory)
+    store.replace(fresh, origin)
+    if not confirm(store.current, enrolment.oracles):
+        raise ConfigError("the oracle does not take the credentials that it gave", "try again; its log has the reason")
+
+
+def _write_bootstrap(scratch: CredentialSet, enrolment: Enrolment) -> None:
+    """Check everything before the oracle sees it: a damaged file must not spoil anything."""
+    try:
+        scratch.write(
+            Credentials(
+                enrolment.runner,
+                enrolment.certificate,
+                enrolment.private_key,
+                enrolment.authority,
+                enrolment.token,
+                enrolment.expires,
+            )
+        )
+    except RemoteProtocolError as error:
+        raise ConfigError(f"the enrolment file is damaged: {error}") from error
+    except ConfigError as error:
+        raise ConfigError(
+            f"the enrolment file is damaged: {str(error).replace(f'{scratch.directory}/', '')}"
+        ) from error
 
 
 def _configuration(enrolment: Enrolment, places: Places, deadline_seconds: int) -> str:
     directory = places.config.parent
+    credentials = CredentialStore(credentials_directory(places.state)).current
     oracles = "".join(
         f"  - address: {json.dumps(oracle.address)}\n    server_name: {json.dumps(oracle.server_name)}\n"
         for oracle in enrolment.oracles
@@ -141,10 +164,11 @@ def _configuration(enrolment: Enrolment, places: Places, deadline_seconds: int) 
 # Written by `blind-oracle-relay enroll`. Relative paths count from this file's directory.
 name: {json.dumps(enrolment.runner)}
 oracles:
-{oracles}authority: {_AUTHORITY}
-certificate: {_CERTIFICATE}
-key: {_KEY}
-token: {_TOKEN}
+{oracles}# The relay replaces these by itself, long before they expire.
+authority: {json.dumps(_relative(credentials.authority, directory))}
+certificate: {json.dumps(_relative(credentials.certificate, directory))}
+key: {json.dumps(_relative(credentials.key, directory))}
+token: {json.dumps(_relative(credentials.token, directory))}
 state: {json.dumps(_relative(places.state, directory))}
 sockets:
   - path: {json.dumps(_relative(places.socket, directory))}

@@ -43,6 +43,9 @@ TICK_SECONDS = 2.5
 _REJECTIONS = {
     RejectionCode.VERSION: "the oracle speaks another version of the protocol",
     RejectionCode.CERTIFICATE_UNKNOWN: "the oracle does not know this certificate",
+    RejectionCode.CERTIFICATE_EXPIRED: "this certificate has expired",
+    RejectionCode.CERTIFICATE_REVOKED: "this certificate was revoked",
+    RejectionCode.TOKEN_REVOKED: "this token was revoked",
     RejectionCode.TOKEN_UNKNOWN: "the oracle does not know this token",
     RejectionCode.TOKEN_EXPIRED: "this token has expired",
     RejectionCode.TOKEN_OF_ANOTHER_RUNNER: "token and certificate belong to two different runners",

@@ -72,6 +72,9 @@ class PendingRequests:
         self._in_flight: dict[str, float] = {}
         self._link: Link | None = None
         self._problem = "no connection yet"
+        # A link that has been replaced, and the requests whose answers still come over it.
+        self._leaving: Link | None = None
+        self._staying: set[str] = set()
         self._window = 0
         self._draining = False
         self._wanted = trio.Event()
@@ -131,21 +134,40 @@ class PendingRequests:
         return UnreachableError(f"no oracle in reach: {self._problem or 'too many requests before this one'}")
 
     def attach(self, link: Link, window: int) -> None:
-        """Send over `link` from now on, at most `window` requests in flight; begin with all that are open."""
+        """Send over `link` from now on, at most `window` requests in flight; begin with all that are open.
+
+        What is in flight over another link that still lives stays there; that one ends when it is answered.
+        """
+        if self._link is not None and self._link is not link:
+            self._leaving, self._staying = self._link, set(self._in_flight)
         self._link = link
         self._problem = ""
         self._window = max(1, window)
         self._draining = False
-        self._unsent = deque(self._open.values())
+        self._unsent = deque(request for request in self._open.values() if request.id not in self._staying)
+        self._end_if_left()
         self._pump()
 
-    def detach(self, problem: str) -> None:
-        """The link is gone because of `problem`; what was in flight waits for the next one."""
+    def lost(self, problem: str) -> None:
+        """There is no connection, because of `problem`."""
         self._problem = problem
-        self._link = None
-        self._in_flight.clear()
-        for request in self._open.values():
-            request.parts.clear()
+
+    def detach(self, link: Link) -> None:
+        """`link` is gone; what was in flight over it goes over the next one."""
+        if link is self._leaving:
+            lost, self._staying, self._leaving = self._staying, set(), None
+            for request_id in lost & self._open.keys():
+                self._open[request_id].parts.clear()
+                self._unsent.append(self._open[request_id])
+            for request_id in lost:
+                self._in_flight.pop(request_id, None)
+            self._pump()
+        elif link is self._link:
+            self._link = None
+            self._in_flight = {key: at for key, at in self._in_flight.items() if key in self._staying}
+            for request in self._open.values():
+                if request.id not in self._staying:
+                    request.parts.clear()
 
     def drain(self) -> None:
         """Send nothing more over this link, and end it once everything in flight is answered."""
@@ -175,8 +197,15 @@ class PendingRequests:
         if request is not None and not request.done.is_set():
             request.answer = tuple(request.parts) if isinstance(message, Certificate) else message
             request.done.set()
+        self._staying.discard(message.id)
+        self._end_if_left()
         self._end_if_drained()
         self._pump()
+
+    def _end_if_left(self) -> None:
+        if self._leaving is not None and not self._staying:
+            leaving, self._leaving = self._leaving, None
+            leaving.end("a connection with renewed credentials has taken its place")
 
     def _end_if_drained(self) -> None:
         if self._draining and not self._in_flight and self._link is not None:

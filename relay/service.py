@@ -9,6 +9,7 @@ from agentproxy.protocol.messages import ServedKey
 from relay.client import Client
 from relay.config import RelayConfig
 from relay.conversation import converse
+from relay.credentials import CredentialStore, credentials_directory
 from relay.dial import Dialer
 from relay.heads import Heads
 from relay.keylist import KeyList
@@ -38,7 +39,10 @@ class Relay:
         self.keys = KeyList(config.state / "keys.json")
         self.log = RequestLog(config.last_requests)
         self.heads = Heads(config.state / "heads.json")
-        self.client = Client(config.oracles, Dialer(config), self.keys.replace, self.heads.note)
+        store = CredentialStore(credentials_directory(config.state))
+        # Credentials that somebody else has put somewhere else are somebody else's to renew.
+        renewable = store if config.token == store.current.token else None
+        self.client = Client(config.oracles, Dialer(config), self.keys.replace, self.heads.note, renewable)
         self._service = SigningService(
             self.client, self.keys, self.log, float(config.deadline_seconds), config.distribution
         )

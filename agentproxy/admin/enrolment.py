@@ -1,104 +1,139 @@
-"""Adds a build server: certificate and token, recorded first, then in the registry, then in one file for it."""
+"""Makes enrolment files: a bootstrap certificate and a one-time token for a day, recorded first, then in the registry.
 
-import base64
+The relay exchanges them for lasting credentials, which the oracle renews by itself.
+"""
+
 import getpass
-import hashlib
 import json
 import os
-import secrets
-import ssl
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
-from datetime import UTC, datetime, timedelta
+from datetime import datetime
 from pathlib import Path
 
 from agentproxy.admin.signeraccess import ask, signer_for
+from agentproxy.oracle.changes import Change, RunnerAdded
 from agentproxy.oracle.config import OracleConfig, parse_address
+from agentproxy.oracle.issuing import issued_change, new_token
+from agentproxy.oracle.journal import SignerJournal
 from agentproxy.oracle.registry import Registry
 from agentproxy.protocol.errors import BackendError, ConfigError, RemoteProtocolError
-from agentproxy.protocol.fields import Asserted, Claims, check_name
-from agentproxy.protocol.signer_messages import CertificateKind, FromSigner, Issue, Issued, Outcome, Record, ToSigner
+from agentproxy.protocol.fields import Asserted, Claims
+from agentproxy.protocol.signer_messages import CertificateKind, FromSigner, Issue, Issued, ToSigner
 from agentproxy.protocol.wire import format_time
 
-__all__ = ["Enrolled", "enrol"]
+__all__ = ["BOOTSTRAP_DAYS", "RegistryDesk", "add_runner", "enrol_again", "is_known", "registry_desk"]
 
-_TOKEN_BYTES = 32
+BOOTSTRAP_DAYS = 1  # how long an enrolment file can be used
 _ANYWHERE = frozenset({"0.0.0.0", "::"})  # noqa: S104  compared with, not bound
 
 
 @dataclass(frozen=True, slots=True)
-class Enrolled:
-    """A runner's credentials; nobody but the enrolment file keeps token and key."""
+class RegistryDesk:
+    """Where a command changes credentials: registry and signer, open for as long as it works."""
+
+    registry: Registry
+    signer: Path  # its socket
+
+    def change(self, change: Change, runner: str | None = None) -> None:
+        """Record and make a change.
+
+        Raises:
+            ConfigError: it cannot be, or the signer does not record it.
+        """
+        asserted = _asserted(runner)
+        try:
+            self.registry.change(SignerJournal(lambda request: ask(self.signer, request), asserted), change)
+        except BackendError as error:
+            raise ConfigError(f"the signer does not record it: {error}") from error
+
+    def issue(self, runner: str) -> "Bootstrap":
+        """Make the credentials of an enrolment file, and register them.
+
+        Raises:
+            ConfigError: there is no such runner, or the signer does not issue.
+        """
+        request = Issue(0, CertificateKind.CLIENT, runner, (), BOOTSTRAP_DAYS, _asserted(runner))
+        issued = _ask(self.signer, request)
+        if not isinstance(issued, Issued):
+            raise ConfigError(f"the signer answered {issued.tag} for a certificate")
+        token = new_token()
+        change = issued_change(runner, issued, token, BOOTSTRAP_DAYS)
+        self.change(change, runner)
+        return Bootstrap(runner, token, issued, min(issued.expires, change.token_expires))
+
+
+@dataclass(frozen=True, slots=True)
+class Bootstrap:
+    """What an enrolment file holds."""
 
     runner: str
     token: str = field(repr=False)
     issued: Issued
     expires: datetime
 
-    @property
-    def token_sha256(self) -> bytes:
-        """What the registry knows of the token."""
-        return hashlib.sha256(self.token.encode()).digest()
 
-    @property
-    def certificate_sha256(self) -> bytes:
-        """SHA-256 of the certificate's DER form."""
-        return hashlib.sha256(ssl.PEM_cert_to_DER_cert(self.issued.certificate)).digest()
+@contextmanager
+def registry_desk(oracle: OracleConfig) -> Iterator[RegistryDesk]:
+    """Open the registry and find the signer, or start one for the moment.
+
+    Raises:
+        ConfigError: one of them cannot be used.
+    """
+    registry = Registry.open(oracle.registry)
+    try:
+        with signer_for(oracle) as path:
+            yield RegistryDesk(registry, path)
+    finally:
+        registry.close()
 
 
-def enrol(oracle: OracleConfig, name: str, days: int) -> bytes:
-    """Add a runner with credentials for `days`, and give the one file that it gets: JSON, secret.
+def add_runner(oracle: OracleConfig, name: str) -> bytes:
+    """Add a runner, and give the one file that it gets: JSON, secret.
 
     Raises:
         ConfigError: the name is bad or taken, nobody told where build servers reach this oracle, or the signer does
             not issue.
     """
     addresses = _addresses(oracle)
-    return _file(addresses, _add_runner(oracle, name, days))
-
-
-def _add_runner(oracle: OracleConfig, name: str, days: int) -> Enrolled:
-    """Issue certificate and token; the audit log knows first, then the registry."""
     try:
-        check_name(name, "runner")
+        change = RunnerAdded(name)
     except RemoteProtocolError as error:
         raise ConfigError(str(error)) from error
+    with registry_desk(oracle) as desk:
+        desk.change(change, name)
+        return _file(addresses, desk.issue(name))
+
+
+def is_known(oracle: OracleConfig, name: str) -> bool:
+    """Whether the registry has a runner of this name.
+
+    Raises:
+        ConfigError: the registry cannot be used.
+    """
     registry = Registry.open(oracle.registry)
     try:
-        if name in registry.snapshot().runners:
-            raise ConfigError(f"runner {name} exists already", "choose another name for another build server")
-        asserted = Asserted(runner=name, channel="cli", claims=_operator())
-        with signer_for(oracle) as path:
-            enrolled = _issue(path, name, days, asserted)
-            _ask(path, _record(enrolled, asserted))
-        registry.add_runner(name)
-        registry.add_certificate(
-            name, enrolled.certificate_sha256, enrolled.issued.public_key_sha256, enrolled.issued.expires
-        )
-        registry.add_token(name, enrolled.token_sha256, enrolled.expires)
+        return name in registry.snapshot().runners
     finally:
         registry.close()
-    return enrolled
 
 
-def _issue(path: Path, name: str, days: int, asserted: Asserted) -> Enrolled:
-    issued = _ask(path, Issue(0, CertificateKind.CLIENT, name, (), days, asserted))
-    if not isinstance(issued, Issued):
-        raise ConfigError(f"the signer answered {issued.tag} for a certificate")
-    token = "bo_" + base64.urlsafe_b64encode(secrets.token_bytes(_TOKEN_BYTES)).rstrip(b"=").decode("ascii")
-    return Enrolled(name, token, issued, min(issued.expires, datetime.now(UTC) + timedelta(days=days)))
+def enrol_again(oracle: OracleConfig, name: str) -> bytes:
+    """Give a runner that is there another enrolment file: its host was made anew, or the day was too short.
+
+    Raises:
+        ConfigError: there is no such runner, or as `add_runner`.
+    """
+    addresses = _addresses(oracle)
+    with registry_desk(oracle) as desk:
+        if name not in desk.registry.snapshot().runners:
+            raise ConfigError(f"no runner {name}", f"blind-oracle runner add {name}")
+        return _file(addresses, desk.issue(name))
 
 
-def _record(enrolled: Enrolled, asserted: Asserted) -> Record:
-    """Everything that the registry will hold, so that a lost registry can be made again from the log."""
-    details = {
-        "token_sha256": enrolled.token_sha256.hex(),
-        "token_expires": format_time(enrolled.expires),
-        "certificate_sha256": enrolled.certificate_sha256.hex(),
-        "public_key_sha256": enrolled.issued.public_key_sha256.hex(),
-        "certificate_expires": format_time(enrolled.issued.expires),
-    }
-    return Record(0, "runner_added", Outcome.DONE, "", asserted, details=details)
+def _asserted(runner: str | None) -> Asserted:
+    return Asserted(runner=runner, channel="cli", claims=_operator())
 
 
 def _ask(path: Path, request: ToSigner) -> FromSigner:
@@ -116,7 +151,7 @@ def _operator() -> Claims:
     return Claims(uid=os.getuid(), user=user, pid=os.getpid())
 
 
-def _file(addresses: tuple[str, ...], enrolled: Enrolled) -> bytes:
+def _file(addresses: tuple[str, ...], enrolled: Bootstrap) -> bytes:
     oracles = [{"address": address, "server_name": parse_address(address).host} for address in addresses]
     content = {
         "format": "blind-oracle enrolment 1",

@@ -12,11 +12,11 @@ from dataclasses import dataclass, field
 from datetime import datetime
 
 from agentproxy.oracle.caller import Caller
-from agentproxy.oracle.credentials import CertificateEntry, Credentials, TokenEntry
+from agentproxy.oracle.credentials import CertificateEntry, Credentials, TokenEntry, TokenKind
 from agentproxy.oracle.policy import Policy
 from agentproxy.protocol.messages import RejectionCode
 
-__all__ = ["Proof", "Rejection", "authenticate", "prove", "recheck"]
+__all__ = ["Newcomer", "Proof", "Rejection", "authenticate", "prove", "recheck"]
 
 _TOKEN = re.compile(r"bo_[A-Za-z0-9_-]{43}")
 
@@ -39,6 +39,13 @@ class Rejection:
     reason: str
 
 
+@dataclass(frozen=True, slots=True)
+class Newcomer:
+    """A host with an enrolment file: it gets lasting credentials, and nothing else."""
+
+    caller: Caller
+
+
 def prove(certificate: bytes | None, token: str, address: str, channel: str = "relay") -> Proof | Rejection:
     """Reduce what was shown to hashes, so that the token goes no further.
 
@@ -51,7 +58,9 @@ def prove(certificate: bytes | None, token: str, address: str, channel: str = "r
     return Proof(digest, hashlib.sha256(token.encode("ascii")).digest(), address, channel)
 
 
-def authenticate(credentials: Credentials, policy: Policy, proof: Proof, now: datetime) -> Caller | Rejection:
+def authenticate(
+    credentials: Credentials, policy: Policy, proof: Proof, now: datetime
+) -> Caller | Newcomer | Rejection:
     """Who this is, if certificate and token are good and belong to one runner that the policy knows."""
     certificate = _certificate(credentials, proof, now)
     if isinstance(certificate, Rejection):
@@ -67,7 +76,7 @@ def authenticate(credentials: Credentials, policy: Policy, proof: Proof, now: da
     rejection = _runner(credentials, policy, token.runner, proof)
     if rejection is not None:
         return rejection
-    return Caller(
+    caller = Caller(
         runner=token.runner,
         token=token.id,
         address=proof.address,
@@ -75,13 +84,17 @@ def authenticate(credentials: Credentials, policy: Policy, proof: Proof, now: da
         channel=proof.channel,
         token_sha256=proof.token_sha256,
     )
+    return Newcomer(caller) if token.kind is TokenKind.BOOTSTRAP else caller
 
 
 def recheck(credentials: Credentials, policy: Policy, caller: Caller, now: datetime) -> Caller | Rejection:
     """Ask again for an open connection: a revocation must not wait for the next one."""
     certificate = None if caller.certificate is None else bytes.fromhex(caller.certificate)
     proof = Proof(certificate, caller.token_sha256, caller.address, caller.channel)
-    return authenticate(credentials, policy, proof, now)
+    verdict = authenticate(credentials, policy, proof, now)
+    if isinstance(verdict, Newcomer):
+        return Rejection(RejectionCode.TOKEN_UNKNOWN, f"bootstrap token {caller.token} on an open connection")
+    return verdict
 
 
 def _certificate(credentials: Credentials, proof: Proof, now: datetime) -> CertificateEntry | Rejection | None:

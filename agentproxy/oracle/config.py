@@ -1,12 +1,12 @@
 """What oracle.yaml says. Relative paths in it are relative to the file's directory."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from agentproxy.protocol.errors import RemoteProtocolError
 from agentproxy.protocol.fields import check_name
 
-__all__ = ["ListenAddress", "OracleConfig", "SignerConfig", "TlsConfig", "parse_address"]
+__all__ = ["CredentialsConfig", "ListenAddress", "OracleConfig", "SignerConfig", "TlsConfig", "parse_address"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +49,21 @@ class SignerConfig:
 
 
 @dataclass(frozen=True, slots=True)
+class CredentialsConfig:
+    """How long runners' credentials last; relays renew them long before, by themselves."""
+
+    certificate_days: int = 90
+    token_days: int = 90
+    overlap_minutes: int = 60  # how long the old ones stay good after the first use of the new ones
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.certificate_days <= 3660 or not 1 <= self.token_days <= 3660:
+            raise RemoteProtocolError("expected certificate_days and token_days from 1 to 3660")
+        if not 0 <= self.overlap_minutes <= 10_080:
+            raise RemoteProtocolError("expected overlap_minutes from 0 to 10080")
+
+
+@dataclass(frozen=True, slots=True)
 class OracleConfig:
     """The whole of oracle.yaml."""
 
@@ -61,6 +76,7 @@ class OracleConfig:
     signer: SignerConfig
     addresses: tuple[str, ...] = ()  # host:port that enrolment files tell relays; empty: where we listen
     address_file: Path | None = None  # the bound address goes there; None: oracle.address beside the signer's socket
+    credentials: CredentialsConfig = field(default_factory=CredentialsConfig)
     max_connections: int = 1000
     max_in_flight: int = 256  # requests of one connection
 

@@ -4,11 +4,19 @@ Secrets are not in it: a token is its SHA-256. Looking that up in a dictionary t
 use, because a guess's hash is not the guess.
 """
 
+import enum
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 
-__all__ = ["CertificateEntry", "Credentials", "RunnerEntry", "TokenEntry"]
+__all__ = ["CertificateEntry", "Credentials", "RunnerEntry", "TokenEntry", "TokenKind"]
+
+
+class TokenKind(enum.StrEnum):
+    """What a token is for."""
+
+    LASTING = "lasting"
+    BOOTSTRAP = "bootstrap"  # it opens nothing but the exchange for lasting credentials, once
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,6 +39,14 @@ class TokenEntry:
     expires: datetime | None = None
     revoked: datetime | None = None
     last_used: datetime | None = None
+    kind: TokenKind = TokenKind.LASTING
+    replaces: str | None = None  # id of the token that it was given out for, which ends when this one is used
+    confirmed: datetime | None = None  # its first use, for one that replaces another
+
+    @property
+    def is_pending(self) -> bool:
+        """Whether it was sent to a relay that has not used it yet."""
+        return self.replaces is not None and self.confirmed is None
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +58,7 @@ class CertificateEntry:
     runner: str
     created: datetime
     expires: datetime | None = None
+    token: str | None = None  # id of the token that was issued together with it
 
 
 @dataclass(frozen=True, slots=True)

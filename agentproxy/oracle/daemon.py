@@ -6,17 +6,20 @@ from pathlib import Path
 import trio
 
 from agentproxy.oracle import expiries
+from agentproxy.oracle.bootstraps import BootstrapReuse
 from agentproxy.oracle.config import OracleConfig, parse_address
 from agentproxy.oracle.doors import Doors, listen
+from agentproxy.oracle.issuing import Issuer
+from agentproxy.oracle.ledger import Ledger
 from agentproxy.oracle.policy import Policy
 from agentproxy.oracle.policycheck import Problem, check
 from agentproxy.oracle.reception import Reception
 from agentproxy.oracle.registry import Registry, RegistryError
 from agentproxy.oracle.registryview import RegistryView
-from agentproxy.oracle.signerlink import SignerLink
+from agentproxy.oracle.signerlink import SignerError, SignerLink
 from agentproxy.oracle.signerprocess import SignerProcess
 from agentproxy.oracle.signing import SigningService
-from agentproxy.protocol.errors import ConfigError
+from agentproxy.protocol.errors import BackendError, ConfigError
 from agentproxy.protocol.signer_messages import Keys
 from agentproxy.runtime import logs, systemd
 from agentproxy.runtime.config import load
@@ -78,11 +81,21 @@ class Oracle:
         self._config = config
         self._context = server_context(config.tls.certificate, config.tls.key, config.tls.authority)
         self._link = SignerLink(config.signer.socket, self._keys_changed)
-        self._view = RegistryView(Registry.open(config.registry), self._follow)
+        registry = Registry.open(config.registry)
+        self._view = RegistryView(registry, self._follow)
+        self._ledger = Ledger(registry, self._link, self._view)
         self._service = SigningService(
             load_policy(config.policy), self._link, trio.current_time, lambda: self._view.is_fresh
         )
-        reception = Reception(config.node, self._service, self._view, config.certificates, config.max_in_flight)
+        reception = Reception(
+            config.node,
+            self._service,
+            self._view,
+            config.certificates,
+            config.max_in_flight,
+            Issuer(self._ledger, config.credentials),
+            BootstrapReuse(self._link, trio.current_time),
+        )
         self._doors = Doors(reception, self._context, config.max_connections)
         self._signer: SignerProcess | None = None  # when we start it ourselves
         self._start_known = trio.Event()  # the signer has told its keys, or that it cannot start
@@ -122,6 +135,7 @@ class Oracle:
             self._link.run,
             self._view.run,
             self._view.run_notes,
+            self._ledger.run,
             self._doors.keep_alive,
             self._sweep,
             self._warn,
@@ -137,6 +151,8 @@ class Oracle:
     async def _serve(self) -> None:
         with trio.move_on_after(SIGNER_START_SECONDS):
             await self._start_known.wait()
+        if self._failure is None:
+            await self._replay()
         if self._failure is not None:
             return
         try:
@@ -153,6 +169,18 @@ class Oracle:
         finally:
             for listener in listeners:
                 listener.socket.close()
+
+    async def _replay(self) -> None:
+        try:
+            await self._ledger.catch_up()
+        except RegistryError as error:
+            logger.warning("the audit log was not replayed, reason=%s", error)  # and nobody is let in until it is
+        except BackendError as error:
+            if isinstance(error, SignerError) and error.retryable:
+                logger.warning("the audit log was not replayed, reason=%s", error)
+                return
+            hint = "do registry and audit log belong together? put back the log's newest files, or a newer registry"
+            self._failure = ConfigError(f"the audit log cannot be replayed into the registry: {error}", hint)
 
     async def _listeners(self) -> list[trio.SocketListener]:
         passed = [one for sockets in systemd.listen_fds().values() for one in sockets]

@@ -100,6 +100,7 @@ class Doors:
             for relay in list(self._streams):
                 relay.follow()
                 relay.keep_alive()
+                relay.renew_if_due()
 
     def drain(self) -> None:
         """Accept nobody any more, and let everybody finish."""

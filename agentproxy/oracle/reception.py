@@ -7,13 +7,17 @@ from pathlib import Path
 
 import trio
 
-from agentproxy.oracle.authn import Proof, Rejection, authenticate, prove, recheck
+from agentproxy.oracle.authn import Newcomer, Proof, Rejection, authenticate, prove, recheck
+from agentproxy.oracle.bootstraps import BootstrapReuse
 from agentproxy.oracle.caller import Caller
+from agentproxy.oracle.issuing import Issuer, is_due
 from agentproxy.oracle.policy import Deny, served_keys
+from agentproxy.oracle.registry import RegistryError
 from agentproxy.oracle.registryview import RegistryView
 from agentproxy.oracle.selection import select_key
 from agentproxy.oracle.signing import SigningService
-from agentproxy.protocol.errors import BackendError, RefusedError
+from agentproxy.protocol import messages
+from agentproxy.protocol.errors import BackendError, ConfigError, RefusedError
 from agentproxy.protocol.fields import Head
 from agentproxy.protocol.keys import Fingerprint
 from agentproxy.protocol.messages import RefusalCode, Refused, RejectionCode, SelectedKey, SelectKey, ServedKey
@@ -45,10 +49,12 @@ class Reception:
     registry: RegistryView
     certificates: Path  # a directory of NAME.pgp
     max_in_flight: int  # requests of one connection
+    issuer: Issuer
+    reuse: BootstrapReuse
 
     async def admit(
         self, certificate: bytes | None, token: str, address: str, channel: str = "relay"
-    ) -> Caller | Rejection:
+    ) -> Caller | Newcomer | Rejection:
         """Who this is, as of now: credentials that were added a moment ago count.
 
         Args:
@@ -62,13 +68,48 @@ class Reception:
         if isinstance(verdict, Rejection) and verdict.code in _PERHAPS_NEW:
             await self.registry.refresh()
             verdict = self._judge(proof)
+        if isinstance(verdict, Rejection):
+            self.reuse.look_at(self.registry.credentials, proof)
+            return verdict
         if isinstance(verdict, Caller):
+            rejection = await self._confirm(verdict)
+            if rejection is not None:
+                return rejection
             self.registry.note_use(verdict.token)
         return verdict
 
-    def _judge(self, proof: Proof) -> Caller | Rejection:
+    async def _confirm(self, caller: Caller) -> Rejection | None:
+        try:
+            await self.issuer.confirm(caller, self.registry.credentials)
+        except (BackendError, RegistryError, ConfigError) as error:
+            return Rejection(RejectionCode.NOT_OPERATIONAL, f"the first use of its token was not recorded: {error}")
+        return None
+
+    async def enrol(self, newcomer: Newcomer) -> messages.Credentials | Rejection:
+        """Lasting credentials for a host that has shown its enrolment file's."""
+        try:
+            return await self.issuer.issue(newcomer.caller, self.registry.credentials)
+        except RefusedError as error:
+            return Rejection(RejectionCode(error.code), str(error))
+        except (BackendError, RegistryError, ConfigError) as error:
+            return Rejection(RejectionCode.NOT_OPERATIONAL, f"no credentials: {error}")
+
+    def is_renewal_due(self, caller: Caller) -> bool:
+        """Whether this caller should get new credentials now."""
+        return self.registry.is_fresh and is_due(self.registry.credentials, caller, datetime.now(UTC))
+
+    async def renew(self, caller: Caller) -> messages.Credentials:
+        """New credentials in place of those of an open connection.
+
+        Raises:
+            RefusedError, BackendError, RegistryError, ConfigError: there are none; a later attempt may succeed.
+        """
+        return await self.issuer.issue(caller, self.registry.credentials)
+
+    def _judge(self, proof: Proof) -> Caller | Newcomer | Rejection:
         if not self.registry.is_fresh:
-            return Rejection(RejectionCode.NOT_OPERATIONAL, "the registry is out of reach")
+            reason = "the registry is out of reach, or the audit log not yet replayed"
+            return Rejection(RejectionCode.NOT_OPERATIONAL, reason)
         return authenticate(self.registry.credentials, self.service.policy, proof, datetime.now(UTC))
 
     def still(self, caller: Caller) -> Caller | Rejection:

@@ -1,7 +1,7 @@
 """The registry of runners and their credentials: SQLAlchemy Core, SQLite in WAL mode by default.
 
-The command line writes it, the oracle reads it; every change raises the generation, in the same transaction. All of
-it blocks: the oracle calls it in worker threads. Whoever changes something has the audit record written first.
+Command line and oracles write it; every change is an audit record first, and raises the generation, in the same
+transaction that notes how far the log has been applied. All of it blocks: the oracle calls it in worker threads.
 """
 
 import sqlite3
@@ -9,22 +9,37 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Self
+from typing import Protocol, Self
 from urllib.parse import quote
 
 import sqlalchemy as sa
+from alembic.util import CommandError
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.pool import NullPool
 
-from agentproxy.oracle import schema
-from agentproxy.oracle.credentials import CertificateEntry, Credentials, RunnerEntry, TokenEntry
-from agentproxy.protocol.errors import BlindOracleError, ConfigError
-from agentproxy.protocol.fields import check_name
+from agentproxy.oracle import schema, statements
+from agentproxy.oracle.changes import Change, parse_change
+from agentproxy.oracle.credentials import CertificateEntry, Credentials, RunnerEntry, TokenEntry, TokenKind
+from agentproxy.protocol.errors import BackendError, BlindOracleError, ConfigError, RemoteProtocolError
+from agentproxy.protocol.signer_messages import CredentialRecord, CredentialRecords
 from agentproxy.protocol.wire import format_time, parse_time
 
-__all__ = ["Registry", "RegistryError"]
+__all__ = ["Journal", "Registry", "RegistryError"]
 
 _BUSY_SECONDS = 2.0  # how long a writer waits for another; readers never wait in WAL mode
+
+
+class Journal(Protocol):
+    """The audit log, as far as the registry needs it; `agentproxy.oracle.journal` is the real one. It blocks."""
+
+    def node(self) -> str:
+        """Whose log it is."""
+
+    def write(self, change: Change) -> int:
+        """Record a change; on return the disk has it. Its sequence."""
+
+    def read(self, after: int) -> CredentialRecords:
+        """Some of the records behind `after`."""
 
 
 class RegistryError(BlindOracleError):
@@ -49,8 +64,7 @@ class Registry:
         except OSError as error:
             raise ConfigError(f"{path}: cannot be made: {error.strerror}") from error
         registry = cls(_engine(path))
-        with registry._changing() as connection:
-            schema.create(connection)
+        registry._upgrade()
         return registry
 
     @classmethod
@@ -66,11 +80,25 @@ class Registry:
         try:
             with registry._reading() as connection:
                 version = schema.version(connection)
+            if version not in {schema.VERSION, ""}:
+                registry._upgrade()
         except RegistryError as error:
             raise ConfigError(f"{path}: cannot be read as a registry: {error}") from error
-        if version != schema.VERSION:
-            raise ConfigError(f"{path}: a registry of version {version}, expected {schema.VERSION}")
+        if not version:
+            raise ConfigError(f"{path}: no registry, or one of a version before the first")
         return registry
+
+    def _upgrade(self) -> None:
+        try:
+            # Changes of the schema do not begin a transaction by themselves; another process may upgrade just now.
+            with self._engine.connect() as connection:
+                connection.exec_driver_sql("BEGIN IMMEDIATE")
+                schema.upgrade(connection)
+                connection.commit()
+        except CommandError as error:
+            raise ConfigError(f"the registry belongs to another version: {error}", "a later one made it") from error
+        except SQLAlchemyError as error:
+            raise RegistryError(_reason(error)) from error
 
     def close(self) -> None:
         """Let go of the database."""
@@ -98,103 +126,57 @@ class Registry:
             frozenset(map(bytes.fromhex, revoked)),
         )
 
-    def add_runner(self, name: str) -> None:
-        """Add a runner, which can do nothing yet.
+    def change(self, journal: Journal, change: Change) -> None:
+        """Have a change recorded, then make it; what was recorded and not made before is made first.
+
+        Nobody else changes anything meanwhile, so changes are made in the order of their records. When this fails
+        behind the record, or is killed there, the next change or the next start of an oracle makes the change.
 
         Raises:
-            ConfigError: it exists.
+            ConfigError: it cannot be: no such runner or token, or it exists already. Nothing was recorded.
+            BackendError: the signer did not record it, or does not tell what it has recorded.
+            RegistryError: locked, full or gone.
         """
-        check_name(name, "runner")
-        with self._changing() as connection:
-            if self._has(connection, name):
-                raise ConfigError(f"runner {name} exists already")
-            connection.execute(sa.insert(schema.runners).values(name=name, created=_now(), disabled=False))
+        with self._transaction() as connection:
+            self._lock(connection)
+            node = journal.node()
+            self._catch_up(connection, journal, node)
+            statements.check(connection, change)
+            sequence = journal.write(change)
+            statements.apply(connection, change, datetime.now(UTC))
+            _set_applied(connection, node, sequence)
+            _next_generation(connection)
 
-    def set_disabled(self, name: str, *, disabled: bool) -> None:
-        """Disable a runner with all its credentials, or enable it again.
+    def catch_up(self, journal: Journal) -> int:
+        """Make the changes that the log knows and we do not; how many those were.
 
         Raises:
-            ConfigError: there is no such runner.
+            BackendError: the signer does not tell them, the log ends before what we know, or it is of a later version.
+            RegistryError: locked, full or gone.
         """
-        with self._changing() as connection:
-            self._check(connection, name)
-            connection.execute(sa.update(schema.runners).where(schema.runners.c.name == name).values(disabled=disabled))
+        with self._transaction() as connection:
+            self._lock(connection)
+            return self._catch_up(connection, journal, journal.node())
 
-    def remove_runner(self, name: str) -> None:
-        """Remove a runner; its tokens go, its certificates' public keys stay revoked for ever.
-
-        Raises:
-            ConfigError: there is no such runner.
-        """
-        with self._changing() as connection:
-            self._check(connection, name)
-            of_runner = schema.certificates.c.runner == name
-            keys = connection.execute(sa.select(schema.certificates.c.public_key_sha256).where(of_runner)).scalars()
-            for key in set(keys.all()):
-                _revoke_public_key(connection, key)
-            connection.execute(sa.delete(schema.tokens).where(schema.tokens.c.runner == name))
-            connection.execute(sa.delete(schema.certificates).where(of_runner))
-            connection.execute(sa.delete(schema.runners).where(schema.runners.c.name == name))
-
-    def add_token(self, runner: str, sha256: bytes, expires: datetime | None) -> TokenEntry:
-        """Give a runner a token, of which we get to see the SHA-256 only.
-
-        Raises:
-            ConfigError: there is no such runner, or the token exists.
-        """
-        entry = TokenEntry(sha256, sha256.hex()[:12], runner, datetime.now(UTC), expires)
-        with self._changing() as connection:
-            self._check(connection, runner)
-            connection.execute(
-                sa.insert(schema.tokens).values(
-                    sha256=sha256.hex(), id=entry.id, runner=runner, created=_now(), expires=_text(expires)
-                )
-            )
-        return entry
-
-    def revoke_token(self, token_id: str) -> None:
-        """Revoke a token for ever.
-
-        Raises:
-            ConfigError: there is no such token.
-        """
-        with self._changing() as connection:
-            unrevoked = (schema.tokens.c.id == token_id) & schema.tokens.c.revoked.is_(None)
-            known = connection.execute(sa.select(schema.tokens.c.id).where(schema.tokens.c.id == token_id)).first()
-            if known is None:
-                raise ConfigError(f"no token {token_id}", "blind-oracle token list shows them")
-            connection.execute(sa.update(schema.tokens).where(unrevoked).values(revoked=_now()))
-
-    def expire_token(self, token_id: str, expires: datetime) -> None:
-        """Let a token end at `expires` at the latest: the overlap of a rotation."""
-        with self._changing() as connection:
-            later = schema.tokens.c.expires.is_(None) | (schema.tokens.c.expires > format_time(expires))
-            connection.execute(
-                sa.update(schema.tokens).where((schema.tokens.c.id == token_id) & later).values(expires=_text(expires))
-            )
-
-    def add_certificate(self, runner: str, sha256: bytes, public_key_sha256: bytes, expires: datetime | None) -> None:
-        """Let a runner come with this certificate.
-
-        Raises:
-            ConfigError: there is no such runner.
-        """
-        with self._changing() as connection:
-            self._check(connection, runner)
-            connection.execute(
-                sa.insert(schema.certificates).values(
-                    sha256=sha256.hex(),
-                    public_key_sha256=public_key_sha256.hex(),
-                    runner=runner,
-                    created=_now(),
-                    expires=_text(expires),
-                )
-            )
-
-    def revoke_public_key(self, sha256: bytes) -> None:
-        """Revoke every certificate with this public key for ever, also those that we do not know."""
-        with self._changing() as connection:
-            _revoke_public_key(connection, sha256.hex())
+    def _catch_up(self, connection: sa.Connection, journal: Journal, node: str) -> int:
+        of_node = sa.select(schema.applied.c.sequence).where(schema.applied.c.node == node)
+        before = after = connection.execute(of_node).scalar() or 0
+        number = 0
+        while True:
+            page = journal.read(after)
+            for record in page.records:
+                statements.apply(connection, _parsed(record), record.time)
+            number += len(page.records)
+            if page.through <= after or page.through == page.last:
+                break
+            after = page.through
+        if page.through < page.last:
+            raise BackendError(f"the signer tells nothing of its log behind record {after}")
+        if page.through != before:
+            _set_applied(connection, node, page.through)
+        if number:
+            _next_generation(connection)
+        return number
 
     def note_use(self, used: dict[str, datetime]) -> None:
         """Keep when tokens (by id) were last used; not a change of credentials, so the generation stays."""
@@ -228,20 +210,10 @@ class Registry:
         except SQLAlchemyError as error:
             raise RegistryError(_reason(error)) from error
 
-    @contextmanager
-    def _changing(self) -> Iterator[sa.Connection]:
-        with self._transaction() as connection:
-            yield connection
-            connection.execute(sa.update(schema.generation).values(value=schema.generation.c.value + 1))
-
     @staticmethod
-    def _has(connection: sa.Connection, runner: str) -> bool:
-        found = connection.execute(sa.select(schema.runners.c.name).where(schema.runners.c.name == runner))
-        return found.first() is not None
-
-    def _check(self, connection: sa.Connection, runner: str) -> None:
-        if not self._has(connection, runner):
-            raise ConfigError(f"no runner {runner}", f"blind-oracle runner add {runner}")
+    def _lock(connection: sa.Connection) -> None:
+        # The first statement of a transaction that writes: it keeps other writers out, in every kind of database.
+        connection.execute(sa.update(schema.generation).values(value=schema.generation.c.value))
 
 
 def _engine(path: Path) -> sa.Engine:
@@ -254,19 +226,25 @@ def _engine(path: Path) -> sa.Engine:
     return sa.create_engine("sqlite://", creator=connect, poolclass=NullPool)
 
 
-def _revoke_public_key(connection: sa.Connection, sha256: str) -> None:
-    known = sa.select(schema.revoked_public_keys.c.sha256).where(schema.revoked_public_keys.c.sha256 == sha256)
-    if connection.execute(known).first() is None:
-        connection.execute(sa.insert(schema.revoked_public_keys).values(sha256=sha256, revoked=_now()))
+def _next_generation(connection: sa.Connection) -> None:
+    connection.execute(sa.update(schema.generation).values(value=schema.generation.c.value + 1))
+
+
+def _set_applied(connection: sa.Connection, node: str, sequence: int) -> None:
+    connection.execute(sa.delete(schema.applied).where(schema.applied.c.node == node))
+    connection.execute(sa.insert(schema.applied).values(node=node, sequence=sequence))
+
+
+def _parsed(record: CredentialRecord) -> Change:
+    try:
+        return parse_change(record.operation, record.details)
+    except RemoteProtocolError as error:
+        raise BackendError(f"record {record.sequence} of the audit log: {error}") from error
 
 
 def _reason(error: SQLAlchemyError) -> str:
     original = getattr(error, "orig", None)
     return " ".join(str(original or error).split())
-
-
-def _now() -> str:
-    return format_time(datetime.now(UTC))
 
 
 def _text(moment: datetime | None) -> str | None:
@@ -283,9 +261,11 @@ def _runner(row: sa.Row[tuple[object, ...]]) -> RunnerEntry:
 
 def _token(row: sa.Row[tuple[object, ...]]) -> TokenEntry:
     times = _time(row.expires), _time(row.revoked), _time(row.last_used)
-    return TokenEntry(bytes.fromhex(row.sha256), row.id, row.runner, parse_time(row.created), *times)
+    kind, confirmed = TokenKind(row.kind), _time(row.confirmed)
+    sha256, created = bytes.fromhex(row.sha256), parse_time(row.created)
+    return TokenEntry(sha256, row.id, row.runner, created, *times, kind, row.replaces, confirmed)
 
 
 def _certificate(row: sa.Row[tuple[object, ...]]) -> CertificateEntry:
     digests = bytes.fromhex(row.sha256), bytes.fromhex(row.public_key_sha256)
-    return CertificateEntry(*digests, row.runner, parse_time(row.created), _time(row.expires))
+    return CertificateEntry(*digests, row.runner, parse_time(row.created), _time(row.expires), row.token)

@@ -27,6 +27,7 @@ class RegistryView:
 
     def __init__(self, registry: Registry, changed: Callable[[], None]) -> None:
         self.credentials = Credentials()
+        self.is_replayed = False  # whether the audit log holds nothing that the registry has not seen; see `Ledger`
         self._registry = registry
         self._changed = changed
         self._reached = float("-inf")
@@ -36,7 +37,7 @@ class RegistryView:
     @property
     def is_fresh(self) -> bool:
         """Whether the picture is new enough to let somebody in."""
-        return trio.current_time() - self._reached <= OUT_OF_REACH_SECONDS
+        return self.is_replayed and trio.current_time() - self._reached <= OUT_OF_REACH_SECONDS
 
     def note_use(self, token_id: str) -> None:
         """A token was used just now."""

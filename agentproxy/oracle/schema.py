@@ -1,23 +1,28 @@
 """The registry's tables, in terms that SQLite and PostgreSQL share.
 
-Times are text in the wire's form, which sorts as time does; hashes are lower-case hex.
+Times are text in the wire's form, which sorts as time does; hashes are lower-case hex. `migrations` makes them, step by
+step, also in a registry that an older version made.
 """
 
+from pathlib import Path
+
 import sqlalchemy as sa
+from alembic import command, config
 
 __all__ = [
     "VERSION",
+    "applied",
     "certificates",
-    "create",
     "generation",
     "metadata",
     "revoked_public_keys",
     "runners",
     "tokens",
+    "upgrade",
     "version",
 ]
 
-VERSION = 1
+VERSION = "0002"  # the last step in migrations/versions
 
 metadata = sa.MetaData()
 
@@ -29,7 +34,6 @@ generation = sa.Table(
     "generation",
     metadata,
     sa.Column("value", sa.BigInteger, nullable=False),
-    sa.Column("schema_version", sa.Integer, nullable=False),
 )
 runners = sa.Table(
     "runners",
@@ -48,6 +52,9 @@ tokens = sa.Table(
     sa.Column("expires", _TIME),
     sa.Column("revoked", _TIME),
     sa.Column("last_used", _TIME),
+    sa.Column("kind", sa.String(16), nullable=False, server_default="lasting"),
+    sa.Column("replaces", sa.String(12)),
+    sa.Column("confirmed", _TIME),
 )
 certificates = sa.Table(
     "certificates",
@@ -57,6 +64,13 @@ certificates = sa.Table(
     sa.Column("runner", _NAME, sa.ForeignKey("runners.name"), nullable=False, index=True),
     sa.Column("created", _TIME, nullable=False),
     sa.Column("expires", _TIME),
+    sa.Column("token", sa.String(12)),
+)
+applied = sa.Table(
+    "applied",
+    metadata,
+    sa.Column("node", _NAME, primary_key=True),
+    sa.Column("sequence", sa.BigInteger, nullable=False),
 )
 revoked_public_keys = sa.Table(
     "revoked_public_keys",
@@ -66,13 +80,17 @@ revoked_public_keys = sa.Table(
 )
 
 
-def create(connection: sa.Connection) -> None:
-    """Make the tables, at generation 0."""
-    metadata.create_all(connection)
-    connection.execute(sa.insert(generation).values(value=0, schema_version=VERSION))
+def upgrade(connection: sa.Connection) -> None:
+    """Bring a database, empty or of an older version, to VERSION, inside the caller's transaction."""
+    steps = config.Config()
+    steps.set_main_option("script_location", str(Path(__file__).parent / "migrations"))
+    steps.attributes["connection"] = connection
+    command.upgrade(steps, "head")
 
 
-def version(connection: sa.Connection) -> int:
-    """Which version of the schema a database has."""
-    found: int = connection.execute(sa.select(generation.c.schema_version)).scalar_one()
+def version(connection: sa.Connection) -> str:
+    """Which version of the schema a database has; empty: none."""
+    if not sa.inspect(connection).has_table("alembic_version"):
+        return ""
+    found: str = connection.execute(sa.text("SELECT version_num FROM alembic_version")).scalar_one()
     return found

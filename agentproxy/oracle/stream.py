@@ -7,13 +7,15 @@ from datetime import UTC, datetime
 
 import trio
 
-from agentproxy.oracle.authn import Rejection
+from agentproxy.oracle.authn import Newcomer, Rejection
 from agentproxy.oracle.caller import Caller
 from agentproxy.oracle.reception import SOFTWARE, Reception
+from agentproxy.oracle.registry import RegistryError
 from agentproxy.oracle.signerlink import SignerError
 from agentproxy.protocol.errors import (
     BackendError,
     BlindOracleError,
+    ConfigError,
     KeyUnavailableError,
     LimitedError,
     ProtocolError,
@@ -79,6 +81,8 @@ class RelayStream:
         self._ending = False
         self._draining = False
         self._asked = False
+        self._renewing = False
+        self._tasks: trio.Nursery | None = None
         self._heard = trio.current_time()
         self._scope = trio.CancelScope()
 
@@ -91,6 +95,7 @@ class RelayStream:
         try:
             with self._scope:
                 async with trio.open_nursery() as nursery:
+                    self._tasks = nursery
                     nursery.start_soon(self._converse, nursery)
                     await self._stream.run_sender()  # until our last word is written
                     nursery.cancel_scope.cancel()
@@ -120,6 +125,9 @@ class RelayStream:
             self._reject(Rejection(RejectionCode.VERSION, f"it speaks version {hello.protocol} of the protocol"))
             return
         verdict = await self._reception.admit(self._certificate, hello.token, self._address)
+        if isinstance(verdict, Newcomer):
+            await self._enrol(verdict)
+            return
         if isinstance(verdict, Rejection):
             self._reject(verdict)
             return
@@ -138,6 +146,23 @@ class RelayStream:
                 head=self._reception.head,
             )
         )
+
+    async def _enrol(self, newcomer: Newcomer) -> None:
+        """Answer an enrolment file's credentials with lasting ones, and end: those are for another connection."""
+        answer = await self._reception.enrol(newcomer)
+        if isinstance(answer, Rejection):
+            self._reject(answer)
+            return
+        self._send(answer)
+        self._end()
+
+    async def _renew(self, caller: Caller) -> None:
+        try:
+            self._send(await self._reception.renew(caller))
+        except (RefusedError, BackendError, RegistryError, ConfigError) as error:
+            logger.warning("credentials not renewed, %s reason=%s", self, error)
+        finally:
+            self._renewing = False
 
     def _take(self, nursery: trio.Nursery, message: FromRelay) -> None:
         match message:
@@ -227,6 +252,14 @@ class RelayStream:
         elif silent > PING_SECONDS and not self._asked and self._caller is not None:
             self._asked = True
             self._send(Ping(secrets.token_hex(16)))
+
+    def renew_if_due(self) -> None:
+        """Send new credentials when the present ones are old; called every few seconds."""
+        if self._caller is None or self._tasks is None or self._renewing or self._ending or self._draining:
+            return
+        if self._reception.is_renewal_due(self._caller):
+            self._renewing = True
+            self._tasks.start_soon(self._renew, self._caller)
 
     def drain(self) -> None:
         """Tell the relay to go elsewhere, and end when nothing is in flight any more."""

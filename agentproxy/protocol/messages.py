@@ -22,6 +22,7 @@ __all__ = [
     "FROM_RELAY",
     "PROTOCOL_VERSION",
     "Certificate",
+    "Credentials",
     "Drain",
     "Failed",
     "FailureCode",
@@ -45,6 +46,7 @@ __all__ = [
 ]
 
 PROTOCOL_VERSION = 1
+MAX_PEM = 16_384  # characters; a certificate has about 800
 MAX_REMAINING_MS = 600_000  # ten minutes: longer than any caller waits, short enough to mean something
 
 
@@ -257,12 +259,56 @@ class Drain:
     tag: ClassVar[str] = "drain"
 
 
+@dataclass(frozen=True, slots=True)
+class Credentials:
+    """Fresh credentials for this runner: the answer to a `hello` with a bootstrap token, or a renewal at any time.
+
+    Using them in a `hello` confirms them and ends those that they replace; until then both are good.
+    """
+
+    tag: ClassVar[str] = "credentials"
+    runner: str
+    certificate: str  # PEM, as the next two
+    private_key: str = field(repr=False)
+    authority: str
+    token: str = field(repr=False)
+    expires: datetime  # of the one that expires first
+
+    def __post_init__(self) -> None:
+        check_name(self.runner, "runner")
+        check_text(self.token, "token", 256)
+        if not self.token or any(len(pem) > MAX_PEM for pem in (self.certificate, self.private_key, self.authority)):
+            raise RemoteProtocolError(f"credentials: expected a token, and PEM of at most {MAX_PEM} characters")
+
+
 FromRelay = Hello | Sign | FetchCertificate | SelectKey | Ping | Pong
 FromOracle = (
-    Welcome | Rejected | Signed | Refused | Failed | Certificate | SelectedKey | KeysChanged | Drain | Ping | Pong
+    Welcome
+    | Rejected
+    | Credentials
+    | Signed
+    | Refused
+    | Failed
+    | Certificate
+    | SelectedKey
+    | KeysChanged
+    | Drain
+    | Ping
+    | Pong
 )
 
 FROM_RELAY: MessageCodec[FromRelay] = MessageCodec(Hello, Sign, FetchCertificate, SelectKey, Ping, Pong)
 FROM_ORACLE: MessageCodec[FromOracle] = MessageCodec(
-    Welcome, Rejected, Signed, Refused, Failed, Certificate, SelectedKey, KeysChanged, Drain, Ping, Pong
+    Welcome,
+    Rejected,
+    Credentials,
+    Signed,
+    Refused,
+    Failed,
+    Certificate,
+    SelectedKey,
+    KeysChanged,
+    Drain,
+    Ping,
+    Pong,
 )

@@ -72,8 +72,11 @@ def test_the_registry_knows_hashes_only_and_the_log_knew_first(state: Layout) ->
     assert certificate is not None
     assert token.runner == certificate.runner == "b1"
     assert token.expires is not None
-    added = next(record.entry for record in records(state) if record.entry.operation == "runner_added")
-    assert added.asserted.runner == "b1"
+    operations = [record.entry.operation for record in records(state)]
+    assert operations.index("runner_added") < operations.index("credentials_issued")
+    added = next(record.entry for record in records(state) if record.entry.operation == "credentials_issued")
+    assert added.asserted.runner == added.details["runner"] == "b1"
+    assert added.details["kind"] == token.kind == "bootstrap"
     assert added.details["token_sha256"] == token.sha256.hex()
     assert added.details["certificate_sha256"] == certificate.sha256.hex()
     for file in state.root.rglob("*"):

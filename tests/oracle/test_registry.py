@@ -1,14 +1,69 @@
+import shutil
 import sqlite3
 import stat
+from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
+import sqlalchemy as sa
+from alembic.autogenerate import compare_metadata
+from alembic.migration import MigrationContext
 
+from agentproxy.oracle import registry as registry_module
+from agentproxy.oracle import schema
+from agentproxy.oracle.changes import (
+    CertificateRevoked,
+    Change,
+    CredentialsIssued,
+    Enrolled,
+    Renewed,
+    RunnerAdded,
+    RunnerDisabled,
+    RunnerEnabled,
+    RunnerRemoved,
+    TokenIssued,
+    TokenRevoked,
+    details_of,
+    parse_change,
+    token_id,
+)
+from agentproxy.oracle.credentials import Credentials, TokenKind
 from agentproxy.oracle.registry import Registry, RegistryError
-from agentproxy.protocol.errors import ConfigError
+from agentproxy.protocol.errors import BackendError, ConfigError, RemoteProtocolError
+from agentproxy.protocol.signer_messages import CREDENTIAL_OPERATIONS, CredentialRecord, CredentialRecords
 
 NOW = datetime.now(UTC).replace(microsecond=7)
+DAY = timedelta(days=1)
+
+
+class FakeJournal:
+    """A log in memory: the real one's form, two records a part; other records stand between those of credentials."""
+
+    def __init__(self) -> None:
+        self.records: list[CredentialRecord] = []
+        self.last = 3
+        self.failure: Exception | None = None
+        self.dies_after_writing = False
+
+    def node(self) -> str:
+        return "node"
+
+    def write(self, change: Change) -> int:
+        if self.failure is not None:
+            raise self.failure
+        self.last += 2
+        record = CredentialRecord(self.last, datetime.now(UTC), change.operation, details_of(change))
+        self.records.append(record)
+        if self.dies_after_writing:
+            raise KeyboardInterrupt
+        return self.last
+
+    def read(self, after: int) -> CredentialRecords:
+        if after > self.last:
+            raise BackendError(f"the log ends with record {self.last}, before record {after}")
+        part = tuple(record for record in self.records if record.sequence > after)[:2]
+        return CredentialRecords(0, "node", part, part[-1].sequence if len(part) == 2 else self.last, self.last)
 
 
 @pytest.fixture
@@ -16,97 +71,216 @@ def path(tmp_path: Path) -> Path:
     return tmp_path / "registry.sqlite"
 
 
+@pytest.fixture
+def journal() -> FakeJournal:
+    return FakeJournal()
+
+
+@pytest.fixture
+def registry(path: Path) -> Iterator[Registry]:
+    made = Registry.create(path)
+    yield made
+    made.close()
+
+
 def sha256(number: int) -> bytes:
-    return number.to_bytes(32, "big")
+    return number.to_bytes(32, "little")
 
 
-def test_what_was_written_is_read_back(path: Path) -> None:
-    registry = Registry.create(path)
-    registry.add_runner("a")
-    token = registry.add_token("a", sha256(1), NOW)
-    registry.add_certificate("a", sha256(2), sha256(3), None)
-    registry.note_use({token.id: NOW})
-    seen = Registry.open(path).snapshot()
-    assert (seen.runners["a"].name, seen.runners["a"].disabled) == ("a", False)
-    assert (seen.tokens[sha256(1)].expires, seen.tokens[sha256(1)].last_used) == (NOW, NOW)
-    assert (seen.certificates[sha256(2)].runner, seen.certificates[sha256(2)].public_key_sha256) == ("a", sha256(3))
-    assert registry.find_token(sha256(1)) == seen.tokens[sha256(1)]
-    assert registry.find_certificate(sha256(9)) is None
+def issued(number: int, kind: TokenKind = TokenKind.LASTING, replaces: int | None = None) -> CredentialsIssued:
+    old = None if replaces is None else token_id(sha256(replaces))
+    return CredentialsIssued(
+        "a", sha256(number), NOW + DAY, sha256(number + 100), sha256(number + 200), NOW + DAY, kind, old
+    )
 
 
-def test_only_we_can_read_it(path: Path) -> None:
-    registry = Registry.create(path)
-    registry.add_runner("a")
-    assert {stat.S_IMODE(file.stat().st_mode) for file in path.parent.iterdir()} == {0o600}
+def make(registry: Registry, journal: FakeJournal, *changes: Change) -> Credentials:
+    for change in changes:
+        registry.change(journal, change)
+    return registry.snapshot()
 
 
-def test_each_change_of_credentials_moves_the_generation_and_nothing_else_does(path: Path) -> None:
-    registry = Registry.create(path)
-    generations = [registry.generation()]
-
-    def note() -> None:
-        generations.append(registry.generation())
-
-    registry.add_runner("a")
-    note()
-    token = registry.add_token("a", sha256(1), None)
-    note()
-    registry.expire_token(token.id, NOW)
-    note()
-    registry.revoke_token(token.id)
-    note()
-    registry.revoke_public_key(sha256(3))
-    note()
-    registry.set_disabled("a", disabled=True)
-    note()
-    registry.remove_runner("a")
-    note()
-    assert len(set(generations)) == len(generations)
-    before = registry.generation()
-    registry.note_use({token.id: NOW})
-    registry.snapshot()
-    assert registry.generation() == before
+EVERY_CHANGE: list[Change] = [
+    RunnerAdded("a"),
+    RunnerAdded("b"),
+    RunnerAdded("c"),
+    RunnerDisabled("b"),
+    RunnerDisabled("c"),
+    RunnerEnabled("c"),
+    issued(1, TokenKind.BOOTSTRAP),
+    issued(2, replaces=1),
+    issued(3, replaces=1),
+    Enrolled("a", token_id(sha256(3)), token_id(sha256(1))),
+    issued(4, replaces=3),
+    Renewed("a", token_id(sha256(4)), token_id(sha256(3)), NOW),
+    TokenIssued("b", sha256(5)),
+    TokenIssued("b", sha256(6), NOW + DAY, NOW),
+    TokenRevoked(token_id(sha256(6))),
+    CertificateRevoked(sha256(99)),
+    RunnerRemoved("c"),
+]
 
 
-def test_a_rotation_only_shortens_a_token_s_life(path: Path) -> None:
-    registry = Registry.create(path)
-    registry.add_runner("a")
-    token = registry.add_token("a", sha256(1), NOW)
-    registry.expire_token(token.id, NOW + timedelta(days=1))
-    assert registry.snapshot().tokens[sha256(1)].expires == NOW
-    registry.expire_token(token.id, NOW - timedelta(days=1))
-    assert registry.snapshot().tokens[sha256(1)].expires == NOW - timedelta(days=1)
+def test_every_operation_of_the_log_is_a_change_and_read_back_as_it_was_written() -> None:
+    assert {change.operation for change in EVERY_CHANGE} == CREDENTIAL_OPERATIONS
+    for change in EVERY_CHANGE:
+        assert parse_change(change.operation, details_of(change)) == change
+        assert all(isinstance(value, str) for value in details_of(change).values())
 
 
-def test_a_removed_runner_s_keys_stay_revoked_for_its_successor(path: Path) -> None:
-    registry = Registry.create(path)
-    registry.add_runner("a")
-    registry.add_certificate("a", sha256(2), sha256(3), None)
-    registry.remove_runner("a")
-    registry.add_runner("a")
-    seen = registry.snapshot()
-    assert (seen.tokens, seen.certificates) == ({}, {})
-    assert seen.revoked_public_keys == {sha256(3)}
+@pytest.mark.parametrize(
+    ("operation", "details"),
+    [
+        ("sign", {}),
+        ("runner_added", {}),
+        ("runner_added", {"runner": "a b"}),
+        ("runner_added", {"runner": "a", "more": "1"}),
+        ("token_issued", {"runner": "a", "token_sha256": "AB"}),
+    ],
+)
+def test_a_record_that_we_do_not_know_whole_is_no_change(operation: str, details: dict[str, str]) -> None:
+    with pytest.raises(RemoteProtocolError):
+        parse_change(operation, details)
 
 
-def test_a_change_that_fails_changes_nothing(path: Path) -> None:
-    registry = Registry.create(path)
-    registry.add_runner("a")
-    registry.add_token("a", sha256(1), None)
-    before = registry.snapshot()
-    with pytest.raises(ConfigError, match="exists already"):
-        registry.add_runner("a")
-    with pytest.raises(ConfigError, match="no runner b"):
-        registry.add_token("b", sha256(2), None)
-    with pytest.raises(RegistryError):
-        registry.add_token("a", sha256(1), None)
-    with pytest.raises(ConfigError, match="no token"):
-        registry.revoke_token("ffffffffffff")
+def test_a_registry_from_any_earlier_backup_comes_back_to_the_same_state(
+    path: Path, registry: Registry, journal: FakeJournal
+) -> None:
+    backups = [path.with_name("backup0")]
+    shutil.copy(path, backups[0])
+    for number, change in enumerate(EVERY_CHANGE, 1):
+        registry.change(journal, change)
+        backups.append(path.with_name(f"backup{number}"))
+        with sqlite3.connect(path) as source, sqlite3.connect(backups[-1]) as target:
+            source.backup(target)
+        source.close()
+        target.close()
+    wanted = _without_times(registry.snapshot())
+    for number, backup in enumerate(backups):
+        restored = Registry.open(backup)
+        assert restored.catch_up(journal) == len(EVERY_CHANGE) - number
+        assert _without_times(restored.snapshot()) == wanted, number
+        assert restored.catch_up(journal) == 0
+        restored.close()
+
+
+def _without_times(seen: Credentials) -> object:
+    return (
+        {name: entry.disabled for name, entry in seen.runners.items()},
+        {
+            entry.id: (entry.runner, entry.expires, entry.revoked is None, entry.kind, entry.replaces, entry.is_pending)
+            for entry in seen.tokens.values()
+        },
+        {entry.sha256: (entry.runner, entry.expires, entry.token) for entry in seen.certificates.values()},
+        seen.revoked_public_keys,
+    )
+
+
+def test_a_change_that_was_recorded_and_not_made_is_made_before_the_next(
+    registry: Registry, journal: FakeJournal
+) -> None:
+    make(registry, journal, RunnerAdded("a"), issued(1))
+    journal.dies_after_writing = True
+    with pytest.raises(KeyboardInterrupt):
+        registry.change(journal, TokenRevoked(token_id(sha256(1))))
+    assert registry.snapshot().tokens[sha256(1)].revoked is None
+    journal.dies_after_writing = False
+    assert make(registry, journal, RunnerAdded("b")).tokens[sha256(1)].revoked is not None
+
+
+def test_what_is_not_recorded_does_not_happen(registry: Registry, journal: FakeJournal) -> None:
+    before = make(registry, journal, RunnerAdded("a"))
+    journal.failure = BackendError("the disk is full")
+    with pytest.raises(BackendError):
+        registry.change(journal, issued(1))
     assert registry.snapshot() == before
 
 
-def test_a_second_registry_is_not_made_over_the_first(path: Path) -> None:
-    Registry.create(path)
+def test_what_cannot_be_is_not_recorded(registry: Registry, journal: FakeJournal) -> None:
+    before = make(registry, journal, RunnerAdded("a"))
+    for change in (RunnerAdded("a"), RunnerRemoved("b"), TokenIssued("b", sha256(1)), TokenRevoked("f" * 12)):
+        with pytest.raises(ConfigError, match=r"exists already|no runner b|no token"):
+            registry.change(journal, change)
+    assert registry.snapshot() == before
+    assert len(journal.records) == 1
+
+
+def test_a_log_that_ends_before_what_the_registry_knows_is_not_believed(
+    registry: Registry, journal: FakeJournal
+) -> None:
+    make(registry, journal, RunnerAdded("a"))
+    with pytest.raises(BackendError, match="before record"):
+        registry.catch_up(FakeJournal())
+
+
+def test_a_record_of_a_later_version_stops_the_replay(registry: Registry, journal: FakeJournal) -> None:
+    journal.records = [CredentialRecord(5, NOW, "runner_added", {"runner": "a", "colour": "red"})]
+    journal.last = 5
+    with pytest.raises(BackendError, match="record 5 of the audit log"):
+        registry.catch_up(journal)
+    assert registry.snapshot().runners == {}
+
+
+def test_enrolment_ends_the_bootstrap_and_what_was_sent_and_never_used(
+    registry: Registry, journal: FakeJournal
+) -> None:
+    changes = EVERY_CHANGE[:1] + EVERY_CHANGE[6:10]
+    seen = make(registry, journal, *changes)
+    assert {number: seen.tokens[sha256(number)].revoked is None for number in (1, 2, 3)} == {
+        1: False,
+        2: False,
+        3: True,
+    }
+    assert seen.revoked_public_keys == {sha256(201), sha256(202)}
+    assert not seen.tokens[sha256(3)].is_pending
+
+
+def test_renewal_lets_the_old_ones_live_for_the_overlap(registry: Registry, journal: FakeJournal) -> None:
+    renewed = Renewed("a", token_id(sha256(2)), token_id(sha256(1)), NOW + DAY / 2)
+    seen = make(registry, journal, RunnerAdded("a"), issued(1), issued(2, replaces=1), renewed)
+    assert seen.tokens[sha256(1)].expires == seen.certificates[sha256(101)].expires == NOW + DAY / 2
+    assert seen.tokens[sha256(2)].expires == seen.certificates[sha256(102)].expires == NOW + DAY
+    assert seen.revoked_public_keys == frozenset()
+
+
+def test_a_rotation_only_shortens_a_token_s_life(registry: Registry, journal: FakeJournal) -> None:
+    seen = make(
+        registry,
+        journal,
+        RunnerAdded("a"),
+        TokenIssued("a", sha256(1), NOW),
+        TokenIssued("a", sha256(2), None, NOW + DAY),
+    )
+    assert (seen.tokens[sha256(1)].expires, seen.tokens[sha256(2)].expires) == (NOW, None)
+    seen = make(registry, journal, TokenIssued("a", sha256(3), None, NOW - DAY))
+    assert seen.tokens[sha256(1)].expires == seen.tokens[sha256(2)].expires == NOW - DAY
+
+
+def test_a_removed_runner_s_keys_stay_revoked_for_its_successor(registry: Registry, journal: FakeJournal) -> None:
+    seen = make(registry, journal, RunnerAdded("a"), issued(1), RunnerRemoved("a"), RunnerAdded("a"))
+    assert (seen.tokens, seen.certificates) == ({}, {})
+    assert seen.revoked_public_keys == {sha256(201)}
+
+
+def test_each_change_moves_the_generation_and_nothing_else_does(registry: Registry, journal: FakeJournal) -> None:
+    generations = [registry.generation()]
+    for change in EVERY_CHANGE:
+        registry.change(journal, change)
+        generations.append(registry.generation())
+    assert len(set(generations)) == len(generations)
+    journal.last += 100
+    registry.catch_up(journal)
+    registry.note_use({token_id(sha256(1)): NOW})
+    assert registry.generation() == generations[-1]
+    assert registry.snapshot().tokens[sha256(1)].last_used == NOW
+
+
+def test_only_we_can_read_it(path: Path, registry: Registry, journal: FakeJournal) -> None:
+    make(registry, journal, RunnerAdded("a"))
+    assert {stat.S_IMODE(file.stat().st_mode) for file in path.parent.iterdir()} == {0o600}
+
+
+def test_a_second_registry_is_not_made_over_the_first(path: Path, registry: Registry) -> None:
     with pytest.raises(ConfigError, match="cannot be made"):
         Registry.create(path)
 
@@ -119,8 +293,7 @@ def test_what_is_no_registry_is_not_opened(path: Path) -> None:
         Registry.open(path)
 
 
-def test_a_registry_that_is_gone_is_noticed_and_not_made_anew(path: Path) -> None:
-    registry = Registry.create(path)
+def test_a_registry_that_is_gone_is_noticed_and_not_made_anew(path: Path, registry: Registry) -> None:
     for file in path.parent.iterdir():
         file.unlink()
     with pytest.raises(RegistryError):
@@ -128,19 +301,72 @@ def test_a_registry_that_is_gone_is_noticed_and_not_made_anew(path: Path) -> Non
     assert not path.exists()
 
 
-def test_readers_do_not_wait_for_a_writer(path: Path) -> None:
-    registry = Registry.create(path)
+def test_a_locked_registry_lets_read_and_says_that_it_cannot_be_changed(
+    path: Path, registry: Registry, journal: FakeJournal, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(registry_module, "_BUSY_SECONDS", 0.05)
+    quick = Registry.open(path)
     with sqlite3.connect(path) as writer:
         writer.execute("BEGIN IMMEDIATE")
-        assert registry.generation() == 1
+        assert registry.generation() == 0
+        with pytest.raises(RegistryError, match="locked"):
+            quick.change(journal, RunnerAdded("a"))
         writer.execute("ROLLBACK")
     writer.close()
+    quick.close()
+    assert journal.records == []
 
 
-def test_another_version_is_refused(path: Path) -> None:
-    Registry.create(path)
+def test_a_full_disk_fails_the_change_and_the_replay_makes_it_later(
+    path: Path, registry: Registry, journal: FakeJournal
+) -> None:
+    before = registry.snapshot()
+
+    @sa.event.listens_for(registry._engine, "connect")
+    def limit(connection: sqlite3.Connection, _: object) -> None:
+        (pages,) = connection.execute("PRAGMA page_count").fetchone()
+        connection.execute(f"PRAGMA max_page_count = {pages}")
+
+    names = [f"{number:064d}" for number in range(500)]
+    with pytest.raises(RegistryError, match="full"):
+        make(registry, journal, *map(RunnerAdded, names))
+    assert len(registry.snapshot().runners) == len(journal.records) - 1 > len(before.runners)
+    again = Registry.open(path)
+    assert again.catch_up(journal) == 1
+    assert len(again.snapshot().runners) == len(journal.records)
+    again.close()
+
+
+def test_a_registry_of_a_later_version_is_refused(path: Path, registry: Registry) -> None:
     with sqlite3.connect(path) as writer:
-        writer.execute("UPDATE generation SET schema_version = 99")
+        writer.execute("UPDATE alembic_version SET version_num = '9999'")
     writer.close()
-    with pytest.raises(ConfigError, match="version 99"):
+    with pytest.raises(ConfigError, match="another version"):
         Registry.open(path)
+
+
+def test_a_registry_of_the_first_version_is_brought_up_and_keeps_what_it_holds(path: Path) -> None:
+    from alembic import command, config  # noqa: PLC0415  what only this test does
+
+    path.touch()
+    engine = registry_module._engine(path)
+    with engine.connect() as connection:
+        connection.exec_driver_sql("BEGIN IMMEDIATE")
+        steps = config.Config()
+        steps.set_main_option("script_location", str(Path(schema.__file__).parent / "migrations"))
+        steps.attributes["connection"] = connection
+        command.upgrade(steps, "0001")
+        connection.exec_driver_sql("INSERT INTO runners VALUES ('a', '2026-11-22T10:00:00.000000Z', 0)")
+        token = ("ab" * 32, "ab" * 6, "2026-11-22T10:00:00.000000Z")
+        connection.exec_driver_sql("INSERT INTO tokens VALUES (?, ?, 'a', ?, NULL, NULL, NULL)", token)
+        connection.commit()
+    registry = Registry.open(path)
+    (entry,) = registry.snapshot().tokens.values()
+    assert (entry.runner, entry.kind, entry.is_pending) == ("a", TokenKind.LASTING, False)
+    registry.close()
+
+
+def test_the_migrations_lead_to_the_tables_that_the_code_uses(registry: Registry) -> None:
+    with registry._engine.connect() as connection:
+        differences = compare_metadata(MigrationContext.configure(connection), schema.metadata)
+    assert differences == []

@@ -5,6 +5,7 @@ import trio
 import trustme
 
 from agentproxy.oracle import stream as stream_module
+from agentproxy.oracle.changes import CertificateRevoked, RunnerDisabled, RunnerRemoved, TokenRevoked
 from agentproxy.protocol.errors import RemoteProtocolError
 from agentproxy.protocol.messages import (
     PROTOCOL_VERSION,
@@ -33,7 +34,7 @@ from agentproxy.signer import verify
 from tests.oracle.conftest import Running
 from tests.oracle.samples import sign
 from tests.oracle.signerserver import ED25519
-from tests.oracle.world import AUTHORITY, POLICY, SECONDS, STRANGERS, Client, Enrolled, connected, context, until
+from tests.oracle.world import AUTHORITY, POLICY, SECONDS, STRANGERS, Client, Enrolled, connected, context, put, until
 
 TOKEN = "bo_" + "x" * 43
 
@@ -159,7 +160,7 @@ async def test_a_bad_hello_is_rejected_and_only_the_log_says_more(  # noqa: PLR0
 ) -> None:
     expired = running.world.enrol("expired", expires_in=-1)
     disabled = running.world.enrol("disabled")
-    running.world.registry.set_disabled("disabled", disabled=True)
+    put(running.world.registry, RunnerDisabled("disabled"))
     known = {"a": running.a, "b": running.b, "disabled": disabled}
     unrecorded = Enrolled(AUTHORITY.issue_cert("a.example"), TOKEN)
     tokens = {"a": running.a.token, "b": running.b.token, "expired": expired.token, "disabled": disabled.token}
@@ -242,13 +243,13 @@ async def test_revocation_ends_an_open_connection_within_a_second(running: Runni
         began = trio.current_time()
         match how:
             case "token":
-                registry.revoke_token(running.a.token_id)
+                put(registry, TokenRevoked(running.a.token_id))
             case "certificate":
-                registry.revoke_public_key(running.a.public_key_sha256)
+                put(registry, CertificateRevoked(running.a.public_key_sha256))
             case "disabled":
-                registry.set_disabled("a", disabled=True)
+                put(registry, RunnerDisabled("a"))
             case _:
-                registry.remove_runner("a")
+                put(registry, RunnerRemoved("a"))
         (rejected,) = await ended(client)
         assert trio.current_time() - began < 1
         assert isinstance(rejected, Rejected)

@@ -13,7 +13,11 @@ from pathlib import Path
 import trio
 import trustme
 
+from agentproxy.oracle import registry as registry_module
+from agentproxy.oracle import statements
+from agentproxy.oracle.changes import Change, CredentialsIssued, RunnerAdded
 from agentproxy.oracle.config import OracleConfig
+from agentproxy.oracle.credentials import TokenKind
 from agentproxy.oracle.registry import Registry
 from agentproxy.protocol.errors import RemoteProtocolError
 from agentproxy.protocol.messages import FROM_ORACLE, FROM_RELAY, PROTOCOL_VERSION, FromOracle, FromRelay, Hello
@@ -70,6 +74,13 @@ def certificate_sha256(leaf: trustme.LeafCert) -> bytes:
     return hashlib.sha256(ssl.PEM_cert_to_DER_cert(leaf.cert_chain_pems[0].bytes().decode())).digest()
 
 
+def put(registry: Registry, change: Change) -> None:
+    """Make a change that no log knows: what the world was like before the test began."""
+    with registry._transaction() as connection:
+        statements.apply(connection, change, datetime.now(UTC))
+        registry_module._next_generation(connection)
+
+
 class World:
     """The files of one oracle in a directory."""
 
@@ -84,14 +95,22 @@ class World:
         self.registry = Registry.create(directory / "registry.sqlite")
         self.config = load(directory / "oracle.yaml", OracleConfig)
 
-    def enrol(self, runner: str, *, expires_in: float = 3600.0) -> Enrolled:
+    def enrol(self, runner: str, *, expires_in: float = 3600.0, kind: TokenKind = TokenKind.LASTING) -> Enrolled:
         """Add a runner with a certificate and a token that expires after some seconds."""
-        self.registry.add_runner(runner)
         leaf = AUTHORITY.issue_cert(f"{runner}.example")
         token = "bo_" + secrets.token_urlsafe(32)
         expires = datetime.now(UTC) + timedelta(seconds=expires_in)
-        self.registry.add_certificate(runner, certificate_sha256(leaf), public_key_sha256(leaf), None)
-        self.registry.add_token(runner, hashlib.sha256(token.encode()).digest(), expires)
+        issued = CredentialsIssued(
+            runner,
+            hashlib.sha256(token.encode()).digest(),
+            expires,
+            certificate_sha256(leaf),
+            public_key_sha256(leaf),
+            datetime.now(UTC) + timedelta(days=1),
+            kind,
+        )
+        put(self.registry, RunnerAdded(runner))
+        put(self.registry, issued)
         return Enrolled(leaf, token)
 
 

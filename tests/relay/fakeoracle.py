@@ -14,6 +14,7 @@ from agentproxy.protocol.messages import (
     FROM_ORACLE,
     FROM_RELAY,
     Certificate,
+    Credentials,
     FetchCertificate,
     FromOracle,
     FromRelay,
@@ -43,6 +44,7 @@ class FakeOracle:
         self.keys = tuple(ServedKey(facts, "modern") for facts in keys)
         self.certificates: dict[str, bytes] = {}
         self.answer: Answerer = self.sign
+        self.bootstraps: dict[str, Credentials] = {}  # by the tokens of enrolment files
         self.rejection: Rejected | None = None
         self.garbage_instead_of_welcome = b""
         self.max_in_flight = 64
@@ -119,6 +121,8 @@ class FakeOracle:
         match message:
             case Hello() if self.garbage_instead_of_welcome:
                 framed.send_soon(self.garbage_instead_of_welcome)
+            case Hello() if message.token in self.bootstraps:
+                framed.send_soon(FROM_ORACLE.encode(self.bootstraps[message.token]))
             case Hello():
                 framed.send_soon(FROM_ORACLE.encode(self.rejection or self._welcome()))
             case Sign():

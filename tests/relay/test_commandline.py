@@ -14,15 +14,32 @@ from pathlib import Path
 import pytest
 import trio
 
+from agentproxy.protocol.messages import Credentials, Hello, Rejected, RejectionCode
 from agentproxy.protocol.wire import format_time
 from tests.relay.conftest import TOKEN, Runner, run_gpg
 
 ROOT = Path(__file__).parents[2]
 START_SECONDS = 20.0
+BOOTSTRAP = "bo_" + "b" * 43
+
+
+def lasting(runner: Runner, token: str) -> Credentials:
+    """What an oracle gives for an enrolment file's credentials."""
+    issued = runner.authority.issue_cert("b1")
+    return Credentials(
+        "b1",
+        issued.cert_chain_pems[0].bytes().decode(),
+        issued.private_key_pem.bytes().decode(),
+        runner.authority.cert_pem.bytes().decode(),
+        token,
+        datetime.now(UTC) + timedelta(days=30),
+    )
 
 
 def enrolment(runner: Runner, /, **changed: object) -> Path:
     issued = runner.authority.issue_cert("b1")
+    token = str(changed.get("token", BOOTSTRAP))
+    runner.oracle.bootstraps[token] = lasting(runner, TOKEN if token == BOOTSTRAP else token.replace("u", "v"))
     content = {
         "format": "blind-oracle enrolment 1",
         "runner": "b1",
@@ -30,7 +47,7 @@ def enrolment(runner: Runner, /, **changed: object) -> Path:
         "authority": runner.authority.cert_pem.bytes().decode(),
         "certificate": issued.cert_chain_pems[0].bytes().decode(),
         "private_key": issued.private_key_pem.bytes().decode(),
-        "token": TOKEN,
+        "token": BOOTSTRAP,
         "expires": format_time(datetime.now(UTC) + timedelta(days=30)),
         **changed,
     }
@@ -142,28 +159,97 @@ async def test_a_second_relay_with_the_same_state_is_refused(runner: Runner) -> 
     assert b"another process listens here" in second.stderr
 
 
-async def test_the_credentials_are_for_the_relay_alone(runner: Runner) -> None:
-    await command(runner, "enroll", str(enrolment(runner)))
+def credentials(runner: Runner) -> Path:
+    return runner.directory / "relay" / "state" / "credentials"
 
-    directory = runner.directory / "relay"
-    modes = {name: stat.S_IMODE((directory / name).stat().st_mode) for name in ("client.key", "token")}
+
+def token_in_use(runner: Runner) -> str:
+    return (credentials(runner) / "current" / "token").read_text().strip()
+
+
+def hellos(runner: Runner) -> list[str]:
+    return [message.token for message in runner.oracle.received if isinstance(message, Hello)]
+
+
+async def test_an_enrolment_file_is_exchanged_for_lasting_credentials_which_are_used_at_once(runner: Runner) -> None:
+    async with runner.running_oracle():
+        enrolled = await command(runner, "enroll", str(enrolment(runner)))
+
+    assert enrolled.returncode == 0, enrolled.stderr
+    assert hellos(runner) == [BOOTSTRAP, TOKEN]
+    assert token_in_use(runner) == TOKEN
+    everything = b"".join(file.read_bytes() for file in runner.directory.glob("relay/**/*") if file.is_file())
+    assert BOOTSTRAP.encode() not in everything
+    assert TOKEN.encode() not in enrolled.stdout + enrolled.stderr
+
+
+async def test_the_credentials_are_for_the_relay_alone(runner: Runner) -> None:
+    async with runner.running_oracle():
+        await command(runner, "enroll", str(enrolment(runner)))
+
+    current = credentials(runner) / "current"
+    modes = {name: stat.S_IMODE((current / name).stat().st_mode) for name in ("client.key", "token")}
     assert modes == {"client.key": 0o600, "token": 0o600}
-    assert not list(directory.glob(".enrol*"))
+    assert stat.S_IMODE(credentials(runner).stat().st_mode) == 0o700
+    assert len(list(credentials(runner).iterdir())) == 2
+    assert not list(credentials(runner).parent.glob(".enrol*"))
 
 
 async def test_another_enrolment_needs_replace(runner: Runner) -> None:
-    await command(runner, "enroll", str(enrolment(runner)))
-    same = await command(runner, "enroll", str(enrolment(runner)))
-    other = enrolment(runner, token="bo_" + "u" * 43)
-    refused = await command(runner, "enroll", str(other))
-    replaced = await command(runner, "enroll", "--replace", str(other))
+    async with runner.running_oracle():
+        await command(runner, "enroll", str(enrolment(runner)))
+        same = await command(runner, "enroll", str(enrolment(runner)))
+        other = enrolment(runner, token="bo_" + "u" * 43)
+        refused = await command(runner, "enroll", str(other))
+        replaced = await command(runner, "enroll", "--replace", str(other))
 
     assert same.returncode == 0
     assert refused.returncode == 1
     assert b"enrolled already" in refused.stderr
     assert b"hint: add --replace" in refused.stderr
     assert replaced.returncode == 0
-    assert (runner.directory / "relay" / "token").read_text().strip() == "bo_" + "u" * 43
+    assert token_in_use(runner) == "bo_" + "v" * 43
+
+
+async def test_without_an_oracle_nothing_is_enrolled_and_the_file_stays_good(runner: Runner) -> None:
+    async with runner.running_oracle():
+        file = enrolment(runner)
+    away = await command(runner, "enroll", str(file))
+    assert away.returncode == 1
+    assert b"no oracle in reach: 127.0.0.1:" in away.stderr
+    assert b"hint: " in away.stderr
+    assert not (runner.directory / "relay" / "relay.yaml").exists()
+    assert not credentials(runner).exists()
+    async with runner.running_oracle():
+        assert (await command(runner, "enroll", str(file))).returncode == 0
+
+
+async def test_a_file_that_the_oracle_does_not_take_says_what_to_ask_for(runner: Runner) -> None:
+    async with runner.running_oracle():
+        file = enrolment(runner)
+        runner.oracle.bootstraps.clear()
+        runner.oracle.rejection = Rejected(RejectionCode.TOKEN_REVOKED)
+        refused = await command(runner, "enroll", str(file))
+
+    assert refused.returncode == 1
+    assert b"the oracle does not take this enrolment file: this token was revoked" in refused.stderr
+    assert b"hint: a file works once and for a day; a new one: blind-oracle runner enroll b1" in refused.stderr
+    assert not credentials(runner).exists()
+
+
+async def test_killed_between_storing_and_using_enrolment_goes_on_where_it_was(runner: Runner) -> None:
+    async with runner.running_oracle():
+        file = enrolment(runner)
+        runner.oracle.rejection = Rejected(RejectionCode.NOT_OPERATIONAL)  # of what the new credentials are used for
+        assert (await command(runner, "enroll", str(file))).returncode == 1
+        assert token_in_use(runner) == TOKEN
+        runner.oracle.rejection = None
+        runner.oracle.bootstraps.clear()  # the oracle took the new ones as used: the file is dead
+        again = await command(runner, "enroll", str(file))
+
+    assert again.returncode == 0, again.stderr
+    assert token_in_use(runner) == TOKEN
+    assert (runner.directory / "relay" / "relay.yaml").exists()
 
 
 @pytest.mark.parametrize(
@@ -186,11 +272,13 @@ async def test_a_bad_enrolment_file_is_refused_and_leaves_nothing(
     assert refused.returncode == 1
     assert words in refused.stderr
     assert TOKEN.encode() not in refused.stderr
-    assert not list((runner.directory / "relay").glob("*"))
+    assert not (runner.directory / "relay" / "relay.yaml").exists()
+    assert not credentials(runner).exists()
 
 
 async def test_without_a_relay_status_says_so(runner: Runner) -> None:
-    await command(runner, "enroll", str(enrolment(runner)))
+    async with runner.running_oracle():
+        await command(runner, "enroll", str(enrolment(runner)))
     status = await command(runner, "status")
 
     assert status.returncode == 1

@@ -128,6 +128,10 @@ def _start(place: Place, part: str | None) -> None:
         for name in (parts.ORACLE, parts.RELAY):
             wanted = part in {None, name} or (part == parts.SIGNER and name == parts.ORACLE)
             if wanted and not parts.is_running(place, name):
+                if name == parts.RELAY and not place.relay_config.exists():
+                    from agentproxy.admin.dev.making import enrol_relay  # noqa: PLC0415  as above
+
+                    enrol_relay(place)
                 parts.start(place, name)
                 started.append(name)
         if all(parts.is_running(place, name) for name in (parts.ORACLE, parts.RELAY)):

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import click
 
-from agentproxy.admin.enrolment import enrol
+from agentproxy.admin.enrolment import add_runner
 from agentproxy.admin.layout import config_option, load_oracle
 from agentproxy.admin.policyfile import add, runner_addition
 from agentproxy.oracle.policy import Policy
@@ -29,19 +29,18 @@ def command() -> None:
 @click.option(
     "--policy-add", is_flag=True, help="Add the runner to the policy file, too, instead of showing the lines."
 )
-@click.option("--days", type=click.IntRange(1, 3660), default=365, show_default=True, help="How long credentials last.")
 @config_option
-def add_(  # noqa: PLR0913, PLR0917  one parameter for each option
+def add_(
     name: str,
     output: Path | None,
     keys: tuple[str, ...],
     policy_add: bool,  # noqa: FBT001  a flag of the command line
-    days: int,
     config: Path,
 ) -> None:
-    """Add the build server NAME and write its enrolment file, which holds its credentials: handle it like a password.
+    """Add the build server NAME and write its enrolment file: like a password, for a day and one use.
 
-    On the build server `blind-oracle-relay enroll FILE` takes it. What the build server may do, the policy says.
+    On the build server `blind-oracle-relay enroll FILE` exchanges it for credentials that renew themselves.
+    What the build server may do, the policy says.
     """
     oracle = load_oracle(config)
     policy = load(oracle.policy, Policy)
@@ -57,13 +56,13 @@ def add_(  # noqa: PLR0913, PLR0917  one parameter for each option
     descriptor = _reserve(file)
     try:
         with os.fdopen(descriptor, "wb") as stream:
-            stream.write(enrol(oracle, name, days))
+            stream.write(add_runner(oracle, name))
             stream.flush()
             os.fsync(stream.fileno())
     except BaseException:
         file.unlink(missing_ok=True)
         raise
-    click.echo(f"added runner {name}; its credentials are in {file}, for `blind-oracle-relay enroll`")
+    click.echo(f"added runner {name}; within a day, on that host: blind-oracle-relay enroll {file}")
     if policy_add:
         click.echo(f"{oracle.policy}: runners.{name} added; a running oracle takes it when you send it SIGHUP")
     elif name not in policy.runners:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from agentproxy.admin.dev.freshkeys import ALGORITHMS, fresh_subkey
 from agentproxy.admin.dev.place import RUNNER, Place
-from agentproxy.admin.enrolment import enrol
+from agentproxy.admin.enrolment import add_runner, enrol_again, is_known
 from agentproxy.admin.importing import KeyImport
 from agentproxy.admin.intake import take_key
 from agentproxy.admin.layout import load_oracle, load_signer
@@ -15,13 +15,11 @@ from agentproxy.admin.policyfile import add, key_addition, runner_addition
 from agentproxy.admin.statedirectory import Wanted, create
 from agentproxy.protocol.errors import ConfigError
 from agentproxy.runtime.files import write_atomically
-from relay.enrolment import enrol as enrol_relay
-from relay.enrolment import places_for, read_enrolment
+from relay.enrolment import enrol, places_for, read_enrolment
 
-__all__ = ["make"]
+__all__ = ["enrol_relay", "make"]
 
 _HOSTS = ("127.0.0.1", "::1", "localhost")
-_CREDENTIAL_DAYS = 30
 _LEGACY = "legacy"
 _DEADLINE_SECONDS = 10  # shorter than a build server's: whoever stops the oracle to see what happens is watching
 
@@ -56,14 +54,26 @@ def _fill(place: Place, contents: Mapping[str, bytes]) -> None:
         imported = take_key(oracle, signer, KeyImport(name, contents.get(name) or fresh_subkey(name)))
         add(oracle.policy, key_addition(name, imported.entry.fingerprint, _LEGACY if name == _LEGACY else "modern"))
     add(oracle.policy, runner_addition(RUNNER, list(contents or ALGORITHMS)))
+    place.relay.mkdir(mode=0o700)
+
+
+def enrol_relay(place: Place) -> None:
+    """Enrol the build server, unless it is; the oracle must run.
+
+    Raises:
+        ConfigError: with a reason and a hint.
+    """
+    if place.relay_config.exists():
+        return
+    oracle = load_oracle(place.layout.oracle_config)
     file = place.root / f"{RUNNER}.enrolment"
+    make_file = enrol_again if is_known(oracle, RUNNER) else add_runner
     try:
-        write_atomically(file, enrol(oracle, RUNNER, _CREDENTIAL_DAYS), 0o600)
+        write_atomically(file, make_file(oracle, RUNNER), 0o600)
         places = places_for(place.relay_config)
-        enrol_relay(read_enrolment(file), places, replace=False, deadline_seconds=_DEADLINE_SECONDS)
+        enrol(read_enrolment(file), places, replace=True, deadline_seconds=_DEADLINE_SECONDS)
     finally:
         file.unlink(missing_ok=True)
-    place.relay.chmod(0o700)
 
 
 def _read(file: Path) -> bytes:

@@ -1,0 +1,1 @@
+"""The steps, named in order; alembic finds them by their `revision`."""

@@ -1,0 +1,160 @@
+"""Where the relay keeps its credentials: certificate, key, token and authority change together or not at all.
+
+Each set is a directory of its own, complete and on disk before the link `current` is renamed to it. A crash leaves the
+old set or the new one, and at most a directory that nothing points at.
+"""
+
+import contextlib
+import os
+import secrets
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+
+from agentproxy.protocol.errors import ConfigError
+from agentproxy.protocol.messages import Credentials
+from agentproxy.runtime.files import write_atomically
+from agentproxy.runtime.tls import client_context
+
+__all__ = ["CredentialSet", "CredentialStore", "credentials_directory"]
+
+_CURRENT = "current"
+
+
+def credentials_directory(state: Path) -> Path:
+    """Where a relay with this state directory has them: it can write there, and perhaps nowhere else."""
+    return state / "credentials"
+
+
+@dataclass(frozen=True, slots=True)
+class CredentialSet:
+    """The files of one set, in one directory."""
+
+    directory: Path
+
+    @property
+    def authority(self) -> Path:
+        """Who issues the oracles' certificates, PEM."""
+        return self.directory / "authority.crt"
+
+    @property
+    def certificate(self) -> Path:
+        """Ours, PEM."""
+        return self.directory / "client.crt"
+
+    @property
+    def key(self) -> Path:
+        """Its key, PEM, for us alone."""
+        return self.directory / "client.key"
+
+    @property
+    def token(self) -> Path:
+        """One line, for us alone."""
+        return self.directory / "token"
+
+    @property
+    def origin(self) -> str:
+        """What `CredentialStore.replace` was told; empty when there is nothing."""
+        try:
+            return (self.directory / "origin").read_text("ascii")
+        except OSError:
+            return ""
+
+    def write(self, credentials: Credentials, origin: str = "") -> None:
+        """Write all four and check that they belong together.
+
+        Raises:
+            ConfigError: key and certificate do not belong together, or are damaged.
+            OSError: they cannot be written.
+        """
+        write_atomically(self.directory / "origin", origin.encode("ascii"), 0o600)
+        write_atomically(self.authority, credentials.authority.encode(), 0o644)
+        write_atomically(self.certificate, credentials.certificate.encode(), 0o644)
+        write_atomically(self.key, credentials.private_key.encode(), 0o600)
+        write_atomically(self.token, f"{credentials.token}\n".encode(), 0o600)
+        client_context(self.authority, self.certificate, self.key)
+
+
+class CredentialStore:
+    """The sets of one relay.
+
+    Args:
+        directory: for this alone; made when it is missing.
+    """
+
+    def __init__(self, directory: Path) -> None:
+        self._directory = directory
+
+    @property
+    def current(self) -> CredentialSet:
+        """The set in use, by the path that stays the same."""
+        return CredentialSet(self._directory / _CURRENT)
+
+    @property
+    def is_present(self) -> bool:
+        """Whether there is a set."""
+        return self.current.token.exists()
+
+    def replace(self, credentials: Credentials, origin: str = "") -> str:
+        """Put new credentials in the place of the present ones, whose files stay until `tidy`. It blocks.
+
+        Args:
+            origin: kept with them: which enrolment file they came from.
+
+        Returns:
+            The name of the set that was in use, for `restore`; empty when there was none.
+
+        Raises:
+            ConfigError: they are damaged, or cannot be written; the present ones stay.
+        """
+        fresh = CredentialSet(self._directory / secrets.token_hex(8))
+        try:
+            self._directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+            fresh.directory.mkdir(mode=0o700)
+            fresh.write(credentials, origin)
+            before = self._in_use()
+            self._point_to(fresh.directory.name)
+        except OSError as error:
+            self._remove(fresh.directory)
+            raise ConfigError(f"{error.filename or self._directory}: cannot be written: {error.strerror}") from error
+        except BaseException:
+            self._remove(fresh.directory)
+            raise
+        return before
+
+    def restore(self, name: str) -> None:
+        """Use an earlier set again, since the oracle does not take the present one. It blocks."""
+        if name and (self._directory / name).is_dir():
+            self._point_to(name)
+
+    def _in_use(self) -> str:
+        try:
+            return os.readlink(self._directory / _CURRENT)  # noqa: PTH115  the name itself
+        except OSError:
+            return ""
+
+    def tidy(self) -> None:
+        """Remove the sets that are not in use: after the present one was confirmed. It blocks."""
+        with contextlib.suppress(OSError):
+            kept = {_CURRENT, self._in_use()}
+            for entry in self._directory.iterdir():
+                if entry.name not in kept:
+                    self._remove(entry)
+
+    def _point_to(self, name: str) -> None:
+        link = self._directory / f".{name}"
+        link.symlink_to(name)
+        link.replace(self._directory / _CURRENT)
+        descriptor = os.open(self._directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
+    @staticmethod
+    def _remove(entry: Path) -> None:
+        if entry.is_dir() and not entry.is_symlink():
+            shutil.rmtree(entry, ignore_errors=True)
+        else:
+            with contextlib.suppress(OSError):
+                entry.unlink()

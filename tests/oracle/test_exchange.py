@@ -1,0 +1,248 @@
+"""Enrolment, renewal and replay, as a relay and an operator meet them."""
+
+import shutil
+import ssl
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+import sqlalchemy as sa
+import trio
+
+from agentproxy.oracle import doors, issuing, schema
+from agentproxy.oracle.changes import CertificateRevoked, RunnerDisabled, TokenRevoked, details_of
+from agentproxy.oracle.credentials import TokenKind
+from agentproxy.oracle.daemon import Oracle
+from agentproxy.protocol.errors import ConfigError, RemoteProtocolError
+from agentproxy.protocol.messages import Credentials, Rejected, RejectionCode, Signed, Welcome
+from agentproxy.protocol.signer_messages import CredentialRecord
+from agentproxy.runtime.streams import EndOfStream
+from tests.oracle.conftest import Running
+from tests.oracle.samples import sign
+from tests.oracle.signerserver import AUTHORITY, ED25519, FakeSigner
+from tests.oracle.world import SECONDS, Enrolled, World, connected, context, until
+
+
+@dataclass(frozen=True, slots=True)
+class Given:
+    """What an oracle gave."""
+
+    credentials: Credentials
+    directory: Path
+
+    def context(self) -> ssl.SSLContext:
+        made = ssl.create_default_context()
+        AUTHORITY.configure_trust(made)
+        file = self.directory / "given.pem"
+        file.write_text(self.credentials.certificate + self.credentials.private_key)
+        made.load_cert_chain(file)
+        return made
+
+
+def newcomer(running: Running) -> Enrolled:
+    return running.world.enrol("a", kind=TokenKind.BOOTSTRAP)
+
+
+async def hello(running: Running, who: Enrolled) -> object:
+    async with running.connect(who) as client:
+        return await client.hello(who.token)
+
+
+async def given(running: Running, who: Enrolled) -> Given:
+    await running.registry_is_seen()
+    answer = await hello(running, who)
+    assert isinstance(answer, Credentials)
+    return Given(answer, running.world.directory)
+
+
+async def use(running: Running, what: Given) -> object:
+    async with connected(running.address, what.context()) as client:
+        return await client.hello(what.credentials.token)
+
+
+def operations(running: Running) -> list[str]:
+    return [record.operation for record in running.signer.records]
+
+
+async def test_an_enrolment_file_gives_credentials_once_used_and_is_dead_then(
+    running: Running, caplog: pytest.LogCaptureFixture
+) -> None:
+    who = newcomer(running)
+    got = await given(running, who)
+    assert got.credentials.runner == "a"
+    async with connected(running.address, got.context()) as client:
+        assert isinstance(await client.hello(got.credentials.token), Welcome)
+        assert isinstance(await client.ask(sign(1, ED25519, distribution="el10-x")), Signed)
+    assert operations(running) == ["credentials_issued", "enrolled"]
+    for _ in range(2):
+        assert await hello(running, who) == Rejected(RejectionCode.CERTIFICATE_REVOKED)
+    assert caplog.text.count("an enrolment file was used again after its end") == 2
+    await until(lambda: operations(running)[2:] == ["hello"])  # one record a minute
+    assert running.signer.records[-1].asserted.token == who.token_id
+    assert not any(secret in caplog.text for secret in (who.token, got.credentials.token, "PRIVATE KEY"))
+
+
+async def test_a_file_works_again_as_long_as_nothing_it_gave_was_used(running: Running) -> None:
+    who = newcomer(running)
+    lost = await given(running, who)  # the relay was killed between receiving and storing
+    got = await given(running, who)
+    assert isinstance(await use(running, got), Welcome)
+    assert isinstance(await use(running, lost), Rejected)
+    assert isinstance(await use(running, got), Welcome)
+
+
+async def test_a_file_gives_nothing_but_credentials(running: Running) -> None:
+    who = newcomer(running)
+    await running.registry_is_seen()
+    async with running.connect(who) as client:
+        client.send(sign(1, ED25519))
+        client.send(sign(2, ED25519))
+        with trio.fail_after(SECONDS):
+            with suppress(EndOfStream, RemoteProtocolError):
+                while True:
+                    assert not isinstance(await client.receive(), Signed)
+    assert running.signer.signed == []
+
+
+async def test_a_file_cannot_be_asked_for_ever(running: Running, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(issuing, "MOST_PENDING", 2)
+    who = newcomer(running)
+    for _ in range(2):
+        await given(running, who)
+    assert await hello(running, who) == Rejected(RejectionCode.TOKEN_REVOKED)
+
+
+async def test_without_the_record_there_are_no_credentials_and_no_end_of_the_old(running: Running) -> None:
+    who = newcomer(running)
+    await running.registry_is_seen()
+    running.signer.log_trouble = "the disk is full"
+    assert await hello(running, who) == Rejected(RejectionCode.NOT_OPERATIONAL)
+    running.signer.log_trouble = ""
+    got = await given(running, who)
+    running.signer.log_trouble = "the disk is full"
+    assert await use(running, got) == Rejected(RejectionCode.NOT_OPERATIONAL)
+    running.signer.log_trouble = ""
+    assert isinstance(await use(running, got), Welcome)
+
+
+def age(running: Running, who: Enrolled, days: float) -> None:
+    """Let credentials be so old, of three days in all."""
+    created = datetime.now(UTC) - timedelta(days=days)
+    with running.world.registry._transaction() as connection:
+        for table in (schema.tokens, schema.certificates):
+            values = {
+                "created": schema_time(created),
+                "expires": schema_time(created + timedelta(days=3)),
+            }
+            connection.execute(sa.update(table).where(table.c.runner == "a").values(values))
+        connection.execute(sa.update(schema.generation).values(value=schema.generation.c.value + 1))
+
+
+def schema_time(moment: datetime) -> str:
+    return moment.strftime("%Y-%m-%dT%H:%M:%S.%fZ")
+
+
+async def test_credentials_are_renewed_over_the_stream_and_the_old_ones_end_after_the_overlap(
+    running: Running, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(doors, "KEEP_ALIVE_SECONDS", 0.05)
+    async with running.connect(running.a) as client:
+        assert isinstance(await client.hello(running.a.token), Welcome)
+        await trio.sleep(0.2)  # several looks at credentials that are young
+        age(running, running.a, 1.8)
+        await running.registry_is_seen()
+        await trio.sleep(0.2)  # … and at some of three fifths of their time
+        age(running, running.a, 2.2)
+        got = await client.receive()
+        assert isinstance(got, Credentials)
+        fresh = Given(got, running.world.directory)
+        assert isinstance(await client.ask(sign(1, ED25519, distribution="el10-x")), Signed)
+        assert isinstance(await use(running, fresh), Welcome)
+        assert operations(running) == ["credentials_issued", "renewed"]
+        assert isinstance(await client.ask(sign(2, ED25519, distribution="el10-x")), Signed)
+        old = running.world.registry.snapshot()
+        (entry,) = [entry for entry in old.tokens.values() if entry.id == running.a.token_id]
+        assert entry.expires is not None
+        assert timedelta(minutes=55) < entry.expires - datetime.now(UTC) < timedelta(minutes=65)
+        await trio.sleep(0.2)
+    assert operations(running) == ["credentials_issued", "renewed"]  # once, though the old ones are still old
+
+
+async def test_a_renewal_that_does_not_succeed_disturbs_nobody(
+    running: Running, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(doors, "KEEP_ALIVE_SECONDS", 0.05)
+    running.signer.log_trouble = "the disk is full"
+    async with running.connect(running.a) as client:
+        await client.hello(running.a.token)
+        age(running, running.a, 2.5)
+        await until(lambda: "credentials not renewed" in caplog.text)
+        running.signer.log_trouble = ""
+        assert isinstance(await client.receive(), Credentials)
+
+
+@pytest.mark.parametrize(
+    "revoke",
+    [
+        lambda a: TokenRevoked(a.token_id),
+        lambda a: CertificateRevoked(a.public_key_sha256),
+        lambda _: RunnerDisabled("a"),
+    ],
+    ids=["token", "certificate", "runner"],
+)
+async def test_yesterday_s_backup_of_the_registry_brings_nothing_revoked_back(
+    world: World, signer: FakeSigner, nursery: trio.Nursery, revoke: Callable[[Enrolled], object]
+) -> None:
+    who = world.enrol("a")
+    world.registry.close()
+    shutil.copy(world.directory / "registry.sqlite", world.directory / "yesterday")
+    change = revoke(who)
+    assert isinstance(change, TokenRevoked | CertificateRevoked | RunnerDisabled)
+    signer.log.append(CredentialRecord(3, datetime.now(UTC), change.operation, details_of(change)))
+    signer._sequence = 5
+    shutil.copy(world.directory / "yesterday", world.directory / "registry.sqlite")
+    oracle = Oracle(world.config)
+    nursery.start_soon(oracle.run)
+    with trio.fail_after(SECONDS):
+        await oracle.listening.wait()
+    async with connected(oracle.address, context(who.certificate)) as client:
+        assert isinstance(await client.hello(who.token), Rejected)
+
+
+async def test_a_log_that_ends_before_the_registry_stops_the_start(world: World, signer: FakeSigner) -> None:
+    with world.registry._transaction() as connection:
+        connection.execute(sa.insert(schema.applied).values(node="node", sequence=1000))
+    with trio.fail_after(SECONDS):
+        with pytest.raises(ConfigError, match="cannot be replayed into the registry: the log ends with record"):
+            await Oracle(world.config).run()
+
+
+async def test_without_a_signer_nobody_is_let_in_before_the_replay(
+    world: World, nursery: trio.Nursery, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("agentproxy.oracle.daemon.SIGNER_START_SECONDS", 0.1)
+    who = world.enrol("a")
+    oracle = Oracle(world.config)
+    nursery.start_soon(oracle.run)
+    with trio.fail_after(SECONDS):
+        await oracle.listening.wait()
+    async with connected(oracle.address, context(who.certificate)) as client:
+        assert await client.hello(who.token) == Rejected(RejectionCode.NOT_OPERATIONAL)
+    signer = FakeSigner(world.directory / "signer.sock")
+    await nursery.start(signer.serve)
+    await until(lambda: oracle._view.is_replayed)
+    async with connected(oracle.address, context(who.certificate)) as client:
+        assert isinstance(await client.hello(who.token), Welcome)
+
+
+async def test_what_another_process_recorded_and_did_not_make_is_made_while_we_serve(
+    running: Running, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    change = TokenRevoked(running.a.token_id)
+    running.signer.log.append(CredentialRecord(1, datetime.now(UTC), change.operation, details_of(change)))
+    running.signer._sequence += 1
+    await running.oracle._ledger.catch_up()
+    assert isinstance(await hello(running, running.a), Rejected)
