@@ -7,6 +7,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from tests.end_to_end.place import forget_home
+
 __all__ = ["Offline", "offline_machine"]
 
 _SECONDS = 120  # a DSA key takes some seconds, on a busy machine many more
@@ -67,4 +69,4 @@ def offline_machine() -> Iterator[Offline]:
         try:
             yield Offline(home)
         finally:
-            subprocess.run(["gpgconf", "--homedir", home, "--kill", "gpg-agent"], check=True, timeout=30)
+            forget_home(home)

@@ -14,7 +14,7 @@ from pathlib import Path
 from tests.admin.shell import Result, blind_oracle
 from tests.signer.logs import records_in
 
-__all__ = ["SECONDS", "System", "gpg_in", "system_with", "until"]
+__all__ = ["SECONDS", "System", "forget_home", "gpg_in", "system_with", "until"]
 
 SECONDS = 60  # no step of a test takes so long, also on a busy machine
 _LOOK_SECONDS = 0.02
@@ -84,6 +84,18 @@ class System:
             done = self.gpg("--status-fd", "1", "--verify", Path(name) / "sig", "-", text=text)
             return done.returncode == 0 and f"VALIDSIG {fingerprint} " in done.stdout
 
+    @contextmanager
+    def another_home(self) -> Iterator[Path]:
+        """A second GnuPG home for the same relay, with public keys only."""
+        with tempfile.TemporaryDirectory(prefix="bo", dir="/tmp", ignore_cleanup_errors=True) as name:
+            home = Path(name) / "home"
+            done = self.run("blind-oracle-relay", "setup", "--home", home)
+            assert done.returncode == 0, done.stderr
+            try:
+                yield home
+            finally:
+                forget_home(home)
+
     @property
     def keyring(self) -> str:
         """Everything that gpg has to say about the certificates in the build server's home."""
@@ -139,6 +151,12 @@ def system_with(keys: Mapping[str, Path], name: str = "s") -> Iterator[System]:
             yield system
         finally:
             system.stop()
+
+
+def forget_home(home: Path) -> None:
+    """Stop what gpg started for a home, and remove what it made below /run/user."""
+    for what in (("--kill", "all"), ("--remove-socketdir",)):
+        subprocess.run(["gpgconf", "--homedir", home, *what], check=False, capture_output=True, timeout=SECONDS)
 
 
 def gpg_in(home: Path, *words: str | Path, text: str = "") -> Done:

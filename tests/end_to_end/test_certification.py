@@ -6,7 +6,6 @@ would prove nothing.
 
 import hashlib
 import shutil
-import subprocess
 import tempfile
 import time
 from collections.abc import Iterator
@@ -18,7 +17,7 @@ from agentproxy.protocol.digests import Digest, HashAlgorithm
 from agentproxy.protocol.signatures import RsaSignature
 from tests.end_to_end.assuanclient import AssuanClient
 from tests.end_to_end.offline import Offline
-from tests.end_to_end.place import Done, System, gpg_in
+from tests.end_to_end.place import Done, System, forget_home, gpg_in
 
 UNPROTECTED = ("--pinentry-mode", "loopback", "--passphrase", "")
 ALIEN = "alien <alien@example.org>"
@@ -67,7 +66,7 @@ def owner(offline: Offline, alien: str) -> Iterator[Path]:
         try:
             yield home
         finally:
-            subprocess.run(["gpgconf", "--homedir", home, "--kill", "gpg-agent"], check=True, timeout=30)
+            forget_home(home)
 
 
 def listing(home: Path) -> str:

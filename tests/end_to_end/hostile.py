@@ -1,0 +1,50 @@
+"""A relay without scruples: it holds a runner's real credentials and asks the oracle for whatever it likes."""
+
+import secrets
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import trio
+
+from agentproxy.protocol.digests import Digest
+from agentproxy.protocol.keys import Keygrip
+from agentproxy.protocol.messages import FROM_ORACLE, FROM_RELAY, FromOracle, Sign, Welcome
+from agentproxy.runtime.streams import FramedStream
+from relay.config import load_config
+from relay.dial import Dialer
+from tests.end_to_end.place import SECONDS, System
+
+__all__ = ["HostileRelay", "hostile_relay"]
+
+
+class HostileRelay:
+    """One greeted connection to the oracle."""
+
+    def __init__(self, stream: FramedStream, welcome: Welcome) -> None:
+        self._stream = stream
+        self.welcome = welcome
+
+    async def sign(self, keygrip: str, digest: Digest) -> FromOracle:
+        """What the oracle answers; the relay's own refusals are not in the way."""
+        request = Sign(secrets.token_hex(16), Keygrip.parse(keygrip), digest, SECONDS * 1000)
+        self._stream.send_soon(FROM_RELAY.encode(request))
+        with trio.fail_after(SECONDS):
+            (payload,) = await self._stream.receive()
+        return FROM_ORACLE.decode(payload)
+
+
+@asynccontextmanager
+async def hostile_relay(system: System) -> AsyncIterator[HostileRelay]:
+    config = load_config(system.directory / "relay" / "relay.yaml")
+    dialer = Dialer(config)
+    stream = FramedStream(await dialer.connect(config.oracles[0]))
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(stream.run_sender)
+        stream.send_soon(FROM_RELAY.encode(dialer.hello()))
+        with trio.fail_after(SECONDS):
+            (payload,) = await stream.receive()
+        welcome = FROM_ORACLE.decode(payload)
+        assert isinstance(welcome, Welcome), welcome
+        yield HostileRelay(stream, welcome)
+        nursery.cancel_scope.cancel()
+    await stream.aclose()
