@@ -23,8 +23,9 @@ IDLE_SECONDS = 1800.0
 READ_BYTES = 4096  # four of Assuan's longest lines
 MAX_AHEAD = 16_384  # bytes that we take while gpg waits for a signature; no client sends any
 
-# gpg asks these about every key it knows. An answer of "not ours" is no refusal that a person would look for.
-_LOOKUPS = ("HAVEKEY", "KEYINFO", "READKEY", "GETINFO")
+# gpg asks these about every key it knows, and for a smartcard when nobody named a key. An answer of "not ours" is no
+# refusal that a person would look for.
+_LOOKUPS = ("HAVEKEY", "KEYINFO", "READKEY", "GETINFO", "command 'SCD'")
 
 
 async def converse(

@@ -41,3 +41,13 @@ async def test_many_gpg_share_one_connection_to_the_oracle(runner: Runner) -> No
         assert statuses == [0] * 40
         assert runner.oracle.connections == 1
         assert len(runner.oracle.requests) == 40
+
+
+async def test_gpg_that_looks_for_a_card_first_leaves_no_warning(
+    runner: Runner, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with runner.both():
+        signed = await runner.gpg("--detach-sign", "-o", "-", stdin=b"package")
+
+    assert signed.returncode == 0, signed.stderr.decode()
+    assert [record.getMessage() for record in caplog.records if record.levelname == "WARNING"] == []
