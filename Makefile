@@ -5,8 +5,10 @@ BIN := $(VENV)/bin
 
 .PHONY: setup demo test check bench fuzz format clean
 
+# Compiled here, since programs that start often, such as the relay, may run where they cannot write bytecode.
 setup: $(VENV)/installed
 	@./scripts/system-packages.sh
+	@$(BIN)/python -m compileall -q agentproxy relay
 
 $(VENV)/installed: requirements/dev.txt pyproject.toml
 	@./scripts/system-packages.sh python
