@@ -7,25 +7,26 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 TESTS = ROOT / "tests"
+PAGES = (*sorted(ROOT.glob("docs/*.md")), ROOT / "README.md")
 
 
 def test_every_test_that_the_threat_table_names_exists() -> None:
     text = (ROOT / "docs" / "SECURITY.md").read_text()
     named = set(re.findall(r"`(?:[\w/]+/)?(test_\w+)`", text))
-    there = {name for path in TESTS.rglob("test_*.py") for name in re.findall(r"def (test_\w+)\(", path.read_text())}
+    there = {name for path in TESTS.rglob("*.py") for name in re.findall(r"def (test_\w+)\(", path.read_text())}
 
     assert named
     assert named - there == set()
 
 
-@pytest.mark.parametrize("page", sorted(ROOT.glob("docs/*.md")) + [ROOT / "README.md"], ids=lambda page: page.name)
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_every_link_to_a_file_leads_somewhere(page: Path) -> None:
     links = re.findall(r"\]\((?!https?:)([^)#]+)", page.read_text())
 
     assert [link for link in links if not (page.parent / link).exists()] == []
 
 
-@pytest.mark.parametrize("page", sorted(ROOT.glob("docs/*.md")) + [ROOT / "README.md"], ids=lambda page: page.name)
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_every_file_of_tests_that_a_page_names_exists(page: Path) -> None:
     named = re.findall(r"`((?:tests|end_to_end|relay|oracle|signer|admin)/[\w/]+\.py)`", page.read_text())
 
