@@ -20,6 +20,12 @@ from agentproxy.protocol.errors import BlindOracleError, ConfigError
 __all__ = ["main"]
 
 FAILED, USAGE, INTERRUPTED = 1, 2, 130
+_COMPLETE = "_BLIND_ORACLE_COMPLETE"  # what click looks for
+
+_EPILOG = (
+    "Exit status: 0 done, 1 it did not work, or the answer is no, 2 wrong usage, 130 interrupted, 143 ended by "
+    "SIGTERM. `check` says 1 for warnings and 2 when somebody must act; docs/OPERATIONS.md has all of them."
+)
 
 # name: module below `commands` whose `command` it is, and what the overview says
 _COMMANDS: Mapping[str, tuple[str, str]] = {
@@ -30,6 +36,7 @@ _COMMANDS: Mapping[str, tuple[str, str]] = {
     "check": ("check", "Look at everything once a day: signer, keys, policy, certificates, log, disk."),
     "serve": ("serve", "Run the oracle."),
     "audit": ("audit", "Read and verify the audit log."),
+    "completion": ("completion", "Print what a shell needs to complete our words."),
     "dev": ("dev", "Try it all in one directory, without root."),
 }
 
@@ -70,13 +77,14 @@ def _group(words: Sequence[str]) -> click.Group:
     group = click.Group(
         "blind-oracle",
         help="Operate a Blind Oracle: it signs digests for build servers that hold no private key.",
-        epilog="Exit status: 0 done, 1 it did not work, 2 wrong usage, 130 interrupted.",
+        epilog=_EPILOG,
         context_settings={"help_option_names": ["-h", "--help"]},
     )
     group = click.version_option(__version__, "-V", "--version", prog_name="blind-oracle")(group)
-    completing = "_BLIND_ORACLE_COMPLETE" in os.environ
+    # A shell that completes a line says in COMP_WORDS what stands in it: only that command is imported then, too.
+    words = [*words, *os.environ.get("COMP_WORDS", "").split()] if _COMPLETE in os.environ else words
     for name, (module, summary) in _COMMANDS.items():
-        if completing or name in words:
+        if name in words:
             group.add_command(importlib.import_module(f"agentproxy.admin.commands.{module}").command, name)
         else:
             group.add_command(click.Command(name, short_help=summary))

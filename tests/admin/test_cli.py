@@ -1,8 +1,12 @@
+import importlib
 import os
+import re
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
+import click
 import pytest
 
 from tests.admin.shell import blind_oracle
@@ -59,3 +63,60 @@ def test_a_reader_that_leaves_early_sees_no_traceback() -> None:
         env=os.environ,
     )
     assert "Traceback" not in shown.stderr
+
+
+@pytest.mark.parametrize(
+    ("shell", "words"), [("bash", "complete -o nosort"), ("zsh", "#compdef"), ("fish", "complete --")]
+)
+def test_each_shell_gets_its_script(shell: str, words: str) -> None:
+    result = blind_oracle("completion", shell)
+    assert result.status == 0, result.errors
+    assert words in result.output
+    assert "blind-oracle" in result.output
+    assert blind_oracle("completion", "tcsh").status == 2
+
+
+@pytest.mark.parametrize(
+    ("line", "expected"),
+    [
+        ("blind-oracle po", {"policy"}),
+        ("blind-oracle key ex", {"export"}),
+        ("blind-oracle policy check --js", {"--json"}),
+    ],
+)
+def test_bash_completes_commands_and_options(line: str, expected: set[str]) -> None:
+    script = blind_oracle("completion", "bash").output.replace("$1", f"{sys.executable} -m agentproxy.admin")
+    place = len(line.split()) - 1
+    script += (
+        f"\nCOMP_WORDS=({line}); COMP_CWORD={place}; _blind_oracle_completion blind-oracle; echo ${{COMPREPLY[@]}}"
+    )
+    done = subprocess.run(["bash", "-c", script], capture_output=True, text=True, check=True, timeout=60)
+    assert set(done.stdout.split()) == expected, done.stderr
+
+
+def test_the_page_of_exit_statuses_names_real_commands() -> None:
+    page = (Path(__file__).parent.parent.parent / "docs" / "OPERATIONS.md").read_text()
+    commands = re.findall(r"^\| `blind-oracle ([a-z ]+)` \|", page, re.MULTILINE)
+    assert len(commands) >= 6
+    for command in commands:
+        assert blind_oracle(*command.split(), "--help").status == 0
+
+
+def test_no_option_takes_a_secret() -> None:
+    names = ("init", "key", "runner", "policy", "check", "serve", "audit", "completion", "dev")
+    options = {
+        option
+        for name in names
+        for each in _commands(importlib.import_module(f"agentproxy.admin.commands.{name}").command)
+        for parameter in each.params
+        for option in parameter.opts
+    }
+    secret = {option for option in options if re.search("pass|secret|token|private", option)}
+    assert secret <= {"--passphrase-file"}
+
+
+def _commands(command: click.Command) -> Iterator[click.Command]:
+    yield command
+    if isinstance(command, click.Group):
+        for each in command.commands.values():
+            yield from _commands(each)
