@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 import trio
 
 from agentproxy.oracle.config import TlsConfig
-from agentproxy.oracle.credentials import Credentials
+from agentproxy.oracle.credentials import Credentials, TokenKind
 from agentproxy.protocol.errors import ConfigError
 from agentproxy.protocol.expiry import expiry_notices
 from agentproxy.protocol.fields import KeyFacts
@@ -42,14 +42,20 @@ def tls_expiries(tls: TlsConfig) -> Expiries:
 def credential_expiries(credentials: Credentials) -> Expiries:
     """When each runner that may come loses its last token and its last certificate.
 
-    Only the last ones count: what was replaced is meant to end.
+    Only the last ones count: what was replaced is meant to end. Those of an enrolment file, which end within a day,
+    and those that a relay has not used yet do not.
     """
     found: Expiries = {}
+    passing = {
+        token.id
+        for token in credentials.tokens.values()
+        if token.kind is TokenKind.BOOTSTRAP or token.is_pending or token.revoked is not None
+    }
     for token in credentials.tokens.values():
-        if token.revoked is None:
+        if token.id not in passing:
             _keep_last(found, credentials, f"token of {token.runner}", token.runner, token.expires)
     for entry in credentials.certificates.values():
-        if entry.public_key_sha256 not in credentials.revoked_public_keys:
+        if entry.public_key_sha256 not in credentials.revoked_public_keys and entry.token not in passing:
             _keep_last(found, credentials, f"certificate of {entry.runner}", entry.runner, entry.expires)
     return found
 

@@ -8,7 +8,7 @@ import trio
 
 from agentproxy.oracle import expiries as module
 from agentproxy.oracle.config import TlsConfig
-from agentproxy.oracle.credentials import CertificateEntry, Credentials, RunnerEntry, TokenEntry
+from agentproxy.oracle.credentials import CertificateEntry, Credentials, RunnerEntry, TokenEntry, TokenKind
 from agentproxy.oracle.expiries import credential_expiries, key_expiries, warn_daily
 from tests.oracle.samples import LEGACY, MODERN
 from tests.oracle.world import AUTHORITY, until
@@ -54,6 +54,18 @@ def test_disabled_and_unknown_runners_and_revoked_certificates_do_not_count() ->
     )
     tokens = (token("1", "off", 5), token("2", "gone", 5))
     assert credential_expiries(picture(*tokens, certificates=certificates)) == {"certificate of a": end}
+
+
+def test_an_enrolment_file_and_what_no_relay_has_used_do_not_count() -> None:
+    bootstrap = replace(token("1", "a", 1), kind=TokenKind.BOOTSTRAP)
+    pending = replace(token("2", "a", 90), replaces="3")
+    certificates = tuple(
+        CertificateEntry(name * 32, name * 32, "a", NOW, NOW + timedelta(days=90), token_id)
+        for name, token_id in ((b"1", "1"), (b"2", "2"))
+    )
+    assert credential_expiries(picture(bootstrap, pending, certificates=certificates)) == {}
+    used = token("3", "a", 5)
+    assert credential_expiries(picture(bootstrap, pending, used)) == {"token of a": used.expires}
 
 
 def test_a_key_that_never_ends_is_known_as_such() -> None:
