@@ -8,10 +8,29 @@ import cattrs
 from agentproxy.protocol.errors import BlindOracleError, ConfigError
 from agentproxy.protocol.fields import Head
 from agentproxy.protocol.wire import new_converter
+from agentproxy.signer.segment import list_segments
 
-__all__ = ["read_heads"]
+__all__ = ["heads_of", "read_heads"]
 
 _MAX_BYTES = 1 << 20
+
+
+def heads_of(path: Path, directory: Path) -> tuple[Head, ...]:
+    """The saved heads in `path` that are about the log in `directory`: a relay keeps one for each of its oracles.
+
+    Raises:
+        ConfigError: none is, or one of the two cannot be read.
+    """
+    heads = read_heads(path)
+    try:
+        nodes = {segment.node for segment in list_segments(directory)}
+    except OSError as error:
+        raise ConfigError(f"{directory}: {error.strerror}", "auditors need to read it") from error
+    fitting = tuple(head for head in heads if head.node in nodes)
+    if nodes and not fitting:
+        others = ", ".join(sorted({head.node for head in heads})) or "nobody"
+        raise ConfigError(f"{path}: no head of {', '.join(sorted(nodes))} in it, but of {others}")
+    return fitting
 
 
 def read_heads(path: Path) -> tuple[Head, ...]:

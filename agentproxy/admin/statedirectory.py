@@ -18,6 +18,7 @@ from agentproxy.protocol.signer_messages import CertificateKind, Outcome
 from agentproxy.runtime.files import write_atomically
 from agentproxy.signer.authority import Authority, create_authority
 from agentproxy.signer.log import AuditLog
+from agentproxy.signer.logkey import open_log_key
 from agentproxy.signer.record import Entry
 
 __all__ = ["Wanted", "create", "own_hosts", "own_node"]
@@ -127,13 +128,15 @@ def _quoted(value: str) -> str:
 
 def _record(layout: Layout, wanted: Wanted, authority_sha256: str, public_key_sha256: str) -> None:
     """Begin the audit log with the credentials that it did not see being made."""
+    key = open_log_key(layout.signer / "audit.key")
     details = {
         "authority_sha256": authority_sha256,
         "server_public_key_sha256": public_key_sha256,
         "hosts": ",".join(wanted.hosts)[:1024],
         "uid": str(os.getuid()),
+        "audit_key": key.public.id.hex(),
     }
-    log = AuditLog.open(layout.audit, wanted.node)
+    log = AuditLog.open(layout.audit, wanted.node, key=key)
     try:
         log.append([Entry("initialized", Outcome.DONE, Asserted(channel="cli"), details=details)])
     finally:

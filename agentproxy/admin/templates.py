@@ -36,6 +36,9 @@ passphrases: passphrases            # one file for each protected key, named lik
 
 audit:
   directory: ../audit
+  rotate_bytes: 67108864            # a segment is sealed before it becomes larger than this,
+  rotate_days: 30                   # or when its first record is older
+  key: audit.key                    # signs checkpoints; made when it is missing
 
 authority:
   certificate: authority.crt

@@ -21,6 +21,7 @@ __all__ = [
     "FROM_SIGNER",
     "TO_SIGNER",
     "CertificateKind",
+    "CheckpointTaken",
     "CredentialRecord",
     "CredentialRecords",
     "DigestSigned",
@@ -37,6 +38,7 @@ __all__ = [
     "SignDigest",
     "Status",
     "StatusReport",
+    "TakeCheckpoint",
     "ToSigner",
 ]
 
@@ -162,6 +164,14 @@ class ListCredentialRecords:
 
 
 @dataclass(frozen=True, slots=True)
+class TakeCheckpoint:
+    """Sign the end of the audit log now; answered by `checkpoint_taken` or `not_done`."""
+
+    tag: ClassVar[str] = "take_checkpoint"
+    id: int
+
+
+@dataclass(frozen=True, slots=True)
 class Status:
     """How is the signer; answered by `status_report`."""
 
@@ -243,6 +253,22 @@ class CredentialRecords:
 
 
 @dataclass(frozen=True, slots=True)
+class CheckpointTaken:
+    """The end of the audit log, signed with the log's key; it is in the log's file of checkpoints too."""
+
+    tag: ClassVar[str] = "checkpoint_taken"
+    id: int
+    head: Head
+    time: datetime
+    key: bytes  # 32 bytes: SHA-256 of the public key's 32 octets
+    signature: bytes  # 64 bytes: Ed25519
+
+    def __post_init__(self) -> None:
+        if len(self.key) != 32 or len(self.signature) != 64:
+            raise RemoteProtocolError("checkpoint: expected a key's id of 32 bytes and a signature of 64")
+
+
+@dataclass(frozen=True, slots=True)
 class StatusReport:
     """What a health check wants to know of the signer."""
 
@@ -266,10 +292,12 @@ class NotDone:
     retryable: bool
 
 
-ToSigner = ListKeys | SignDigest | Record | Issue | ListCredentialRecords | Status
-FromSigner = Keys | DigestSigned | Recorded | Issued | CredentialRecords | StatusReport | NotDone
+ToSigner = ListKeys | SignDigest | Record | Issue | ListCredentialRecords | TakeCheckpoint | Status
+FromSigner = Keys | DigestSigned | Recorded | Issued | CredentialRecords | CheckpointTaken | StatusReport | NotDone
 
-TO_SIGNER: MessageCodec[ToSigner] = MessageCodec(ListKeys, SignDigest, Record, Issue, ListCredentialRecords, Status)
+TO_SIGNER: MessageCodec[ToSigner] = MessageCodec(
+    ListKeys, SignDigest, Record, Issue, ListCredentialRecords, TakeCheckpoint, Status
+)
 FROM_SIGNER: MessageCodec[FromSigner] = MessageCodec(
-    Keys, DigestSigned, Recorded, Issued, CredentialRecords, StatusReport, NotDone
+    Keys, DigestSigned, Recorded, Issued, CredentialRecords, CheckpointTaken, StatusReport, NotDone
 )

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from agentproxy.protocol.errors import RemoteProtocolError
 from agentproxy.protocol.fields import check_name
+from agentproxy.signer.loglimits import LogLimits
 
 __all__ = ["AuditConfig", "AuthorityConfig", "SignerConfig"]
 
@@ -22,10 +23,22 @@ class AuditConfig:
 
     directory: Path
     reserve_bytes: int = 16 * _MEBIBYTE  # refusals stop here, so that signatures still have room for their records
+    rotate_bytes: int = 64 * _MEBIBYTE  # a segment is sealed before it becomes larger than this …
+    rotate_days: int = 30  # … or when its first record is older than this
+    key: Path | None = None  # signs checkpoints, made when it is missing; left out: audit.key beside the authority's
 
     def __post_init__(self) -> None:
         if self.reserve_bytes < 0:
             raise RemoteProtocolError("reserve_bytes: expected 0 or more")
+        if not _MEBIBYTE <= self.rotate_bytes <= 1024 * _MEBIBYTE:
+            raise RemoteProtocolError("rotate_bytes: expected 1048576 (1 MiB) to 1073741824 (1 GiB)")
+        if not 1 <= self.rotate_days <= 366:
+            raise RemoteProtocolError("rotate_days: expected 1 to 366")
+
+    @property
+    def limits(self) -> LogLimits:
+        """The same for the pen."""
+        return LogLimits(self.reserve_bytes, self.rotate_bytes, self.rotate_days * 86_400)
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +62,11 @@ class SignerConfig:
     passphrases: Path | None = None  # directory of files named like the keys; systemd's credentials go before it
     peer_uids: tuple[int, ...] = field(default_factory=_own_uid_and_root)  # who may connect
     signing_threads: int = 0  # 0: one for each processor
+
+    @property
+    def audit_key(self) -> Path:
+        """What signs the audit log's checkpoints."""
+        return self.audit.key or self.authority.key.with_name("audit.key")
 
     def __post_init__(self) -> None:
         check_name(self.node, "node")

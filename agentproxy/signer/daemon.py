@@ -3,6 +3,7 @@
 import functools
 import logging
 import os
+from dataclasses import replace
 from datetime import UTC, datetime
 
 import trio
@@ -15,10 +16,12 @@ from agentproxy.runtime.files import read_private
 from agentproxy.runtime.serve import serve_until_stopped
 from agentproxy.runtime.unixsocket import bind
 from agentproxy.signer.authority import Authority
+from agentproxy.signer.checkpointfile import CHECKPOINT_SECONDS
 from agentproxy.signer.config import SignerConfig
 from agentproxy.signer.hardening import harden
 from agentproxy.signer.keyring import Keyring, open_keyring
-from agentproxy.signer.log import AuditLog, LogLimits, LogUnavailableError
+from agentproxy.signer.log import AuditLog, LogUnavailableError
+from agentproxy.signer.logkey import LogKey, open_log_key
 from agentproxy.signer.pipeline import Pipeline
 from agentproxy.signer.record import Entry
 from agentproxy.signer.requests import Requests
@@ -40,10 +43,10 @@ def run(config: SignerConfig) -> None:
     harden()
     keyring = open_keyring(config, datetime.now(UTC))
     authority = _open_authority(config)
-    limits = LogLimits(reserve_bytes=config.audit.reserve_bytes)
+    key = open_log_key(config.audit_key)
     try:
-        with AuditLog.open(config.audit.directory, config.node, limits) as log:
-            log.append([_keys_entry("signer_started", keyring)])
+        with AuditLog.open(config.audit.directory, config.node, config.audit.limits, key=key) as log:
+            log.append([_started_entry(keyring, key)])
             trio.run(_serve, config, keyring, authority, log)
             log.append([Entry("signer_stopped", Outcome.DONE)])
     except LogUnavailableError as error:
@@ -65,15 +68,24 @@ async def _serve(config: SignerConfig, keyring: Keyring, authority: Authority, l
     try:
         requests = Requests(config.node, keyring, authority, pipeline, config.audit.directory)
         server = Server(requests, config.peer_uids)
-        async with trio.open_nursery() as reloads:
+        async with trio.open_nursery() as reloads, trio.open_nursery() as checkpoints:
+            checkpoints.start_soon(_keep_checkpoints, pipeline)
             await serve_until_stopped(
                 functools.partial(_announced, server, listener),
                 drain=server.drain,
                 drain_seconds=DRAIN_SECONDS,
                 reload=functools.partial(reloads.start_soon, _reload, config, requests),
             )
+            checkpoints.cancel_scope.cancel()
     finally:
         pipeline.close()  # blocks: nothing else runs here any more
+
+
+async def _keep_checkpoints(pipeline: Pipeline) -> None:
+    # Under load each record's pen looks after it; this is for the last ones before a quiet time.
+    while True:
+        await trio.sleep(CHECKPOINT_SECONDS)
+        await trio.to_thread.run_sync(pipeline.keep_up)
 
 
 async def _announced(server: Server, listener: trio.SocketListener) -> None:
@@ -101,6 +113,11 @@ async def _reload(config: SignerConfig, requests: Requests) -> None:
     requests.keyring = keyring
     requests.note(_keys_entry("keys_reloaded", keyring))
     logger.info("keys reloaded, number=%d", len(keyring.facts))
+
+
+def _started_entry(keyring: Keyring, key: LogKey) -> Entry:
+    entry = _keys_entry("signer_started", keyring)
+    return replace(entry, details={**entry.details, "audit_key": key.public.id.hex()})
 
 
 def _keys_entry(operation: str, keyring: Keyring) -> Entry:

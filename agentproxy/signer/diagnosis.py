@@ -19,6 +19,8 @@ class DamageKind(enum.StrEnum):
     REORDERED = "reordered"
     CUT_OFF = "cut off"
     TORN = "torn"
+    FORGED = "forged"  # a checkpoint that the log's key did not sign
+    UNPROVEN = "unproven"  # records that a checkpoint must cover, and none does
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,12 +10,10 @@ and all that followed anew from memory, so that there is something dirty to writ
 """
 
 import contextlib
-import errno
 import mmap
 import os
 import stat
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from types import TracebackType
@@ -24,6 +22,10 @@ from typing import Self
 from agentproxy.protocol.errors import BackendError
 from agentproxy.protocol.fields import Head
 from agentproxy.protocol.signer_messages import Outcome
+from agentproxy.signer.checkpoint import Checkpoint
+from agentproxy.signer.checkpointfile import CheckpointFile, write_all
+from agentproxy.signer.logkey import LogKey
+from agentproxy.signer.loglimits import LogLimits, require_room
 from agentproxy.signer.record import AuditRecord, Entry, hash_of_line
 from agentproxy.signer.recovery import OpenedSegment, open_directory, open_last_segment, orphaned_tails
 from agentproxy.signer.segment import ChainEnd, Segment
@@ -36,15 +38,6 @@ MAX_UNSYNCED = 1 << 18  # bytes of records that nobody waits for, before they ar
 
 class LogUnavailableError(BackendError):
     """The record could not be written, so nothing that needs it may leave; a retry may help."""
-
-
-@dataclass(frozen=True, slots=True)
-class LogLimits:
-    """How large things may become."""
-
-    reserve_bytes: int = 64 << 20  # the last free bytes of the disk, which refusals and failures may not use
-    rotate_bytes: int = 64 << 20  # a segment is closed before it becomes larger than this
-    rotate_seconds: int = 30 * 86_400  # … or when its first record is older than this
 
 
 def _now() -> datetime:
@@ -60,6 +53,7 @@ class AuditLog:
     """
 
     def __init__(self, lock: int, opened: OpenedSegment, limits: LogLimits, clock: Callable[[], datetime]) -> None:
+        self._checkpoints: CheckpointFile | None = None
         self.trouble = ""
         self.head: Head | None = None
         self._lock = lock  # descriptor of the directory
@@ -73,9 +67,17 @@ class AuditLog:
 
     @classmethod
     def open(
-        cls, directory: Path, node: str, limits: LogLimits | None = None, clock: Callable[[], datetime] = _now
+        cls,
+        directory: Path,
+        node: str,
+        limits: LogLimits | None = None,
+        clock: Callable[[], datetime] = _now,
+        key: LogKey | None = None,
     ) -> Self:
         """Lock the directory, check the last segment, save and record what a crash tore off.
+
+        Args:
+            key: signs checkpoints; without it there are none.
 
         Raises:
             ConfigError: the directory is missing, cannot be written, is used by another signer or node, or is damaged.
@@ -85,6 +87,7 @@ class AuditLog:
         try:
             opened = open_last_segment(lock, directory, node, clock)
             log = cls(lock, opened, limits or LogLimits(), clock)
+            log._checkpoints = None if key is None else CheckpointFile.open(directory, node, key)
             tails = orphaned_tails(opened.segment)
             if tails:
                 log.append([Entry("recovered", Outcome.DONE, details=tail) for tail in tails])
@@ -110,12 +113,13 @@ class AuditLog:
         try:
             if self._broken:
                 self._repair()
-            kept = self._kept(entries)
+            kept = self._limits.kept(entries, self._fd)
             written = [entry for entry, keep in zip(entries, kept, strict=True) if keep]
             ends = iter(self._append(written, durable=durable) if written else [])
         except OSError as error:
             raise self._failed(error) from error
         self._dropped += len(entries) - len(written)
+        self.keep_up()
         return [self._place(next(ends)) if keep else None for keep in kept]
 
     def probe(self) -> None:
@@ -128,7 +132,7 @@ class AuditLog:
             if self._broken:
                 self._repair()
             if self.trouble:
-                self._try_disk()
+                require_room(self._fd, MAX_BATCH)
         except OSError as error:
             raise self._failed(error) from error
         self.trouble = ""
@@ -147,15 +151,37 @@ class AuditLog:
         except OSError as error:
             raise self._failed(error) from error
 
+    def keep_up(self, *, sealing: bool = False) -> None:
+        """Take a checkpoint if one is due."""
+        if self._checkpoints is not None:
+            self._checkpoints.keep_up(self.head, self._clock(), sealing=sealing)
+
+    def checkpoint(self) -> Checkpoint:
+        """Take a checkpoint of all that is written.
+
+        Raises:
+            LogUnavailableError: it or a record before it cannot be written, or the log is empty or has no key.
+        """
+        self.sync()
+        if self._checkpoints is None or self.head is None:
+            raise LogUnavailableError("this log takes no checkpoints: it has no key, or no record")
+        try:
+            return self._checkpoints.take(self.head, self._clock())
+        except OSError as error:
+            raise LogUnavailableError(f"no checkpoint can be written: {error.strerror}") from error
+
     def close(self) -> None:
-        """Sync and release the directory; errors have been told before."""
+        """Sync, take a last checkpoint and release the directory; errors have been told before."""
         try:
             if self._unsynced and not self._broken:
                 self._sync()
+            self.keep_up(sealing=True)
         except OSError:
             self.trouble = "the last records were not synced"
         finally:
             os.close(self._fd)
+            if self._checkpoints is not None:
+                self._checkpoints.close()
             os.close(self._lock)
 
     def __enter__(self) -> Self:
@@ -173,22 +199,6 @@ class AuditLog:
         self._tail = opened.tail
         self._born = opened.born
         self._unsynced = b""
-
-    def _try_disk(self) -> None:
-        space = os.fstatvfs(self._fd)
-        if space.f_flag & os.ST_RDONLY:
-            raise OSError(errno.EROFS, os.strerror(errno.EROFS))
-        if space.f_bavail * space.f_frsize < MAX_BATCH:
-            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-
-    def _kept(self, entries: Sequence[Entry]) -> list[bool]:
-        # Anybody with a certificate can cause refusals; only a signature may use the last free bytes.
-        optional = [entry.outcome is Outcome.REFUSED or entry.outcome is Outcome.FAILED for entry in entries]
-        if True not in optional:
-            return [True] * len(entries)
-        space = os.fstatvfs(self._fd)
-        enough = space.f_bavail * space.f_frsize > self._limits.reserve_bytes
-        return [enough or not may_go for may_go in optional]
 
     def _append(self, entries: Sequence[Entry], *, durable: bool) -> list[ChainEnd]:
         """Write entries, at least one, behind a record that counts what was left out before."""
@@ -217,7 +227,7 @@ class AuditLog:
         self._rotate_if_due(len(data))
         offset = self._durable_size + len(self._unsynced)
         self._broken = True  # until all of it is written: an exception leaves it so
-        _write_all(self._fd, data, offset)
+        write_all(self._fd, data, offset)
         if durable or len(self._unsynced) + len(data) > MAX_UNSYNCED:
             os.fdatasync(self._fd)
             self._durable_size = offset + len(data)
@@ -245,7 +255,7 @@ class AuditLog:
     def _repair(self) -> None:
         """Make the file again what it must be; see the module's docstring."""
         os.ftruncate(self._fd, self._durable_size)
-        _write_all(self._fd, self._tail + self._unsynced, self._durable_size - len(self._tail))
+        write_all(self._fd, self._tail + self._unsynced, self._durable_size - len(self._tail))
         os.fsync(self._fd)
         self._confirm_unsynced()
 
@@ -266,6 +276,7 @@ class AuditLog:
             return
         if self._unsynced:
             self._sync()
+        self.keep_up(sealing=True)
         segment = Segment.named(self._segment.path.parent, self._segment.node, self._end.sequence + 1)
         following = OpenedSegment.create(self._lock, segment, self._end, self._clock())
         with contextlib.suppress(OSError):  # the mode is a hint to people; what proves a segment is the chain
@@ -283,10 +294,3 @@ class AuditLog:
 def _left_out(count: int) -> Entry:
     details = {"suppressed": str(count)}
     return Entry("records_left_out", Outcome.DONE, reason="the disk was nearly full", details=details)
-
-
-def _write_all(descriptor: int, data: bytes, offset: int) -> None:
-    view = memoryview(data)
-    while view:
-        written = os.pwrite(descriptor, view, offset)
-        view, offset = view[written:], offset + written

@@ -19,6 +19,7 @@ from agentproxy.protocol.errors import BackendError
 from agentproxy.protocol.fields import Head
 from agentproxy.protocol.messages import FailureCode
 from agentproxy.protocol.signer_messages import FROM_SIGNER, FromSigner, NotDone
+from agentproxy.signer.checkpoint import Checkpoint
 from agentproxy.signer.log import AuditLog, LogUnavailableError
 from agentproxy.signer.record import Entry
 
@@ -110,6 +111,20 @@ class Pipeline:
         if self._log.trouble:
             with self._pen:
                 self._log.probe()
+
+    def checkpoint(self) -> Checkpoint:
+        """Sign the log's end. It blocks.
+
+        Raises:
+            LogUnavailableError: it cannot be written.
+        """
+        with self._pen:
+            return self._log.checkpoint()
+
+    def keep_up(self) -> None:
+        """Sign the log's end if that is due. It blocks."""
+        with self._pen:
+            self._log.keep_up()
 
     def close(self) -> None:
         """Finish what was submitted and end the threads; it blocks until then."""

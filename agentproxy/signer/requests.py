@@ -24,6 +24,7 @@ from agentproxy.protocol.messages import FailureCode
 from agentproxy.protocol.signatures import Signature
 from agentproxy.protocol.signer_messages import (
     FROM_SIGNER,
+    CheckpointTaken,
     CredentialRecords,
     DigestSigned,
     FromSigner,
@@ -39,6 +40,7 @@ from agentproxy.protocol.signer_messages import (
     SignDigest,
     Status,
     StatusReport,
+    TakeCheckpoint,
     ToSigner,
 )
 from agentproxy.protocol.wire import format_time
@@ -99,7 +101,7 @@ class Requests:
         except PipelineFullError:
             logger.warning("not recorded: %s", entry.operation)
 
-    def _draft(self, request: ToSigner, arrived: int) -> Draft:
+    def _draft(self, request: ToSigner, arrived: int) -> Draft:  # noqa: PLR0911  one return for each request
         """Do a request's work, in a worker thread. `TO_SIGNER` decodes nothing but these."""
         match request:
             case SignDigest():
@@ -113,6 +115,8 @@ class Requests:
             case ListKeys():
                 facts = tuple(self.keyring.facts.values())
                 return Draft(lambda _: Keys(request.id, self.node, facts, self.pipeline.head))
+            case TakeCheckpoint():
+                return self._checkpoint(request.id)
             case Status():
                 return Draft(functools.partial(self._status, request.id, self._trouble()))
 
@@ -188,6 +192,11 @@ class Requests:
             reply: FromSigner = NotDone(request.id, FailureCode.NOT_OPERATIONAL, str(error)[:1024], retryable=False)
         else:
             reply = CredentialRecords(request.id, self.node, page.records, page.through, last)
+        return Draft(lambda _: reply)
+
+    def _checkpoint(self, id_: int) -> Draft:
+        taken = self.pipeline.checkpoint()
+        reply = CheckpointTaken(id_, taken.head, taken.time, taken.key, taken.signature)
         return Draft(lambda _: reply)
 
     def _trouble(self) -> str:

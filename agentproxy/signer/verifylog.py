@@ -11,14 +11,16 @@ import itertools
 import os
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from multiprocessing import get_context
 from pathlib import Path
 
 from agentproxy.protocol.errors import ConfigError
 from agentproxy.protocol.fields import Head
+from agentproxy.signer.checkpointcheck import Proof, check_coverage, read_proof
 from agentproxy.signer.diagnosis import Damage, DamageKind, diagnose
 from agentproxy.signer.grammar import is_canonical
+from agentproxy.signer.logkey import LogPublicKey
 from agentproxy.signer.record import AuditRecord, hash_of_line
 from agentproxy.signer.segment import (
     ChainEnd,
@@ -47,6 +49,8 @@ class Report:
     head: Head | None  # the last proven record
     damage: Damage | None = None
     notes: tuple[str, ...] = ()  # worth a look, and no damage
+    checkpoints: int = 0  # that the given public keys signed
+    covered: int = 0  # sequence of the last record under one of them
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,13 +73,19 @@ class _Checked:
 
 
 def verify(
-    directory: Path, *, heads: Sequence[Head] = (), archived: bool = False, processes: int | None = None
+    directory: Path,
+    *,
+    heads: Sequence[Head] = (),
+    keys: Sequence[LogPublicKey] = (),
+    archived: bool = False,
+    processes: int | None = None,
 ) -> Report:
     """Check every record of the log in `directory`.
 
     Args:
         directory: holds the segments of one node.
         heads: places that must be in the log exactly so, from wherever they were kept.
+        keys: of the log, from outside: then every record up to the last checkpoint is proven to be the signer's.
         archived: accept that the oldest segments are not there.
         processes: how many to use; the usable processors unless given. A log of few megabytes is checked in this one.
 
@@ -86,9 +96,28 @@ def verify(
         segments = list_segments(directory)
         if not segments:
             raise ConfigError(f"{directory}: no audit log here", "segments are named NODE-000000000001.jsonl")
-        return _verify(segments, heads, archived=archived, processes=processes)
+        # Before the segments are listed for good: a running signer may go on to a new one meanwhile.
+        proof = read_proof(directory, segments[0].node, keys) if keys else None
+        segments = list_segments(directory)
+        report = _verify(segments, [*heads, *(proof.heads if proof else ())], archived=archived, processes=processes)
     except OSError as error:
         raise ConfigError(f"{error.filename or directory}: {error.strerror}", "auditors need to read it") from error
+    return report if proof is None else _with_proof(report, proof, segments)
+
+
+def _with_proof(report: Report, proof: Proof, segments: list[Segment]) -> Report:
+    notes = list(report.notes)
+    if report.head is not None and report.head.sequence > proof.covered:
+        notes.append(f"records from {proof.covered + 1} on are under no checkpoint yet")
+    if proof.torn:
+        notes.append("the last checkpoint is cut: the signer was stopped while it wrote, or is writing now")
+    return replace(
+        report,
+        damage=report.damage or proof.damage or check_coverage(segments, proof),
+        notes=tuple(notes),
+        checkpoints=len(proof.heads),
+        covered=proof.covered,
+    )
 
 
 def _verify(segments: list[Segment], heads: Sequence[Head], *, archived: bool, processes: int | None) -> Report:

@@ -111,3 +111,35 @@ def test_what_is_no_head_is_refused(log: Path, content: str, tmp_path: Path) -> 
 def test_a_directory_without_a_log_is_refused(tmp_path: Path) -> None:
     assert "no audit log here" in blind_oracle("audit", "verify", tmp_path).errors
     assert "No such file" in blind_oracle("audit", "tail", tmp_path / "gone").errors
+
+
+def test_init_prints_the_logs_public_key_and_verify_takes_it(short: Path) -> None:
+    made = blind_oracle("init", short / "s", "--node", "n1")
+    assert made.status == 0, made.errors
+    environment = {"BLIND_ORACLE_CONFIG": str(short / "s" / "oracle.yaml")}
+    key = blind_oracle("audit", "key", environment=environment).output
+    assert key.startswith("-----BEGIN PUBLIC KEY-----\n")
+    assert key in made.output
+    (short / "kept.pub").write_text(key)
+    result = blind_oracle("audit", "verify", "--public-key", short / "kept.pub", environment=environment)
+    assert result.status == 0, result.errors
+    assert "1 checkpoints up to record 1" in result.output
+    taken = blind_oracle("audit", "checkpoint", environment=environment)
+    assert taken.status == 0, taken.errors
+    assert json.loads(taken.output)["sequence"] == 2
+    plain = blind_oracle("audit", "verify", "--json", "--public-key", short / "kept.pub", environment=environment)
+    assert json.loads(plain.output)["covered"] == 3
+
+
+def test_a_relays_file_has_heads_of_other_oracles_too(log: Path, tmp_path: Path) -> None:
+    head = json.loads(blind_oracle("audit", "verify", log, "--json").output)["head"]
+    other = {"node": "n2", "sequence": 5, "hash": "00" * 32}
+    (tmp_path / "heads.json").write_text(json.dumps({"heads": [other, head]}))
+    result = blind_oracle("audit", "verify", log, "--head", tmp_path / "heads.json")
+    assert result.status == 0, result.errors
+    assert "1 saved head found in it" in result.output
+    (tmp_path / "heads.json").write_text(json.dumps({"heads": [other]}))
+    assert (
+        "no head of n1 in it, but of n2"
+        in blind_oracle("audit", "verify", log, "--head", tmp_path / "heads.json").errors
+    )

@@ -18,6 +18,7 @@ from agentproxy.protocol.messages import FailureCode
 from agentproxy.protocol.signatures import EddsaSignature
 from agentproxy.protocol.signer_messages import (
     CertificateKind,
+    CheckpointTaken,
     DigestSigned,
     Issue,
     Issued,
@@ -30,13 +31,26 @@ from agentproxy.protocol.signer_messages import (
     SignDigest,
     Status,
     StatusReport,
+    TakeCheckpoint,
 )
+from agentproxy.signer.checkpoint import Checkpoint
+from agentproxy.signer.logkey import read_public_key
 from agentproxy.signer.record import signature_sha256
 from agentproxy.signer.verify import check
 from agentproxy.signer.verifylog import verify
 from tests.signer.conftest import GnupgHome
-from tests.signer.logs import records_in
-from tests.signer.running import BOUND_SECONDS, Client, sign_request, signer, start, state, write_config, write_keys
+from tests.signer.logs import records_in, write_log
+from tests.signer.running import (
+    BOUND_SECONDS,
+    Client,
+    logs_of,
+    sign_request,
+    signer,
+    start,
+    state,
+    write_config,
+    write_keys,
+)
 
 
 def test_a_signature_comes_with_the_head_that_holds_its_record(home: GnupgHome) -> None:
@@ -50,7 +64,11 @@ def test_a_signature_comes_with_the_head_that_holds_its_record(home: GnupgHome) 
         check(keys.keys[0].public_key, Digest(HashAlgorithm.SHA512, (5).to_bytes(64, "big")), answer.signature)
         started, signed, stopped = records_in(directory / "audit")
         assert started["operation"] == "signer_started"
-        assert started["details"] == {"version": "0.1.0", "key.ed25519": home.fingerprints["ed25519"]}
+        assert started["details"] == {
+            "version": "0.1.0",
+            "key.ed25519": home.fingerprints["ed25519"],
+            "audit_key": read_public_key(directory / "audit" / "node-1.pub").id.hex(),
+        }
         assert signed["key"] == "ed25519"
         assert signed["request"] == f"{5:032x}"
         assert signed["digest"] == (5).to_bytes(64, "big").hex()
@@ -265,3 +283,51 @@ def _run(directory: Path) -> tuple[int, str]:
     process = start(directory)
     _, errors = process.communicate(timeout=BOUND_SECONDS)
     return process.returncode, errors.decode()
+
+
+def test_a_checkpoint_is_signed_on_request_and_at_the_end(home: GnupgHome) -> None:
+    with state(home, "ed25519") as directory:
+        with signer(directory), Client(directory) as client:
+            client.sign(home.grips["ed25519"])
+            taken = client.ask(TakeCheckpoint(client.next_id()))
+        key = read_public_key(directory / "audit" / "node-1.pub")
+        assert isinstance(taken, CheckpointTaken)
+        assert Checkpoint(taken.head, taken.time, taken.key, taken.signature).is_signed_by(key)
+        assert taken.head.sequence == 2
+        report = verify(directory / "audit", keys=[key])
+        assert (report.damage, report.covered, report.records) == (None, 3, 3)
+        assert (directory / "audit.key").stat().st_mode & 0o777 == 0o600
+
+
+def test_a_log_from_before_checkpoints_gets_its_key_at_the_next_start(home: GnupgHome) -> None:
+    with state(home, "ed25519") as directory:
+        write_log(directory / "audit", 5)
+        assert not list((directory / "audit").glob("*.checkpoints"))
+        with signer(directory), Client(directory) as client:
+            client.ask(ListKeys(client.next_id()))
+        key = read_public_key(directory / "audit" / "node-1.pub")
+        assert verify(directory / "audit", keys=[key]).covered == 7
+
+
+def test_the_configuration_says_when_segments_are_sealed(home: GnupgHome) -> None:
+    small = {"directory": "audit", "reserve_bytes": 0, "rotate_bytes": 1 << 20}
+    with state(home, "ed25519", audit=small) as directory:
+        with signer(directory), Client(directory) as client:
+            details = {f"d{number}": "x" * 1024 for number in range(30)}
+            for _ in range(40):
+                record = Record(client.next_id(), "hello", Outcome.DONE, "", Asserted(), details=details)
+                assert isinstance(client.ask(record), Recorded)
+        assert len(logs_of(directory)) == 2
+        key = read_public_key(directory / "audit" / "node-1.pub")
+        report = verify(directory / "audit", keys=[key])
+        assert (report.damage, report.segments) == (None, 2)
+        assert report.checkpoints >= 3
+
+
+@pytest.mark.parametrize("wrong", [{"rotate_bytes": 5}, {"rotate_days": 0}, {"rotate_days": 400}])
+def test_a_rotation_that_makes_no_sense_is_refused(home: GnupgHome, wrong: dict[str, int]) -> None:
+    with state(home, "ed25519", audit={"directory": "audit", **wrong}) as directory:
+        process = start(directory)
+        _, errors = process.communicate(timeout=BOUND_SECONDS)
+        assert process.returncode == 78
+        assert next(iter(wrong)) in errors.decode()

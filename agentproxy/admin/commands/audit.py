@@ -8,23 +8,22 @@ import click
 from rich.console import Console
 from rich.table import Table
 
-from agentproxy.admin.heads import read_heads
+from agentproxy.admin.auditplace import configured, directory_argument, json_option
+from agentproxy.admin.heads import heads_of
 from agentproxy.admin.layout import config_option, load_oracle, load_signer
 from agentproxy.admin.records import COLUMNS, ends, follow, last_lines, summary
-from agentproxy.protocol.errors import RemoteProtocolError
+from agentproxy.admin.signeraccess import ask, signer_for
+from agentproxy.protocol.errors import ConfigError, RemoteProtocolError
 from agentproxy.protocol.fields import Head
+from agentproxy.protocol.signer_messages import CheckpointTaken, TakeCheckpoint
+from agentproxy.signer.checkpoint import Checkpoint
+from agentproxy.signer.logkey import public_key_path, read_public_key
 from agentproxy.signer.record import AuditRecord
 from agentproxy.signer.verifylog import Report, verify
 
 __all__ = ["command"]
 
-DIRECTORY_VARIABLE = "BLIND_ORACLE_AUDIT_DIR"
 _NOT_A_TERMINAL = 240  # columns, so that a file or a pipe gets whole lines
-
-_directory = click.argument(
-    "directory", type=click.Path(path_type=Path, file_okay=False), required=False, envvar=DIRECTORY_VARIABLE
-)
-_json = click.option("--json", "as_json", is_flag=True, help="For machines.")
 
 
 @click.group("audit")
@@ -36,14 +35,14 @@ def command() -> None:
 
 
 @command.command("tail")
-@_directory
+@directory_argument
 @click.option("-n", "number", type=click.IntRange(0), default=20, show_default=True, help="How many records.")
 @click.option("--follow", "-f", "following", is_flag=True, help="Go on with new records until Ctrl-C.")
-@_json
+@json_option
 @config_option
 def tail_(directory: Path | None, number: int, following: bool, as_json: bool, config: Path) -> None:  # noqa: FBT001  flags of the command line
     """Show the last records. What stands under "claimed" is a relay's word, and not proven."""
-    place = directory or _configured(config)
+    place = directory or configured(config)
     until = ends(place)
     lines = last_lines(until, number)
     if as_json or following:
@@ -55,7 +54,7 @@ def tail_(directory: Path | None, number: int, following: bool, as_json: bool, c
 
 
 @command.command("verify")
-@_directory
+@directory_argument
 @click.option(
     "--head",
     "head_files",
@@ -63,27 +62,57 @@ def tail_(directory: Path | None, number: int, following: bool, as_json: bool, c
     multiple=True,
     help="A saved head, such as a relay keeps: proves also that nothing was cut off or rewritten up to there.",
 )
+@click.option(
+    "--public-key",
+    "key_files",
+    type=click.Path(path_type=Path, dir_okay=False),
+    multiple=True,
+    help="The log's own public key, kept elsewhere: proves that its signer wrote what the signed checkpoints cover. "
+    "May be repeated where the key was replaced.",
+)
 @click.option("--archived", is_flag=True, help="Accept that the oldest segments were moved away.")
-@_json
+@json_option
 @config_option
 @click.pass_context
 def verify_(  # noqa: PLR0913, PLR0917  one parameter for each option
     context: click.Context,
     directory: Path | None,
     head_files: tuple[Path, ...],
+    key_files: tuple[Path, ...],
     archived: bool,  # noqa: FBT001  a flag of the command line
     as_json: bool,  # noqa: FBT001
     config: Path,
 ) -> None:
     """Check that every record is there, unchanged and in order. Exit status 1 says that the log is damaged."""
-    heads = [head for file in head_files for head in read_heads(file)]
-    report = verify(directory or _configured(config), heads=heads, archived=archived)
+    place = directory or configured(config)
+    heads = [head for file in head_files for head in heads_of(file, place)]
+    keys = [read_public_key(file) for file in key_files]
+    report = verify(place, heads=heads, keys=keys, archived=archived)
     click.echo(json.dumps(_plain(report)) if as_json else _words(report, len(heads)))
     context.exit(0 if report.damage is None else 1)
 
 
-def _configured(config: Path) -> Path:
-    return load_signer(load_oracle(config)).audit.directory
+@command.command("key")
+@config_option
+def key_(config: Path) -> None:
+    """Print the log's public key, for auditors to keep on another machine: `audit verify --public-key` takes it."""
+    signer = load_signer(load_oracle(config))
+    path = public_key_path(signer.audit.directory, signer.node)
+    if not path.exists():
+        raise ConfigError(f"{path}: there is no key yet", "the signer makes it when it starts")
+    click.echo(read_public_key(path).pem.decode("ascii"), nl=False)
+
+
+@command.command("checkpoint")
+@config_option
+def checkpoint_(config: Path) -> None:
+    """Sign the log's end now, and print it: the signer does so by itself too, at least every five minutes."""
+    oracle = load_oracle(config)
+    with signer_for(oracle) as socket:
+        taken = ask(socket, TakeCheckpoint(0))
+    if not isinstance(taken, CheckpointTaken):
+        raise ConfigError("the signer gave another answer than was asked for")
+    click.echo(Checkpoint(taken.head, taken.time, taken.key, taken.signature).line().decode("ascii"))
 
 
 def _stream(lines: Iterable[bytes], *, as_json: bool) -> None:
@@ -113,7 +142,8 @@ def _words(report: Report, heads: int) -> str:
     if report.damage is None:
         last = f", head {report.head.sequence} {report.head.hash.hex()}" if report.head is not None else ""
         kept = f", {heads} saved head{'s' * (heads != 1)} found in it" if heads else ""
-        return f"whole: {report.records} records in {report.segments} segments{last}{kept}{notes}"
+        signed = f", {report.checkpoints} checkpoints up to record {report.covered}" if report.checkpoints else ""
+        return f"whole: {report.records} records in {report.segments} segments{last}{kept}{signed}{notes}"
     damage = report.damage
     where = f"{damage.path}: line {damage.line}" if damage.line else damage.path
     return (
@@ -139,6 +169,8 @@ def _plain(report: Report) -> dict[str, object]:
             "sequence": damage.sequence,
             "explanation": damage.explanation,
         },
+        "checkpoints": report.checkpoints,
+        "covered": report.covered,
         "notes": list(report.notes),
     }
 

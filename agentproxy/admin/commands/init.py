@@ -7,6 +7,7 @@ import click
 
 from agentproxy.admin.layout import CONFIG_VARIABLE
 from agentproxy.admin.statedirectory import Wanted, create, own_hosts, own_node
+from agentproxy.signer.logkey import public_key_path
 
 __all__ = ["command"]
 
@@ -29,6 +30,9 @@ def command(directory: Path, hosts: tuple[str, ...], listen: str, node: str | No
     """
     layout = create(directory, Wanted(node or own_node(), hosts or own_hosts(), listen))
     click.echo(f"made {directory}: a CA, a server certificate, an empty policy and an audit log")
+    public = public_key_path(layout.audit, node or own_node())
+    click.echo(f"the audit log's public key, for auditors to keep on another machine: {public}")
+    click.echo(public.read_text(), nl=False)
     click.echo("next:")
     click.echo(f"  export {CONFIG_VARIABLE}={shlex.quote(str(layout.oracle_config.absolute()))}")
     click.echo("  blind-oracle key import EXPORTED_SUBKEY --name modern --policy-add")

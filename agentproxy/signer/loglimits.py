@@ -1,0 +1,39 @@
+"""How large an audit log's parts may become, and what is left out when the disk is nearly full."""
+
+import errno
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from agentproxy.protocol.signer_messages import Outcome
+from agentproxy.signer.record import Entry
+
+__all__ = ["LogLimits", "require_room"]
+
+
+def require_room(descriptor: int, size: int) -> None:
+    """Raise OSError unless `size` bytes can be written to the file's disk, as far as that can be known."""
+    space = os.fstatvfs(descriptor)
+    if space.f_flag & os.ST_RDONLY:
+        raise OSError(errno.EROFS, os.strerror(errno.EROFS))
+    if space.f_bavail * space.f_frsize < size:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+@dataclass(frozen=True, slots=True)
+class LogLimits:
+    """How large things may become."""
+
+    reserve_bytes: int = 64 << 20  # the last free bytes of the disk, which refusals and failures may not use
+    rotate_bytes: int = 64 << 20  # a segment is closed before it becomes larger than this
+    rotate_seconds: int = 30 * 86_400  # … or when its first record is older than this
+
+    def kept(self, entries: Sequence[Entry], descriptor: int) -> list[bool]:
+        """Which of these the disk behind a file still has room for."""
+        # Anybody with a certificate can cause refusals; only a signature may use the last free bytes.
+        optional = [entry.outcome is Outcome.REFUSED or entry.outcome is Outcome.FAILED for entry in entries]
+        if True not in optional:
+            return [True] * len(entries)
+        space = os.fstatvfs(descriptor)
+        enough = space.f_bavail * space.f_frsize > self.reserve_bytes
+        return [enough or not may_go for may_go in optional]

@@ -1,0 +1,219 @@
+"""Whoever holds the log's public key sees what consistent hashes hide."""
+
+import json
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+
+from agentproxy.protocol.errors import ConfigError, RemoteProtocolError
+from agentproxy.signer.checkpoint import Checkpoint, checkpoints_path
+from agentproxy.signer.checkpointfile import CHECKPOINT_RECORDS, CHECKPOINT_SECONDS
+from agentproxy.signer.diagnosis import DamageKind
+from agentproxy.signer.log import AuditLog, LogLimits, LogUnavailableError
+from agentproxy.signer.logkey import LogKey, open_log_key, read_public_key
+from agentproxy.signer.verifylog import verify
+from tests.signer.logs import LIMITS, NODE, signed
+
+KEY = LogKey.generate()
+SMALL = LogLimits(reserve_bytes=0, rotate_bytes=2000)  # three records a segment
+
+
+def write(directory: Path, numbers: range, limits: LogLimits = LIMITS, key: LogKey | None = KEY) -> None:
+    with AuditLog.open(directory, NODE, limits, key=key) as log:
+        for number in numbers:
+            log.append([signed(number)])
+
+
+def checkpoints(directory: Path) -> list[Checkpoint]:
+    return [Checkpoint.parse(line) for line in checkpoints_path(directory, NODE).read_bytes().splitlines()]
+
+
+def rewrite(directory: Path, target: Path, limits: LogLimits = LIMITS, key: LogKey | None = None) -> None:
+    """What a thief of the log's directory does: another log with consistent hashes."""
+    target.mkdir()
+    write(target, range(100, 110), limits, key)
+    if key is None:
+        for kind in ("checkpoints", "pub"):
+            (target / f"{NODE}.{kind}").write_bytes((directory / f"{NODE}.{kind}").read_bytes())
+
+
+@pytest.fixture(name="log")
+def made_log(tmp_path: Path) -> Path:
+    (tmp_path / "log").mkdir()
+    write(tmp_path / "log", range(10))
+    return tmp_path / "log"
+
+
+def test_a_log_is_proven_by_its_public_key(log: Path) -> None:
+    report = verify(log, keys=[KEY.public])
+    assert (report.damage, report.records, report.covered) == (None, 10, 10)
+    assert read_public_key(log / f"{NODE}.pub").pem == KEY.public.pem
+
+
+def test_a_rewritten_log_with_consistent_hashes_does_not_fit_the_checkpoints(log: Path, tmp_path: Path) -> None:
+    rewrite(log, tmp_path / "other")
+    assert verify(tmp_path / "other").damage is None
+    damage = verify(tmp_path / "other", keys=[KEY.public]).damage
+    assert damage is not None
+    assert damage.kind is DamageKind.EDITED
+
+
+def test_a_log_with_checkpoints_of_another_key_is_forged(log: Path, tmp_path: Path) -> None:
+    rewrite(log, tmp_path / "other", key=LogKey.generate())
+    damage = verify(tmp_path / "other", keys=[KEY.public]).damage
+    assert damage is not None
+    assert damage.kind is DamageKind.FORGED
+    assert "another key" in damage.explanation
+
+
+def test_a_log_whose_checkpoints_were_taken_away_is_unproven(log: Path) -> None:
+    checkpoints_path(log, NODE).unlink()
+    damage = verify(log, keys=[KEY.public]).damage
+    assert damage is not None
+    assert damage.kind is DamageKind.UNPROVEN
+
+
+def test_finished_segments_without_their_checkpoints_are_unproven(tmp_path: Path) -> None:
+    write(tmp_path, range(10), SMALL)
+    path = checkpoints_path(tmp_path, NODE)
+    assert verify(tmp_path, keys=[KEY.public]).damage is None
+    path.write_bytes(b"".join(path.read_bytes().splitlines(keepends=True)[:1]))
+    damage = verify(tmp_path, keys=[KEY.public]).damage
+    assert damage is not None
+    assert (damage.kind, damage.sequence) == (DamageKind.UNPROVEN, checkpoints(tmp_path)[0].head.sequence + 1)
+
+
+def test_each_segment_ends_with_a_checkpoint(tmp_path: Path) -> None:
+    write(tmp_path, range(10), SMALL)
+    segments = sorted(tmp_path.glob("*.jsonl"))
+    ends = [json.loads(path.read_bytes().splitlines()[-1])["sequence"] for path in segments]
+    assert len(ends) > 2
+    assert set(ends) <= {checkpoint.head.sequence for checkpoint in checkpoints(tmp_path)}
+
+
+def test_a_cut_end_shows_when_its_checkpoint_is_there(log: Path) -> None:
+    (segment,) = log.glob("*.jsonl")
+    segment.write_bytes(b"".join(segment.read_bytes().splitlines(keepends=True)[:-2]))
+    damage = verify(log, keys=[KEY.public]).damage
+    assert damage is not None
+    assert (damage.kind, damage.sequence) == (DamageKind.CUT_OFF, 9)
+
+
+@pytest.mark.parametrize("old", [b'"sequence":10', b'"time":"2', b'"signature":"', b'"node":"node-1"', b'"hash":"'])
+def test_no_byte_of_a_checkpoint_can_change(log: Path, old: bytes) -> None:
+    path = checkpoints_path(log, NODE)
+    content = path.read_bytes()
+    at = content.rindex(old) + len(old)
+    changed = b"1" if content[at : at + 1] != b"1" else b"2"
+    path.write_bytes(content[:at] + changed + content[at + 1 :])
+    damage = verify(log, keys=[KEY.public]).damage
+    assert damage is not None
+    assert damage.kind is DamageKind.FORGED
+
+
+def test_checkpoints_in_another_order_are_forged(tmp_path: Path) -> None:
+    write(tmp_path, range(10), SMALL)
+    path = checkpoints_path(tmp_path, NODE)
+    path.write_bytes(b"".join(reversed(path.read_bytes().splitlines(keepends=True))))
+    damage = verify(tmp_path, keys=[KEY.public]).damage
+    assert damage is not None
+    assert (damage.kind, "follows" in damage.explanation) == (DamageKind.FORGED, True)
+
+
+def test_what_a_crash_tore_off_a_checkpoint_is_written_over(log: Path) -> None:
+    path = checkpoints_path(log, NODE)
+    with path.open("ab") as file:
+        file.write(b'{"checkpoint":1,"node":"no')
+    assert any("is cut" in note for note in verify(log, keys=[KEY.public]).notes)
+    write(log, range(10, 12))
+    report = verify(log, keys=[KEY.public])
+    assert (report.damage, report.covered, report.notes) == (None, 12, ())
+
+
+def test_a_replaced_key_needs_both_public_keys(log: Path) -> None:
+    other = LogKey.generate()
+    write(log, range(10, 12), key=other)
+    assert verify(log, keys=[other.public]).damage is not None
+    report = verify(log, keys=[KEY.public, other.public])
+    assert (report.damage, report.covered) == (None, 12)
+
+
+def test_a_checkpoint_is_due_after_so_many_records(tmp_path: Path) -> None:
+    with AuditLog.open(tmp_path, NODE, LIMITS, key=KEY) as log:
+        log.append([signed(0)])
+        for _ in range(3):
+            log.append([signed(1)] * (CHECKPOINT_RECORDS // 2))
+        assert [checkpoint.head.sequence for checkpoint in checkpoints(tmp_path)] == [1, 1001]
+
+
+def test_a_checkpoint_is_due_after_some_minutes_also_when_the_clock_jumps_back(tmp_path: Path) -> None:
+    start, step = datetime(2026, 1, 1, tzinfo=UTC), timedelta(seconds=CHECKPOINT_SECONDS)
+    times = [start]
+
+    with AuditLog.open(tmp_path, NODE, LIMITS, lambda: times[-1], key=KEY) as log:
+        for time in (start, start, start + step, start + step, start):
+            times.append(time)
+            log.append([signed(1)])
+        assert [checkpoint.head.sequence for checkpoint in checkpoints(tmp_path)] == [1, 3, 5]
+        log.append([signed(1)])
+        times.append(start + step)
+        log.keep_up()  # nothing was appended since
+        assert checkpoints(tmp_path)[-1].head.sequence == 6
+
+
+def test_a_checkpoint_that_cannot_be_written_stops_no_record(
+    tmp_path: Path, read_only_checkpoints: AuditLog, caplog: pytest.LogCaptureFixture
+) -> None:
+    log = read_only_checkpoints
+    for _ in range(3):
+        assert log.append([signed(1)])[0] is not None
+    with pytest.raises(LogUnavailableError, match="no checkpoint can be written"):
+        log.checkpoint()
+    assert len([entry for entry in caplog.records if "no checkpoint" in entry.message]) == 1
+
+
+@pytest.fixture
+def read_only_checkpoints(tmp_path: Path) -> Iterator[AuditLog]:
+    """A log whose disk takes records and no checkpoints, as a full quota of the one file would."""
+    (tmp_path / f"{NODE}.pub").write_bytes(KEY.public.pem)
+    with AuditLog.open(tmp_path, NODE, LIMITS, key=KEY) as log:
+        assert log._checkpoints is not None
+        descriptor = log._checkpoints._fd
+        with checkpoints_path(tmp_path, NODE).open("rb") as file:
+            log._checkpoints._fd = file.fileno()
+            yield log
+            log._checkpoints._fd = descriptor
+
+
+def test_a_log_without_a_key_says_that_it_takes_no_checkpoint(tmp_path: Path) -> None:
+    with AuditLog.open(tmp_path, NODE, LIMITS) as log, pytest.raises(LogUnavailableError, match="no checkpoints"):
+        log.checkpoint()
+
+
+def test_the_key_is_made_once_and_for_its_owner_only(tmp_path: Path) -> None:
+    path = tmp_path / "audit.key"
+    made = open_log_key(path)
+    assert path.stat().st_mode & 0o777 == 0o600
+    assert open_log_key(path).public.id == made.public.id
+    path.chmod(0o640)
+    with pytest.raises(ConfigError, match="others may read it"):
+        open_log_key(path)
+
+
+@pytest.mark.parametrize("content", [b"", b"-----BEGIN PRIVATE KEY-----\nAAAA\n-----END PRIVATE KEY-----\n"])
+def test_what_is_no_key_is_refused(tmp_path: Path, content: bytes) -> None:
+    path = tmp_path / "key"
+    path.write_bytes(content)
+    path.chmod(0o600)
+    with pytest.raises(ConfigError, match="expected an Ed25519 private key"):
+        open_log_key(path)
+    with pytest.raises(ConfigError, match="expected an Ed25519 public key"):
+        read_public_key(path)
+
+
+@pytest.mark.parametrize("line", [b"", b"{}", b"\xff", b'{"checkpoint":2}'])
+def test_what_is_no_checkpoint_is_refused(line: bytes) -> None:
+    with pytest.raises(RemoteProtocolError):
+        Checkpoint.parse(line)
