@@ -31,7 +31,8 @@ _EPILOG = (
 _COMMANDS: Mapping[str, tuple[str, str]] = {
     "init": ("init", "Make a state directory: CA, server certificate, example policy."),
     "key": ("key", "Import, list, show and export signing keys; name the key for a distribution."),
-    "runner": ("runner", "Add build servers."),
+    "runner": ("runner", "Add build servers, list them, and end what they may do."),
+    "token": ("token", "List, rotate and revoke the tokens of build servers."),
     "policy": ("policy", "Check the policy, and explain what it decides."),
     "check": ("check", "Look at everything once a day: signer, keys, policy, certificates, log, disk."),
     "serve": ("serve", "Run the oracle."),

@@ -15,6 +15,7 @@ from pathlib import Path
 from agentproxy.admin.signeraccess import ask, signer_for
 from agentproxy.oracle.changes import Change, RunnerAdded
 from agentproxy.oracle.config import OracleConfig, parse_address
+from agentproxy.oracle.credentials import Credentials
 from agentproxy.oracle.issuing import issued_change, new_token
 from agentproxy.oracle.journal import SignerJournal
 from agentproxy.oracle.registry import Registry
@@ -23,7 +24,7 @@ from agentproxy.protocol.fields import Asserted, Claims
 from agentproxy.protocol.signer_messages import CertificateKind, FromSigner, Issue, Issued, ToSigner
 from agentproxy.protocol.wire import format_time
 
-__all__ = ["BOOTSTRAP_DAYS", "RegistryDesk", "add_runner", "enrol_again", "is_known", "registry_desk"]
+__all__ = ["BOOTSTRAP_DAYS", "RegistryDesk", "add_runner", "enrol_again", "known_credentials", "registry_desk"]
 
 BOOTSTRAP_DAYS = 1  # how long an enrolment file can be used
 _ANYWHERE = frozenset({"0.0.0.0", "::"})  # noqa: S104  compared with, not bound
@@ -106,17 +107,20 @@ def add_runner(oracle: OracleConfig, name: str) -> bytes:
         return _file(addresses, desk.issue(name))
 
 
-def is_known(oracle: OracleConfig, name: str) -> bool:
-    """Whether the registry has a runner of this name.
+def known_credentials(oracle: OracleConfig, runner: str | None = None) -> Credentials:
+    """What the registry knows; with `runner`, which must be in it.
 
     Raises:
-        ConfigError: the registry cannot be used.
+        ConfigError: the registry cannot be used, or there is no such runner.
     """
     registry = Registry.open(oracle.registry)
     try:
-        return name in registry.snapshot().runners
+        credentials = registry.snapshot()
     finally:
         registry.close()
+    if runner is not None and runner not in credentials.runners:
+        raise ConfigError(f"no runner {runner}", "blind-oracle runner list shows them")
+    return credentials
 
 
 def enrol_again(oracle: OracleConfig, name: str) -> bytes:

@@ -1,15 +1,19 @@
 """`blind-oracle runner`."""
 
-import os
+from datetime import UTC, datetime
 from pathlib import Path
 
 import click
 
-from agentproxy.admin.enrolment import add_runner
+from agentproxy.admin.credentialrows import runner_row, runner_rows
+from agentproxy.admin.credentialtables import print_json, print_table, runner_cells, token_cells
+from agentproxy.admin.enrolment import add_runner, enrol_again, known_credentials, registry_desk
 from agentproxy.admin.layout import config_option, load_oracle
 from agentproxy.admin.policyfile import add, runner_addition
+from agentproxy.admin.secretfiles import write_secret
+from agentproxy.oracle.changes import CertificateRevoked, Change, RunnerDisabled, RunnerEnabled, RunnerRemoved
 from agentproxy.oracle.policy import Policy
-from agentproxy.protocol.errors import ConfigError
+from agentproxy.protocol.errors import ConfigError, RemoteProtocolError
 from agentproxy.runtime.config import load
 
 __all__ = ["command"]
@@ -17,7 +21,7 @@ __all__ = ["command"]
 
 @click.group("runner")
 def command() -> None:
-    """Add build servers."""
+    """Add build servers, list them, and end what they may do."""
 
 
 @command.command("add")
@@ -53,15 +57,7 @@ def add_(
     if policy_add:  # first: an entry without credentials does nothing, and can be tried again
         add(oracle.policy, addition)
     file = output or Path(f"{name}.enrolment")
-    descriptor = _reserve(file)
-    try:
-        with os.fdopen(descriptor, "wb") as stream:
-            stream.write(add_runner(oracle, name))
-            stream.flush()
-            os.fsync(stream.fileno())
-    except BaseException:
-        file.unlink(missing_ok=True)
-        raise
+    write_secret(file, lambda: add_runner(oracle, name))
     click.echo(f"added runner {name}; within a day, on that host: blind-oracle-relay enroll {file}")
     if policy_add:
         click.echo(f"{oracle.policy}: runners.{name} added; a running oracle takes it when you send it SIGHUP")
@@ -69,11 +65,93 @@ def add_(
         click.echo(f"for {oracle.policy}, without which it may do nothing:\n{addition.by_hand()}", nl=False)
 
 
-def _reserve(file: Path) -> int:
-    """Make the file before anything else, so that credentials never exist without a place for them."""
+@command.command("enroll")
+@click.argument("name")
+@click.option(
+    "--output", type=click.Path(path_type=Path), help="Where the enrolment file goes. [default: NAME.enrolment]"
+)
+@config_option
+def enroll_(name: str, output: Path | None, config: Path) -> None:
+    """Give the build server NAME another enrolment file: its host was made anew, or the day of the first one is over.
+
+    What it holds already stays good: revoke it when somebody else may have it.
+    """
+    oracle = load_oracle(config)
+    file = output or Path(f"{name}.enrolment")
+    write_secret(file, lambda: enrol_again(oracle, name))
+    click.echo(f"within a day, on that host: blind-oracle-relay enroll {file}")
+
+
+@command.command("list")
+@click.option("--json", "as_json", is_flag=True, help="For machines.")
+@config_option
+def list_(as_json: bool, config: Path) -> None:  # noqa: FBT001  a flag of the command line
+    """List all build servers."""
+    rows = runner_rows(known_credentials(load_oracle(config)), datetime.now(UTC))
+    if as_json:
+        print_json(rows)
+    else:
+        print_table(runner_cells(rows))
+
+
+@command.command("show")
+@click.argument("name")
+@click.option("--json", "as_json", is_flag=True, help="For machines.")
+@config_option
+def show_(name: str, as_json: bool, config: Path) -> None:  # noqa: FBT001  a flag of the command line
+    """Show the build server NAME with its tokens and certificates."""
+    row = runner_row(known_credentials(load_oracle(config), name), name, datetime.now(UTC))
+    if as_json:
+        print_json(row)
+    elif row is not None:
+        print_table(runner_cells([row]))
+        click.echo()
+        print_table(token_cells(row.tokens))
+        click.echo("\ncertificates, by the SHA-256 of their public keys:")
+        for certificate in row.certificates:
+            click.echo(f"{certificate.public_key_sha256}  {certificate.state}")
+
+
+@command.command("disable")
+@click.argument("name")
+@config_option
+def disable_(name: str, config: Path) -> None:
+    """Let the build server NAME do nothing until it is enabled; its connections end within a second."""
+    _change(config, RunnerDisabled(name), name)
+    click.echo(f"disabled runner {name}")
+
+
+@command.command("enable")
+@click.argument("name")
+@config_option
+def enable_(name: str, config: Path) -> None:
+    """Let the build server NAME work again, with the credentials that it has."""
+    _change(config, RunnerEnabled(name), name)
+    click.echo(f"enabled runner {name}")
+
+
+@command.command("remove")
+@click.argument("name")
+@config_option
+def remove_(name: str, config: Path) -> None:
+    """Remove the build server NAME: its tokens go, its certificates stay revoked for ever. The policy stays."""
+    _change(config, RunnerRemoved(name), name)
+    click.echo(f"removed runner {name}")
+
+
+@command.command("revoke-certificate")
+@click.argument("public_key_sha256", metavar="SHA256")
+@config_option
+def revoke_certificate_(public_key_sha256: str, config: Path) -> None:
+    """End every certificate with this public key (64 hex digits, as `runner show` tells them) for ever."""
     try:
-        return os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-    except FileExistsError as error:
-        raise ConfigError(f"{file}: is there already", "choose another with --output") from error
-    except OSError as error:
-        raise ConfigError(f"{file}: cannot be made: {error.strerror}") from error
+        change = CertificateRevoked(bytes.fromhex(public_key_sha256))
+    except (ValueError, RemoteProtocolError) as error:
+        raise ConfigError("SHA256: expected 64 hex digits", "blind-oracle runner show NAME shows them") from error
+    _change(config, change, None)
+    click.echo(f"revoked certificates with public key {public_key_sha256.lower()}")
+
+
+def _change(config: Path, change: Change, name: str | None) -> None:
+    with registry_desk(load_oracle(config)) as desk:
+        desk.change(change, name)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from agentproxy.admin.dev.freshkeys import ALGORITHMS, fresh_subkey
 from agentproxy.admin.dev.place import RUNNER, Place
-from agentproxy.admin.enrolment import add_runner, enrol_again, is_known
+from agentproxy.admin.enrolment import add_runner, enrol_again, known_credentials
 from agentproxy.admin.importing import KeyImport
 from agentproxy.admin.intake import take_key
 from agentproxy.admin.layout import load_oracle, load_signer
@@ -67,7 +67,7 @@ def enrol_relay(place: Place) -> None:
         return
     oracle = load_oracle(place.layout.oracle_config)
     file = place.root / f"{RUNNER}.enrolment"
-    make_file = enrol_again if is_known(oracle, RUNNER) else add_runner
+    make_file = enrol_again if RUNNER in known_credentials(oracle).runners else add_runner
     try:
         write_atomically(file, make_file(oracle, RUNNER), 0o600)
         places = places_for(place.relay_config)
