@@ -11,12 +11,11 @@ from pathlib import Path
 
 from bench import raw, relay_cost
 from bench.agent_load import pksign_p50_us, pksign_rate
-from bench.framed_load import Access, signing_rate
+from bench.framed_load import flood, signing_rate, single_p50_ms
 from bench.packages import Workload
 from bench.processes import cpu_seconds, private_kib
 from bench.rows import Row, at_least, at_most, print_table, shown, write
 from bench.sides import KEYS, Ours, Reference, ours, reference
-from relay.config import load_config
 
 RESULTS = Path(__file__).with_name("results") / "latest.json"
 ROOT = Path(__file__).parent.parent
@@ -28,6 +27,8 @@ ORACLE_GOAL = 0.60
 FOUR_RPMSIGN_GOAL = 0.23
 MEMORY_GOAL = 1.5
 START_GOAL = 2.0
+FAIRNESS_GOAL = 5.0  # "at most a few signatures"
+FLOOD = 2000
 
 
 class Bench:
@@ -52,6 +53,7 @@ class Bench:
         yield from self.rpmsign()
         yield self.four_rpmsign()
         yield from self.oracle_and_signer()
+        yield self.fairness()
         yield self.beside_idle_connections()
         yield self.relay_start()
 
@@ -120,11 +122,18 @@ class Bench:
         yield self._relay_cpu()
 
     def _framed_rate(self, name: str) -> float:
-        config = load_config(Path(self.ours.environment["BLIND_ORACLE_RELAY_CONFIG"]))
-        first = config.oracles[0]
-        token = config.token.read_text().strip()
-        access = Access(first.address, first.server_name, config.authority, config.certificate, config.key, token)
-        return signing_rate(access, self.ours.keys[name].keygrip, self.seconds)
+        return signing_rate(self.ours.access(), self.ours.keys[name].keygrip, self.seconds)
+
+    def fairness(self) -> Row:
+        """What another runner's mass rebuild costs one signature."""
+        second, keygrip = self.ours.second_runner(), self.ours.keys["rsa4096"].keygrip
+        beside, alone = [], []
+        for _ in self.rounds:
+            alone.append(single_p50_ms(second, keygrip, 20))
+            with flood(self.ours.access(), keygrip, FLOOD):
+                beside.append(single_p50_ms(second, keygrip, 20))
+        what = f"one signature beside another runner's {FLOOD} digests, ms, rsa4096, to an idle oracle"
+        return at_most(what, beside, alone, FAIRNESS_GOAL)
 
     def _relay_cpu(self) -> Row:
         before = cpu_seconds(self.ours.pids["relay"])

@@ -5,20 +5,26 @@ It bypasses relay and gpg, so that oracle and signer together can be held agains
 
 import socket
 import ssl
+import threading
 import time
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import median
 
 from agentproxy.protocol.digests import Digest, HashAlgorithm
 from agentproxy.protocol.frames import FrameReader, encode_frame
 from agentproxy.protocol.keys import Keygrip
 from agentproxy.protocol.messages import FROM_ORACLE, FROM_RELAY, PROTOCOL_VERSION, Hello, Sign, Welcome
 
-__all__ = ["Access", "signing_rate"]
+__all__ = ["Access", "FramedClient", "flood", "signing_rate", "single_p50_ms"]
 
 _WINDOW = 32  # requests in flight: enough to keep both cores busy, few enough for any oracle's limit
 _PLACEHOLDER = "f" * 32
+_PER_CONNECTION = 250  # below what one connection may have in flight
 _ANSWER_SECONDS = 60.0
+_REMAINING_MS = 60_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,65 +39,112 @@ class Access:
     token: str
 
 
-def _connect(access: Access) -> ssl.SSLSocket:
-    context = ssl.create_default_context(cafile=str(access.authority))
-    context.load_cert_chain(access.certificate, access.key)
-    host, _, port = access.address.rpartition(":")
-    plain = socket.create_connection((host, int(port)), timeout=_ANSWER_SECONDS)
-    plain.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-    return context.wrap_socket(plain, server_hostname=access.server_name)
+class FramedClient:
+    """One connection to the oracle, and requests to sign with one key.
 
+    Args:
+        access: whom to ask, and as which runner.
+        keygrip: of the key that signs.
+    """
 
-def _payloads(stream: ssl.SSLSocket, reader: FrameReader) -> list[bytes]:
-    """Every whole payload there is, at least one."""
-    payloads: list[bytes] = []
-    while not payloads:
-        data = stream.recv(262_144)
-        if not data:
-            raise RuntimeError("the oracle closed the connection")
-        reader.receive_data(data)
-        while (payload := reader.next_payload()) is not None:
-            payloads.append(payload)
-    return payloads
-
-
-def _welcomed(stream: ssl.SSLSocket, reader: FrameReader, token: str) -> Welcome:
-    stream.sendall(encode_frame(FROM_RELAY.encode(Hello(PROTOCOL_VERSION, token, "bench"))))
-    match FROM_ORACLE.decode(_payloads(stream, reader)[0]):
-        case Welcome() as welcome:
-            return welcome
-        case answer:
+    def __init__(self, access: Access, keygrip: str) -> None:
+        self._template = encode_frame(FROM_RELAY.encode(_request(keygrip)))
+        self._reader = FrameReader()
+        self._prefix = time.time_ns()
+        self._sent = 0
+        context = ssl.create_default_context(cafile=str(access.authority))
+        context.load_cert_chain(access.certificate, access.key)
+        host, _, port = access.address.rpartition(":")
+        plain = socket.create_connection((host, int(port)), timeout=_ANSWER_SECONDS)
+        plain.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        self._stream = context.wrap_socket(plain, server_hostname=access.server_name)
+        self._stream.sendall(encode_frame(FROM_RELAY.encode(Hello(PROTOCOL_VERSION, access.token, "bench"))))
+        answer = FROM_ORACLE.decode(self._payloads()[0])
+        if answer.tag != Welcome.tag:
             raise RuntimeError(f"no welcome: {answer}")
+
+    def close(self) -> None:
+        """End the connection."""
+        self._stream.close()
+
+    def ask(self, count: int) -> None:
+        """Send `count` requests in one write."""
+        frames = []
+        for _ in range(count):
+            self._sent += 1
+            frames.append(self._template.replace(_PLACEHOLDER.encode(), b"%020x%012x" % (self._prefix, self._sent)))
+        self._stream.sendall(b"".join(frames))
+
+    def signed(self) -> int:
+        """Wait for answers; how many came, all of them signatures."""
+        payloads = self._payloads()
+        for payload in payloads:
+            if b'"type":"signed"' not in payload:
+                raise RuntimeError(f"not signed: {payload[:300]!r}")
+        return len(payloads)
+
+    def _payloads(self) -> list[bytes]:
+        """Every whole payload there is, at least one."""
+        payloads: list[bytes] = []
+        while not payloads:
+            data = self._stream.recv(262_144)
+            if not data:
+                raise RuntimeError("the oracle closed the connection")
+            self._reader.receive_data(data)
+            while (payload := self._reader.next_payload()) is not None:
+                payloads.append(payload)
+        return payloads
+
+
+def _request(keygrip: str) -> Sign:
+    digest = Digest(HashAlgorithm.SHA512, b"Z" * 64)
+    return Sign(id=_PLACEHOLDER, keygrip=Keygrip.parse(keygrip), digest=digest, remaining_ms=_REMAINING_MS)
 
 
 def signing_rate(access: Access, keygrip: str, seconds: float) -> float:
     """Signatures a second through oracle and signer with this key, measured for `seconds`."""
-    digest = Digest(HashAlgorithm.SHA512, b"Z" * 64)
-    template = encode_frame(
-        FROM_RELAY.encode(Sign(id=_PLACEHOLDER, keygrip=Keygrip.parse(keygrip), digest=digest, remaining_ms=60_000))
-    )
-    with _connect(access) as stream:
-        reader = FrameReader()
-        window = min(_WINDOW, _welcomed(stream, reader, access.token).max_in_flight)
-        prefix = time.time_ns()
-        sent = 0
+    with closing(FramedClient(access, keygrip)) as client:
         signed = 0
-
-        def requests(count: int) -> bytes:
-            nonlocal sent
-            frames = []
-            for _ in range(count):
-                sent += 1
-                frames.append(template.replace(_PLACEHOLDER.encode(), b"%020x%012x" % (prefix, sent)))
-            return b"".join(frames)
-
         start = time.perf_counter()
-        stream.sendall(requests(window))
+        client.ask(_WINDOW)
         while (now := time.perf_counter()) < start + seconds:
-            payloads = _payloads(stream, reader)
-            for payload in payloads:
-                if b'"type":"signed"' not in payload:
-                    raise RuntimeError(f"not signed: {payload[:300]!r}")
-            signed += len(payloads)
-            stream.sendall(requests(len(payloads)))
+            answered = client.signed()
+            signed += answered
+            client.ask(answered)
         return signed / (now - start)
+
+
+def single_p50_ms(access: Access, keygrip: str, count: int) -> float:
+    """Median milliseconds of one signature after the other."""
+    times = []
+    with closing(FramedClient(access, keygrip)) as client:
+        for _ in range(count):
+            start = time.perf_counter()
+            client.ask(1)
+            client.signed()
+            times.append((time.perf_counter() - start) * 1000)
+    return median(times)
+
+
+@contextmanager
+def flood(access: Access, keygrip: str, digests: int) -> Iterator[None]:
+    """Keep about `digests` requests of one runner waiting at the oracle, on as many connections as that takes."""
+    clients = [FramedClient(access, keygrip) for _ in range(digests // _PER_CONNECTION)]
+    for client in clients:
+        client.ask(_PER_CONNECTION)
+    stop = threading.Event()
+
+    def refill(client: FramedClient) -> None:
+        while not stop.is_set():
+            client.ask(client.signed())
+
+    threads = [threading.Thread(target=refill, args=(client,)) for client in clients]
+    for thread in threads:
+        thread.start()
+    try:
+        yield
+    finally:
+        stop.set()
+        for thread, client in zip(threads, clients, strict=True):
+            thread.join()
+            client.close()

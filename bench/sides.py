@@ -3,6 +3,7 @@
 import json
 import os
 import shlex
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -11,11 +12,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from bench.agent_load import Target
+from bench.framed_load import Access
+from relay.config import load_config
 
 __all__ = ["KEYS", "Key", "Ours", "Reference", "ours", "reference"]
 
 KEYS = {"rsa4096": "rsa4096", "rsa3072": "rsa3072", "ed25519": "ed25519"}  # name here: gpg's name
 _ORACLE = Path(sys.executable).with_name("blind-oracle")
+_RELAY = Path(sys.executable).with_name("blind-oracle-relay")
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,10 +55,34 @@ class Ours:
     def target(self, key: str) -> Target:
         return Target(Path(self.environment["BLIND_ORACLE_RELAY_SOCKET"]), self.keys[key].keygrip)
 
+    def access(self) -> Access:
+        """How the enrolled runner reaches the oracle's own port."""
+        return _access(Path(self.environment["BLIND_ORACLE_RELAY_CONFIG"]))
+
+    def second_runner(self) -> Access:
+        """Enrol another runner, for all keys."""
+        directory = self.directory / "second"
+        enrolment = self.directory / "second.enrolment"
+        keys = [f"--key={name}" for name in self.keys]
+        add = [_ORACLE, "runner", "add", "second", "--policy-add", *keys, "--output", enrolment]
+        subprocess.run(add, check=True, env=self.environment, stdout=subprocess.DEVNULL)
+        os.kill(self.pids["oracle"], signal.SIGHUP)  # it takes the policy with the new runner
+        config = directory / "relay.yaml"
+        places = ["--state", directory / "state", "--socket", directory / "S.relay"]
+        enrol = [_RELAY, "enroll", "--config", config, *places, enrolment]
+        subprocess.run(enrol, check=True, env=self.environment, stdout=subprocess.DEVNULL)
+        return _access(config)
+
     def stop_relay(self) -> list[str]:
         """Stop the relay, and give the command that serves in its place."""
         subprocess.run([_ORACLE, "dev", "stop", self.directory, "relay"], check=True, stdout=subprocess.DEVNULL)
-        return [str(_ORACLE.with_name("blind-oracle-relay")), "serve"]
+        return [str(_RELAY), "serve"]
+
+
+def _access(relay_config: Path) -> Access:
+    config = load_config(relay_config)
+    first, token = config.oracles[0], config.token.read_text().strip()
+    return Access(first.address, first.server_name, config.authority, config.certificate, config.key, token)
 
 
 def _gpg(home: Path, *arguments: str) -> str:
