@@ -11,7 +11,7 @@ setup: $(VENV)/installed
 	@$(BIN)/python -m compileall -q agentproxy relay
 
 $(VENV)/installed: requirements/dev.txt pyproject.toml
-	@./scripts/system-packages.sh python
+	@PYTHON="$(PYTHON)" ./scripts/system-packages.sh python
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet --disable-pip-version-check --require-hashes -r requirements/dev.txt
 	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .

@@ -1,51 +1,59 @@
 #!/bin/sh
 # Installs the Debian packages that set-up, demo, tests and bench run, and says which and why; does nothing when all are there.
-# usage: system-packages.sh [python]      with "python": only what makes the virtual environment
+# usage: [PYTHON=python3.11] system-packages.sh [python]      with "python": only what makes the virtual environment
 set -eu
 
-python_packages="
-python3-venv|makes .venv
-"
 # Commands that tests and demo run, the package that brings each, and what it is for.
-tool_packages="
+tools="
 gpg|gnupg|the unmodified client
 gpg-agent|gpg-agent|the reference that the bench measures against
 rpmsign|rpm|signs and verifies packages
 rpmbuild|rpm|builds the demo's package
 createrepo_c|createrepo-c|makes the demo's repository
 dnf|dnf|installs from it with gpgcheck=1
+git|git|signs commits and tags in tests
+openssl|openssl|makes a protected TLS key in tests
 strace|strace|injects faults in tests
 shellcheck|shellcheck|checks our shell scripts
 socat|socat|speaks to sockets in tests
 "
 
 missing=""
+needs() { # PACKAGE REASON
+    printf 'blind-oracle: missing: Debian package %s (%s)\n' "$1" "$2" >&2
+    case " $missing " in *" $1 "*) ;; *) missing="$missing $1" ;; esac
+}
+
 if [ "${1:-}" = python ]; then
-    python3 -c 'import ensurepip, venv' 2>/dev/null || missing="python3-venv"
-    reason="$python_packages"
+    python=${PYTHON:-python3}
+    if ! "$python" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; then
+        echo "blind-oracle: error: $python: expected Python 3.11 or newer" >&2
+        echo "blind-oracle: hint: make setup PYTHON=/path/to/python3.11" >&2
+        exit 1
+    fi
+    "$python" -c 'import ensurepip, venv' 2>/dev/null || needs python3-venv "makes .venv"
 else
-    old_ifs=$IFS
-    IFS='
-'
-    for line in $tool_packages; do
-        command=${line%%|*}
-        rest=${line#*|}
-        command -v "$command" >/dev/null 2>&1 && continue
-        printf 'blind-oracle: %s is missing: Debian package %s (%s)\n' "$command" "${rest%%|*}" "${rest#*|}" >&2
-        missing="$missing ${rest%%|*}"
-    done
-    IFS=$old_ifs
-    reason=""
+    while IFS='|' read -r command package reason; do
+        [ -z "$command" ] || command -v "$command" >/dev/null 2>&1 || needs "$package" "$command: $reason"
+    done <<EOF
+$tools
+EOF
 fi
 [ -n "$missing" ] || exit 0
-[ -z "$reason" ] || printf 'blind-oracle: python3-venv is missing (it makes .venv)\n' >&2
 
 if ! command -v apt-get >/dev/null 2>&1; then
-    echo "blind-oracle: error: not a Debian system: install the packages named above by hand" >&2
+    echo "blind-oracle: error: not a Debian system: install what is named above by hand" >&2
     exit 1
 fi
 as_root=""
-[ "$(id -u)" = 0 ] || as_root=sudo
+if [ "$(id -u)" != 0 ]; then
+    if ! command -v sudo >/dev/null 2>&1; then
+        echo "blind-oracle: error: only root can install packages, and there is no sudo" >&2
+        echo "blind-oracle: hint: as root: apt-get install$missing" >&2
+        exit 1
+    fi
+    as_root=sudo
+fi
 echo "blind-oracle: installing with apt-get:$missing" >&2
 $as_root apt-get -qq -o DPkg::Lock::Timeout=600 update
 # shellcheck disable=SC2086  # a list of package names

@@ -2,11 +2,14 @@
 
 import os
 import subprocess
+import tempfile
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
 
+from agentproxy.admin import scratch
+from agentproxy.admin.dev.processes import find
 from agentproxy.admin.importing import ImportedKey, KeyImport, import_key
 from agentproxy.admin.keyentries import remove_entry, write_entry
 from agentproxy.admin.scratch import time_limit
@@ -193,26 +196,18 @@ def test_a_name_that_is_no_name_is_refused(tmp_path: Path, name: str) -> None:
         import_key(tmp_path / "gnupg", KeyImport(name, b""))
 
 
-def test_no_agent_and_no_scratch_home_stay_behind(empty_home: GnupgHome, tmp_path: Path) -> None:
+def test_no_agent_and_no_scratch_home_stay_behind(
+    empty_home: GnupgHome, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     empty_home.make("main", "ed25519", PASSPHRASE)
     exported = empty_home.gpg("--export-secret-keys", passphrase=PASSPHRASE)
-    before = scratch_homes()
-    import_key(tmp_path / "gnupg", KeyImport("modern", exported, PASSPHRASE, accept_certification=True))
-    assert scratch_homes() == before
+    # A place of its own: other tests import at the same time.
+    with tempfile.TemporaryDirectory(prefix="bo", dir="/tmp") as name:
+        monkeypatch.setattr(scratch, "_MEMORY", Path(name))
+        import_key(tmp_path / "gnupg", KeyImport("modern", exported, PASSPHRASE, accept_certification=True))
+        assert list(Path(name).iterdir()) == []
+        assert list(find(at=Path(name))) == []
     assert not list((tmp_path / "gnupg").glob("S.*"))
-
-
-def scratch_homes() -> set[str]:
-    """Directories of our kind in memory, and agents that serve one of them."""
-    homes = {str(path) for path in Path("/dev/shm").glob("bo*")}
-    for process in Path("/proc").glob("[0-9]*/cmdline"):
-        try:
-            command = process.read_text()
-        except OSError:
-            continue
-        if "gpg-agent" in command and "/dev/shm/bo" in command:
-            homes.add(command)
-    return homes
 
 
 def test_importing_again_updates_the_expiry_and_keeps_what_the_operator_set(
