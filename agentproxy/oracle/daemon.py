@@ -7,6 +7,7 @@ import trio
 
 from agentproxy.oracle import expiries
 from agentproxy.oracle.bootstraps import BootstrapReuse
+from agentproxy.oracle.caller import Caller
 from agentproxy.oracle.config import OracleConfig, parse_address
 from agentproxy.oracle.doors import Doors, listen
 from agentproxy.oracle.issuing import Issuer
@@ -24,6 +25,7 @@ from agentproxy.protocol.signer_messages import Keys
 from agentproxy.runtime import logs, systemd
 from agentproxy.runtime.config import load
 from agentproxy.runtime.files import write_atomically
+from agentproxy.runtime.lockfile import held
 from agentproxy.runtime.serve import serve_until_stopped
 from agentproxy.runtime.tls import server_context
 
@@ -87,7 +89,7 @@ class Oracle:
         self._service = SigningService(
             load_policy(config.policy), self._link, trio.current_time, lambda: self._view.is_fresh
         )
-        reception = Reception(
+        self._reception = Reception(
             config.node,
             self._service,
             self._view,
@@ -96,7 +98,7 @@ class Oracle:
             Issuer(self._ledger, config.credentials),
             BootstrapReuse(self._link, trio.current_time),
         )
-        self._doors = Doors(reception, self._context, config.max_connections)
+        self._doors = Doors(self._reception, self._context, config.max_connections)
         self._signer: SignerProcess | None = None  # when we start it ourselves
         self._start_known = trio.Event()  # the signer has told its keys, or that it cannot start
         self._failure: ConfigError | None = None
@@ -107,6 +109,11 @@ class Oracle:
         Raises:
             ConfigError: the policy does not fit the signer's keys, or the address cannot be bound.
         """
+        # Two oracles with one registry would each count limits and ids for themselves, behind one name in the log.
+        with held(self._config.bound_address_file.with_name("oracle.lock"), "oracle"):
+            await self._run()
+
+    async def _run(self) -> None:
         await self._load_registry()
         async with trio.open_nursery() as nursery:
             self._start_parts(nursery)
@@ -226,6 +233,7 @@ class Oracle:
 
     def _follow(self) -> None:
         self._doors.follow()
+        self._service.drop_revoked(lambda caller: isinstance(self._reception.still(caller), Caller))
 
     def _keys_changed(self, keys: Keys) -> None:
         self._service.serve_keys(keys.keys, keys.head)

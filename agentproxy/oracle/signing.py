@@ -170,6 +170,16 @@ class SigningService:
             self._drop(job)
         self.refusals.summarize()
 
+    def drop_revoked(self, may_stay: Callable[[Caller], bool]) -> None:
+        """Drop those in the queue whose caller may no longer ask; called when credentials or policy have changed.
+
+        Somebody who joined such a request with good credentials may ask again: the failure says so.
+        """
+        for job in self._turns.remove(lambda job: not may_stay(job.caller)):
+            refusal = RefusedError(RefusalCode.FORBIDDEN, "its credentials were revoked while it waited for its turn")
+            self._requests.finish(job, SignerError(FailureCode.BACKEND, str(refusal), retryable=True))
+            self.refusals.record(job.caller, job.request, refusal)
+
     def _drop(self, job: Job) -> None:
         refusal = RefusedError(RefusalCode.DEADLINE_PASSED, "nobody waits for it any more")
         self._requests.finish(job, refusal)

@@ -1,5 +1,6 @@
 """Enrolment, renewal and replay, as a relay and an operator meet them."""
 
+import os
 import shutil
 import ssl
 from collections.abc import Callable
@@ -11,6 +12,11 @@ from pathlib import Path
 import pytest
 import sqlalchemy as sa
 import trio
+import trustme
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from agentproxy.oracle import doors, issuing, schema
 from agentproxy.oracle.changes import CertificateRevoked, RunnerDisabled, TokenRevoked, details_of
@@ -23,7 +29,7 @@ from agentproxy.runtime.streams import EndOfStream
 from tests.oracle.conftest import Running
 from tests.oracle.samples import sign
 from tests.oracle.signerserver import AUTHORITY, ED25519, FakeSigner
-from tests.oracle.world import SECONDS, Enrolled, World, connected, context, until
+from tests.oracle.world import SECONDS, STRANGERS, Enrolled, World, connected, context, put, until
 
 
 @dataclass(frozen=True, slots=True)
@@ -246,3 +252,107 @@ async def test_what_another_process_recorded_and_did_not_make_is_made_while_we_s
     running.signer._sequence += 1
     await running.oracle._ledger.catch_up()
     assert isinstance(await hello(running, running.a), Rejected)
+
+
+async def test_what_waits_for_its_turn_is_not_signed_after_a_revocation(
+    running: Running, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    turns = running.oracle._service._turns
+    monkeypatch.setattr(turns, "_free", 1)
+    running.signer.held = trio.Event()
+    async with running.connect(running.a) as client, running.connect(running.b) as other:
+        await client.hello(running.a.token)
+        await other.hello(running.b.token)
+        for number in range(4):
+            client.send(sign(number, ED25519, distribution="el10-x"))
+        await until(lambda: turns.waiting == 3)
+        put(running.world.registry, TokenRevoked(running.a.token_id))
+        await until(lambda: turns.waiting == 0)
+        running.signer.held.set()
+        assert isinstance(await other.ask(sign(9, ED25519)), Signed)
+    assert [asked.asserted.runner for asked in running.signer.signed] == ["a", "b"]
+    refused = running.signer.records
+    await until(lambda: len(refused) == 3)
+    assert [record.reason.split(":")[0] for record in refused] == ["forbidden"] * 3
+
+
+async def test_a_second_oracle_on_one_state_directory_is_refused(running: Running) -> None:
+    with trio.fail_after(SECONDS):
+        with pytest.raises(ConfigError, match=f"another oracle works here, pid {os.getpid()}"):
+            await Oracle(running.world.config).run()
+    assert isinstance(await hello(running, running.a), Welcome)
+
+
+async def test_a_revoked_client_has_no_session_to_come_back_with(running: Running) -> None:
+    made = context(running.a.certificate)
+    async with connected(running.address, made) as client:
+        assert isinstance(await client.hello(running.a.token), Welcome)
+        tls = client.stream._stream
+        assert isinstance(tls, trio.SSLStream)
+        session = tls.session
+    assert session is None or not session.has_ticket
+    put(running.world.registry, CertificateRevoked(running.a.public_key_sha256))
+    await running.registry_is_seen()
+    assert await hello(running, running.a) == Rejected(RejectionCode.CERTIFICATE_REVOKED)
+
+
+@pytest.mark.parametrize("change", [lambda token: token[:-1], lambda token: token + "x", lambda token: token.upper()])
+async def test_a_token_that_was_cut_or_changed_is_unknown(running: Running, change: Callable[[str], str]) -> None:
+    async with running.connect(running.a) as client:
+        assert await client.hello(change(running.a.token)) == Rejected(RejectionCode.TOKEN_UNKNOWN)
+
+
+def rogue(common_name: str, authority: trustme.CA) -> tuple[bytes, bytes]:
+    """A certificate that names somebody else as well as it can."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, common_name)])
+    signer_key = serialization.load_pem_private_key(authority.private_key_pem.bytes(), None)
+    assert isinstance(signer_key, ec.EllipticCurvePrivateKey)
+    issuer = x509.load_pem_x509_certificate(authority.cert_pem.bytes())
+    now = datetime.now(UTC)
+    certificate = (
+        x509.CertificateBuilder()
+        .subject_name(name)
+        .issuer_name(issuer.subject)
+        .public_key(key.public_key())
+        .serial_number(x509.random_serial_number())
+        .not_valid_before(now - timedelta(days=1))
+        .not_valid_after(now + timedelta(days=1))
+        .add_extension(x509.SubjectAlternativeName([x509.DNSName("x.example")]), critical=False)
+        .add_extension(x509.ExtendedKeyUsage([ExtendedKeyUsageOID.CLIENT_AUTH]), critical=False)
+        .add_extension(
+            x509.AuthorityKeyIdentifier.from_issuer_subject_key_identifier(
+                issuer.extensions.get_extension_for_class(x509.SubjectKeyIdentifier).value
+            ),
+            critical=False,
+        )
+        .sign(signer_key, hashes.SHA256())
+    )
+    private = key.private_bytes(
+        serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+    )
+    return certificate.public_bytes(serialization.Encoding.PEM), private
+
+
+@pytest.mark.parametrize("name", ["a", "a.example", "a\x00.evil.example"])
+async def test_a_certificate_is_known_by_its_bytes_and_never_by_a_name_in_it(running: Running, name: str) -> None:
+    certificate, private = rogue(name, AUTHORITY)
+    made = ssl.create_default_context()
+    AUTHORITY.configure_trust(made)
+    file = running.world.directory / "rogue.pem"
+    file.write_bytes(certificate + private)
+    made.load_cert_chain(file)
+    async with connected(running.address, made) as client:
+        assert await client.hello(running.a.token) == Rejected(RejectionCode.CERTIFICATE_UNKNOWN)
+
+
+async def test_the_same_name_from_another_authority_gets_no_tls(running: Running) -> None:
+    certificate, private = rogue("a", STRANGERS)
+    made = ssl.create_default_context()
+    AUTHORITY.configure_trust(made)
+    file = running.world.directory / "rogue.pem"
+    file.write_bytes(certificate + private)
+    made.load_cert_chain(file)
+    async with connected(running.address, made) as client:
+        with pytest.raises(RemoteProtocolError):
+            await client.hello(running.a.token)
