@@ -35,6 +35,7 @@ _COMMANDS: Mapping[str, tuple[str, str]] = {
     "token": ("token", "List, rotate and revoke the tokens of build servers."),
     "policy": ("policy", "Check the policy, and explain what it decides."),
     "check": ("check", "Look at everything once a day: signer, keys, policy, certificates, log, disk."),
+    "certificate": ("certificate", "Renew the oracle's own TLS certificate."),
     "serve": ("serve", "Run the oracle."),
     "audit": ("audit", "Read and verify the audit log."),
     "completion": ("completion", "Print what a shell needs to complete our words."),

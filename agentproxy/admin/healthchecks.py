@@ -5,8 +5,6 @@ from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 
-from cryptography import x509
-
 from agentproxy.admin.filemodes import check_modes
 from agentproxy.admin.health import Finding, Level, Subject, of_notices
 from agentproxy.admin.keylisting import key_rows, key_warnings
@@ -14,6 +12,7 @@ from agentproxy.admin.layout import load_oracle, load_signer
 from agentproxy.admin.policyreport import judge
 from agentproxy.admin.records import ends, last_lines
 from agentproxy.admin.servedkeys import served_keys
+from agentproxy.admin.servercertificate import HINT, hosts_of
 from agentproxy.admin.signeraccess import ask
 from agentproxy.oracle.config import OracleConfig, parse_address
 from agentproxy.oracle.expiries import credential_expiries, key_expiries, tls_expiries
@@ -31,7 +30,6 @@ __all__ = ["examine"]
 TAIL_RECORDS = 1000  # milliseconds; `audit verify` proves the whole log
 _ANYWHERE = frozenset({"0.0.0.0", "::"})  # noqa: S104  compared with, not bound
 _SIGNER_HINT = "journalctl -u blind-oracle-signer tells why; blind-oracle serve starts it where systemd does not"
-_CERTIFICATE_HINT = "docs/OPERATIONS.md, Certificates"
 
 
 def examine(config: Path) -> list[Finding]:
@@ -125,28 +123,18 @@ def _look_at_registry(subject: Subject) -> Iterator[Finding]:
 
 def _look_at_certificates(subject: Subject) -> Iterator[Finding]:
     tls = subject.oracle.tls
-    yield from of_notices("certificates", expiry_notices(tls_expiries(tls), subject.now), _CERTIFICATE_HINT)
-    names = _names(tls.certificate)
+    yield from of_notices("certificates", expiry_notices(tls_expiries(tls), subject.now), HINT)
+    names = hosts_of(tls.certificate)
     for host in dict.fromkeys(parse_address(address).host for address in _dialled(subject.oracle)):
         if host.lower() not in names:
             message = f"{tls.certificate}: not for {host}, so build servers that dial it are turned away"
-            yield Finding("certificates", Level.CRITICAL, message, _CERTIFICATE_HINT)
+            yield Finding("certificates", Level.CRITICAL, message, HINT)
 
 
 def _dialled(oracle: OracleConfig) -> tuple[str, ...]:
     if oracle.addresses:
         return oracle.addresses
     return () if parse_address(oracle.listen).host in _ANYWHERE else (oracle.listen,)
-
-
-def _names(path: Path) -> frozenset[str]:
-    try:
-        certificate = x509.load_pem_x509_certificate(path.read_bytes())
-        names = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
-    except (OSError, ValueError, x509.ExtensionNotFound) as error:
-        raise ConfigError(f"{path}: no certificate with names: {error}", _CERTIFICATE_HINT) from error
-    hosts = [name.lower() for name in names.get_values_for_type(x509.DNSName)]
-    return frozenset({*hosts, *map(str, names.get_values_for_type(x509.IPAddress))})
 
 
 def _look_at_log(subject: Subject) -> Iterator[Finding]:

@@ -214,12 +214,13 @@ class Oracle:
         self._doors.drain()
 
     async def reload(self) -> None:
-        """Take the policy file as it is now, whole or not at all; open connections follow.
+        """Take policy and TLS certificate as they are now, each whole or not at all; open connections follow.
 
         A signer that we started takes its keys file, too.
         """
         if self._signer is not None:
             self._signer.reload()
+        self._reload_certificate()
         path = self._config.policy
         try:
             policy = await trio.to_thread.run_sync(load_policy, path)
@@ -230,6 +231,15 @@ class Oracle:
         self._service.policy = policy
         logger.info("policy reloaded, keys=%d runners=%d", len(policy.keys), len(policy.runners))
         self._follow()
+
+    def _reload_certificate(self) -> None:
+        tls = self._config.tls
+        try:
+            server_context(tls.certificate, tls.key, tls.authority)  # both, and they belong together
+        except ConfigError as error:
+            logger.error("certificate not reloaded, the old one stays, reason=%s", error)  # noqa: TRY400  no bug
+            return
+        self._context.load_cert_chain(tls.certificate, tls.key)  # for connections from now on
 
     def _follow(self) -> None:
         self._doors.follow()

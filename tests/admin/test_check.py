@@ -211,3 +211,16 @@ def test_without_the_signers_files_the_rest_is_looked_at(state: Layout, signer: 
     assert status == 1
     assert found["configuration"][0][1].startswith("the signer's files were not looked at: signer.config is not set")
     assert found["signer"][0][0] == found["keys"][0][0] == found["policy"][0][0] == "ok"
+
+
+def test_a_renewed_certificate_makes_it_well_again(state: Layout, signer: Path) -> None:
+    issue_server(state, ("other.example",), 5)
+    assert check(state)[0] == 2
+    result = blind_oracle("certificate", "renew", "--host", "localhost", "--config", state.oracle_config)
+    assert result.status == 0, result.errors
+    assert "for localhost, expires " in result.output
+    assert check(state)[0] == 0
+    again = blind_oracle("certificate", "renew", "--config", state.oracle_config)
+    assert "for localhost, expires " in again.output
+    assert (state.oracle / "server.key").stat().st_mode & 0o777 == 0o600
+    assert check(state)[0] == 0

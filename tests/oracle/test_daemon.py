@@ -1,5 +1,6 @@
 import os
 import signal
+import ssl
 import sys
 from collections.abc import AsyncIterator
 
@@ -11,9 +12,10 @@ from agentproxy.oracle.daemon import Oracle, load_policy
 from agentproxy.protocol.errors import ConfigError, RemoteProtocolError
 from agentproxy.protocol.messages import Drain, KeysChanged, Signed, Welcome
 from agentproxy.runtime.config import load
+from tests.oracle.conftest import Running
 from tests.oracle.samples import sign
 from tests.oracle.signerserver import ED25519, FakeSigner
-from tests.oracle.world import POLICY, SECONDS, World, connected, context, until
+from tests.oracle.world import AUTHORITY, POLICY, SECONDS, World, connected, context, until
 
 RUN = "import sys, pathlib; from agentproxy.oracle.daemon import run; run(pathlib.Path(sys.argv[1]))"
 
@@ -47,6 +49,28 @@ async def test_a_process_serves_reloads_and_leaves_in_good_order(process: trio.P
             process.send_signal(signal.SIGTERM)
             assert await client.receive() == Drain()
             assert await process.wait() == 0
+
+
+async def test_a_new_certificate_is_shown_after_a_reload_and_a_broken_one_never(running: Running) -> None:
+    shown = [await certificate_of(running)]
+    leaf = AUTHORITY.issue_cert("127.0.0.1")
+    leaf.cert_chain_pems[0].write_to_path(str(running.world.config.tls.certificate))
+    await running.oracle.reload()  # the key is another's
+    shown.append(await certificate_of(running))
+    leaf.private_key_pem.write_to_path(str(running.world.config.tls.key))
+    await running.oracle.reload()
+    shown.append(await certificate_of(running))
+    assert shown[0] == shown[1]
+    assert shown[2] == ssl.PEM_cert_to_DER_cert(leaf.cert_chain_pems[0].bytes().decode())
+
+
+async def certificate_of(running: Running) -> bytes:
+    async with running.connect(running.a) as client:
+        assert isinstance(await client.hello(running.a.token), Welcome)
+        transport = client.stream._stream
+        assert isinstance(transport, trio.SSLStream)
+        shown: bytes = transport.getpeercert(binary_form=True)
+        return shown
 
 
 def test_a_policy_with_mistakes_is_refused_with_all_of_them(world: World) -> None:

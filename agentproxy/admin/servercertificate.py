@@ -1,0 +1,67 @@
+"""The oracle's own TLS certificate: which names it is for, and a new one from the CA in the signer."""
+
+import os
+from datetime import datetime
+from pathlib import Path
+
+from cryptography import x509
+
+from agentproxy.admin.signeraccess import ask, signer_for
+from agentproxy.oracle.config import OracleConfig
+from agentproxy.protocol.errors import BackendError, ConfigError
+from agentproxy.protocol.fields import Asserted, Claims
+from agentproxy.protocol.signer_messages import CertificateKind, Issue, Issued
+from agentproxy.runtime.files import write_atomically
+
+__all__ = ["HINT", "hosts_of", "renew"]
+
+HINT = "blind-oracle certificate renew; docs/OPERATIONS.md, Certificates"
+
+
+def hosts_of(certificate: Path) -> tuple[str, ...]:
+    """The names and addresses that a certificate is for, in its order, in lower case.
+
+    Raises:
+        ConfigError: it cannot be read, or has none.
+    """
+    try:
+        parsed = x509.load_pem_x509_certificate(certificate.read_bytes())
+        names = parsed.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+    except (OSError, ValueError, x509.ExtensionNotFound) as error:
+        raise ConfigError(f"{certificate}: no certificate with names: {error}", HINT) from error
+    found = (name.value for name in names if isinstance(name, x509.DNSName | x509.IPAddress))
+    return tuple(str(host).lower() for host in found)
+
+
+def renew(oracle: OracleConfig, hosts: tuple[str, ...], days: int) -> datetime:
+    """Put a new key and certificate in place of the oracle's; the signer records it. Returns when it ends.
+
+    Raises:
+        ConfigError: the signer does not issue it, or the files cannot be written.
+    """
+    asserted = Asserted(channel="cli", claims=Claims(uid=os.getuid(), pid=os.getpid()))
+    request = Issue(0, CertificateKind.SERVER, oracle.node, hosts, days, asserted)
+    with signer_for(oracle) as path:
+        try:
+            issued = ask(path, request)
+        except BackendError as error:
+            raise ConfigError(f"the signer refuses: {error}") from error
+    if not isinstance(issued, Issued):
+        raise ConfigError(f"the signer answered {issued.tag} for a certificate")
+    try:
+        for target, text, mode in (
+            (oracle.tls.key, issued.private_key, 0o600),
+            (oracle.tls.certificate, issued.certificate, 0o644),
+        ):
+            _replace(target, text.encode("ascii"), mode)
+    except OSError as error:
+        raise ConfigError(f"{error.filename}: cannot be written: {error.strerror}") from error
+    return issued.expires
+
+
+def _replace(path: Path, content: bytes, mode: int) -> None:
+    status = path.stat()
+    write_atomically(path.resolve(), content, mode)
+    if os.geteuid() == 0:
+        # The oracle runs as the file's owner and could not read root's key.
+        os.chown(path, status.st_uid, status.st_gid)
