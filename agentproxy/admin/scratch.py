@@ -48,12 +48,13 @@ def scratch_home() -> Iterator[tuple[Path, gnupg.GPG]]:
 def _stop_agent(home: Path) -> None:
     # An agent that stays would keep an unlocked key in memory.
     with contextlib.suppress(OSError, subprocess.SubprocessError):
-        subprocess.run(
-            ["gpgconf", "--homedir", str(home), "--kill", "gpg-agent"],
-            check=False,
-            capture_output=True,
-            timeout=_STOP_SECONDS,
-        )
+        for what in (
+            ("--kill", "gpg-agent"),
+            ("--remove-socketdir",),
+        ):  # the second is below /run/user
+            subprocess.run(
+                ["gpgconf", "--homedir", str(home), *what], check=False, capture_output=True, timeout=_STOP_SECONDS
+            )
 
 
 def _remove(home: Path) -> None:

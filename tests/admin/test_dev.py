@@ -134,6 +134,19 @@ def test_stop_leaves_nothing_running_and_no_socket(system: System) -> None:
     assert system.dev("stop").status == 0
 
 
+def test_stop_removes_what_gpg_needs_outside_in_a_login_session_and_start_brings_it_back(system: System) -> None:
+    done = system.shell("gpgconf --list-dirs agent-socket")
+    redirect = Path(done.stdout.strip())
+    assert redirect.read_bytes().startswith(b"%Assuan%\n")
+    assert system.dev("stop").status == 0
+    if not redirect.is_relative_to(system.directory):
+        assert not redirect.parent.exists()
+    assert system.dev("start").status == 0
+    assert redirect.read_bytes().startswith(b"%Assuan%\n")
+    done = system.shell("echo x > f; gpg --batch --yes --local-user modern@example.org --detach-sign f")
+    assert done.returncode == 0, done.stderr
+
+
 def test_an_agent_that_gpg_started_in_the_home_is_stopped_too(system: System) -> None:
     system.dev("stop")
     done = system.shell(

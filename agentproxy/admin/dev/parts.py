@@ -1,5 +1,6 @@
 """The parts of a dev system as processes: the oracle, which runs its signer, and the relay."""
 
+import subprocess
 import sys
 import time
 from collections.abc import Mapping
@@ -91,7 +92,7 @@ def stop(place: Place, name: str) -> None:
 
 
 def stop_rest(place: Place) -> None:
-    """Stop what else works here: agents that gpg started in the home, and parts whose pid file is lost."""
+    """Stop what else works here, such as agents that gpg started in the home, and remove what lies elsewhere."""
     for program in ("gpg-agent", "scdaemon", "dirmngr", "keyboxd"):
         for word in (program, f"/usr/bin/{program}", f"/usr/lib/gnupg/{program}"):
             for process in processes.find(word, at=place.home):
@@ -99,6 +100,11 @@ def stop_rest(place: Place) -> None:
     for part in _PARTS.values():
         for process in processes.find(part.module, "serve", at=place.root / part.config):
             processes.end(process, STOP_SECONDS)
+    if place.home.is_dir():
+        # In a login session gpg looks below /run/user, where the redirect to the relay would stay for ever.
+        with suppress(OSError, subprocess.SubprocessError):
+            command = ["gpgconf", "--homedir", str(place.home), "--remove-socketdir"]
+            subprocess.run(command, check=False, capture_output=True, timeout=STOP_SECONDS)
 
 
 def is_running(place: Place, name: str) -> bool:
