@@ -52,8 +52,9 @@ IDLE_RETRY_SECONDS = 15.0
 BUSY_RETRY_SECONDS = 2.0
 # A connection that lives shorter does not end the back-off: an oracle that greets and dies is not well.
 STABLE_SECONDS = 5.0
-# When the signer behind the oracle restarts, the next try works. Later ones are the caller's own business.
-FAILURE_RETRY_SECONDS = (0.25, 0.5, 1.0)
+# While the signer behind the oracle restarts, on a busy host with keys to unlock for some seconds, no build shall
+# fail. Later tries are the caller's own business.
+FAILURE_RETRY_SECONDS = (0.25, 0.5, 1.0, 2.0)
 # More wrong than this, and certificates and tokens begin to fail for reasons that nobody understands.
 MAX_CLOCK_DIFFERENCE_SECONDS = 120
 CERTIFICATE_SECONDS = 10.0

@@ -248,6 +248,8 @@ class Oracle:
     def _keys_changed(self, keys: Keys) -> None:
         self._service.serve_keys(keys.keys, keys.head)
         self._start_known.set()
+        if self._signer is not None:
+            self._signer.note_well()
         logger.info("keys of the signer, names=%s", ",".join(key.name for key in keys.keys))
         for problem in check(self._service.policy, keys.keys) if self.listening.is_set() else ():
             # Nothing is signed wrongly meanwhile: each request is judged by the key that it asks for.

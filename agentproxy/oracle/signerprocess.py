@@ -21,7 +21,6 @@ logger = logging.getLogger(__name__)
 
 FIRST_RETRY_SECONDS = 0.1
 LAST_RETRY_SECONDS = 10.0  # for a signer that cannot start: its reason stands in the log each time
-STEADY_SECONDS = 30.0  # one that ran so long starts again without delay
 EXIT_CONFIGURATION = 78  # the signer's: something that the operator wrote is wrong
 STOP_SECONDS = 5.0  # it finishes the batch that it writes; then it is killed, which costs nothing that was released
 
@@ -38,6 +37,11 @@ class SignerProcess:
         self._config = config
         self._refused = refused
         self._process: trio.Process | None = None
+        self._delay = FIRST_RETRY_SECONDS
+
+    def note_well(self) -> None:
+        """It answers: when it dies now that was an accident, and it starts again without delay."""
+        self._delay = FIRST_RETRY_SECONDS
 
     def reload(self) -> None:
         """Let it take its keys file anew; one that is just starting reads it anyway."""
@@ -46,17 +50,13 @@ class SignerProcess:
 
     async def run(self) -> None:
         """Keep `python -m agentproxy.signer --config` running until cancelled."""
-        delay = FIRST_RETRY_SECONDS
         while True:
-            began = trio.current_time()
             code = await self._run_once()
-            if trio.current_time() - began > STEADY_SECONDS:
-                delay = FIRST_RETRY_SECONDS
             if code == EXIT_CONFIGURATION:
                 self._refused()
-            logger.error("signer ended, status=%d next_start_s=%.1f", code, delay)
-            await trio.sleep(delay)
-            delay = min(delay * 2, LAST_RETRY_SECONDS)
+            logger.error("signer ended, status=%d next_start_s=%.1f", code, self._delay)
+            await trio.sleep(self._delay)
+            self._delay = min(self._delay * 2, LAST_RETRY_SECONDS)
 
     async def _run_once(self) -> int:
         # It ends when its standard input does: not even our violent death leaves a signer behind that holds the log.

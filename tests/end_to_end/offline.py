@@ -29,7 +29,8 @@ class Offline:
         user = f"{name}@example.org"
         self.gpg("--quick-gen-key", f"{name} <{user}>", "rsa2048", "cert", "1y", passphrase=passphrase)
         primary = self.primaries[name] = self.column(user, "fpr")[0]
-        self.gpg("--quick-add-key", primary, algorithm, "sign", "1y", passphrase=passphrase)
+        signing = f"{algorithm}/ecdsa" if algorithm.startswith("nistp") else algorithm  # else gpg would make it ECDH
+        self.gpg("--quick-add-key", primary, signing, "sign", "1y", passphrase=passphrase)
         self.gpg("--quick-add-uid", primary, f"{name} of before <{name}@old.example.org>", passphrase=passphrase)
         self.gpg("--quick-set-primary-uid", primary, f"{name} <{user}>", passphrase=passphrase)
         for usage in also:

@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 from tests.admin.shell import Result, blind_oracle
@@ -31,6 +32,19 @@ def until(fact: Callable[[], bool], what: str, seconds: float = SECONDS) -> None
 Done = subprocess.CompletedProcess[str]
 
 
+@cache
+def _environment(directory: Path) -> dict[str, str]:
+    kept = {name: os.environ[name] for name in ("PATH", "PYTHONPATH") if name in os.environ}
+    found = {**kept, "HOME": str(directory), "LC_ALL": "C.UTF-8"}
+    result = blind_oracle("dev", "env", directory)
+    assert result.status == 0, result.errors
+    for line in result.output.splitlines():
+        _, assignment = shlex.split(line)
+        name, _, value = assignment.partition("=")
+        found[name] = value.replace("$PATH", found["PATH"])
+    return found
+
+
 @dataclass(frozen=True, slots=True)
 class System:
     """What `blind-oracle dev start DIRECTORY` made."""
@@ -51,13 +65,7 @@ class System:
     @property
     def environment(self) -> dict[str, str]:
         """As after `eval "$(blind-oracle dev env DIRECTORY)"` in a plain shell."""
-        kept = {name: os.environ[name] for name in ("PATH", "PYTHONPATH") if name in os.environ}
-        found = {**kept, "HOME": str(self.directory), "LC_ALL": "C.UTF-8"}
-        for line in self.dev("env").output.splitlines():
-            _, assignment = shlex.split(line)
-            name, _, value = assignment.partition("=")
-            found[name] = value.replace("$PATH", found["PATH"])
-        return found
+        return _environment(self.directory)
 
     def run(self, *words: str | Path, text: str = "", seconds: float = SECONDS) -> Done:
         return subprocess.run(

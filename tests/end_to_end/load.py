@@ -1,0 +1,77 @@
+"""Clients that sign as fast as they can while parts of a system die, and keep count of what they really got."""
+
+import secrets
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+from agentproxy.protocol.digests import Digest, HashAlgorithm
+from agentproxy.signer.record import signature_sha256
+from tests.end_to_end.assuanclient import AssuanClient, AssuanError
+from tests.end_to_end.place import System, until
+
+__all__ = ["Load", "load_on"]
+
+
+@dataclass(slots=True)
+class Load:
+    """What the clients saw; counted as docs/PROTOCOL.md defines `signature_sha256`."""
+
+    digests: dict[str, str] = field(default_factory=dict)  # by signature_sha256: the digest, both hex
+    signatures: list[str] = field(default_factory=list)  # armored ones that gpg wrote
+    errors: list[str] = field(default_factory=list)
+    over: threading.Event = field(default_factory=threading.Event)
+
+    @property
+    def count(self) -> int:
+        return len(self.digests) + len(self.signatures)
+
+    def wait_for(self, more: int) -> None:
+        """Until so many more signatures have come: whatever died is back."""
+        goal = self.count + more
+        until(lambda: self.count >= goal, f"{more} more signatures")
+
+    def sign_raw(self, system: System, keygrip: str) -> None:
+        while not self.over.is_set():
+            try:
+                with AssuanClient(system.socket) as client:
+                    self._sign_over(client, keygrip)
+            except (AssuanError, OSError) as error:
+                self.errors.append(repr(error))
+                self.over.wait(0.05)  # a relay that is away is not asked a million times
+
+    def _sign_over(self, client: AssuanClient, keygrip: str) -> None:
+        while not self.over.is_set():
+            digest = Digest(HashAlgorithm.SHA256, secrets.token_bytes(32))
+            signature = client.sign(keygrip, digest)
+            self.digests[signature_sha256(signature).hex()] = digest.value.hex()
+
+    def sign_with_gpg(self, system: System, name: str) -> None:
+        while not self.over.is_set():
+            done = system.sign(name)
+            if done.returncode == 0:
+                self.signatures.append(done.stdout)
+            else:
+                self.errors.append(done.stderr)
+                assert done.stdout == ""
+
+
+@contextmanager
+def load_on(system: System, keygrips: Sequence[str], gpg: Sequence[str] = ()) -> Iterator[Load]:
+    """Two raw clients for each key and one endless row of gpg for each name, until the end of the block."""
+    load = Load()
+    assert system.environment  # found here: threads cannot, since the command line in this process is not for them
+    tasks: list[Callable[[], None]] = []
+    for keygrip in keygrips:
+        tasks += [lambda grip=keygrip: load.sign_raw(system, grip)] * 2
+    tasks += [lambda name=name: load.sign_with_gpg(system, name) for name in gpg]
+    threads = [threading.Thread(target=task) for task in tasks]
+    for thread in threads:
+        thread.start()
+    try:
+        yield load
+    finally:
+        load.over.set()
+        for thread in threads:
+            thread.join()
