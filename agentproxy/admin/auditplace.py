@@ -6,15 +6,25 @@ import click
 
 from agentproxy.admin.layout import load_oracle, load_signer
 
-__all__ = ["configured", "directory_argument", "directory_option", "json_option"]
+__all__ = ["NOT_A_TERMINAL", "cache_option", "configured", "directory_argument", "directory_option", "json_option"]
 
 DIRECTORY_VARIABLE = "BLIND_ORACLE_AUDIT_DIR"
+NOT_A_TERMINAL = 240  # columns, so that a file or a pipe gets whole lines
 
 _type = click.Path(path_type=Path, file_okay=False)
 directory_argument = click.argument("directory", type=_type, required=False, envvar=DIRECTORY_VARIABLE)
 # Where the arguments are something else.
 directory_option = click.option(
     "--log", "directory", type=_type, envvar=DIRECTORY_VARIABLE, show_envvar=True, help="The audit log's directory."
+)
+cache_option = click.option(
+    "--cache",
+    type=_type,
+    envvar="BLIND_ORACLE_CACHE",
+    show_envvar=True,
+    default=Path.home() / ".cache" / "blind-oracle",
+    show_default="~/.cache/blind-oracle",
+    help="Where the index of the log may lie.",
 )
 json_option = click.option("--json", "as_json", is_flag=True, help="For machines.")
 

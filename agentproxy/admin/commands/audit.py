@@ -8,7 +8,8 @@ import click
 from rich.console import Console
 from rich.table import Table
 
-from agentproxy.admin.auditplace import configured, directory_argument, json_option
+from agentproxy.admin.auditplace import NOT_A_TERMINAL, configured, directory_argument, json_option
+from agentproxy.admin.commands.auditsearch import query
 from agentproxy.admin.heads import heads_of
 from agentproxy.admin.layout import config_option, load_oracle, load_signer
 from agentproxy.admin.records import COLUMNS, ends, follow, last_lines, summary
@@ -23,8 +24,6 @@ from agentproxy.signer.verifylog import Report, verify
 
 __all__ = ["command"]
 
-_NOT_A_TERMINAL = 240  # columns, so that a file or a pipe gets whole lines
-
 
 @click.group("audit")
 def command() -> None:
@@ -32,6 +31,9 @@ def command() -> None:
 
     The log lies in DIRECTORY; without it in $BLIND_ORACLE_AUDIT_DIR, or where the configuration says.
     """
+
+
+command.add_command(query)
 
 
 @command.command("tail")
@@ -123,7 +125,7 @@ def _stream(lines: Iterable[bytes], *, as_json: bool) -> None:
 def _show(lines: list[bytes]) -> None:
     console = Console(markup=False, highlight=False)
     if not console.is_terminal:
-        console.width = _NOT_A_TERMINAL
+        console.width = NOT_A_TERMINAL
     table = Table(*COLUMNS, box=None, pad_edge=False, header_style="bold")
     for line in lines:
         table.add_row(*_row(line))
