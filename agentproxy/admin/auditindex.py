@@ -24,26 +24,26 @@ from agentproxy.signer.segment import Segment, last_line, lines_of, list_segment
 
 __all__ = ["AuditIndex", "Found"]
 
-_FORMAT = 1  # PRAGMA user_version
+_FORMAT = 2  # PRAGMA user_version
 _BUSY_SECONDS = 60.0  # another search may be indexing a whole log
 _CHUNK = 10_000  # records that one statement inserts
 _SCHEMA = """
 CREATE TABLE segments (first INTEGER PRIMARY KEY, path TEXT NOT NULL, bytes INTEGER NOT NULL, last BLOB NOT NULL);
 CREATE TABLE records (sequence INTEGER PRIMARY KEY, first INTEGER NOT NULL, offset INTEGER NOT NULL,
   length INTEGER NOT NULL, time TEXT NOT NULL, outcome TEXT NOT NULL, runner TEXT, key TEXT, digest TEXT, request TEXT,
-  package TEXT, name TEXT, file TEXT);
+  package TEXT, name TEXT, file TEXT, signature TEXT);
 CREATE TABLE jobs (value TEXT NOT NULL, sequence INTEGER NOT NULL, PRIMARY KEY (value, sequence)) WITHOUT ROWID;
 CREATE INDEX by_time ON records (time);
 CREATE INDEX by_runner ON records (runner, time);
 CREATE INDEX by_digest ON records (digest) WHERE digest IS NOT NULL;
+CREATE INDEX by_signature ON records (signature) WHERE signature IS NOT NULL;
 CREATE INDEX by_request ON records (request) WHERE request IS NOT NULL;
 CREATE INDEX by_name ON records (name) WHERE name IS NOT NULL;
 """
 _STALE = "blind-oracle audit query --rebuild makes the index anew; audit verify checks the log"
 
-_Row = tuple[
-    int, int, int, int, str, str, str | None, str | None, str | None, str | None, str | None, str | None, str | None
-]
+_Text = str | None
+_Row = tuple[int, int, int, int, str, str, _Text, _Text, _Text, _Text, _Text, _Text, _Text, _Text]
 
 
 @dataclass(frozen=True, slots=True)
@@ -217,7 +217,7 @@ class AuditIndex:
         self._database.execute("INSERT OR REPLACE INTO segments VALUES (?, ?, ?, ?)", state)
 
     def _insert(self, rows: list[_Row], jobs: list[tuple[str, int]]) -> None:
-        self._database.executemany("INSERT INTO records VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)", rows)
+        self._database.executemany("INSERT INTO records VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)", rows)
         self._database.executemany("INSERT OR IGNORE INTO jobs VALUES (?, ?)", jobs)
 
 
@@ -243,6 +243,7 @@ def _indexed(line: bytes, segment: Segment, offset: int) -> tuple[_Row, set[str]
         package,
         None if package is None else package_name(package),
         file_name(claims),
+        None if entry.signature_sha256 is None else entry.signature_sha256.hex(),
     )
     return row, set() if claims is None else job_values(claims)
 

@@ -54,6 +54,7 @@ class Query:
     outcome: str | None = None
     job: str | None = None  # a value of the CI system's job, or NAME=VALUE
     request: str | None = None
+    signature: bytes | None = None  # 32 bytes: `signature_sha256`
 
     def __post_init__(self) -> None:
         if self.digest is not None and (
@@ -76,6 +77,8 @@ class Query:
             found.append(("digest >= ? AND digest < ?", (self.digest, self.digest + "g")))
         if self.package is not None:
             found.append(("(package GLOB ? OR name = ? OR file GLOB ?)", (_glob(self.package),) * 3))
+        if self.signature is not None:
+            found.append(("signature = ?", (self.signature.hex(),)))
         if self.job is not None:
             found.append(("sequence IN (SELECT sequence FROM jobs WHERE value = ?)", (self.job,)))
         return found
@@ -93,6 +96,7 @@ class Query:
             all(wanted is None or wanted == found for wanted, found in plain)
             and (self.since is None or record.time >= self.since)
             and (self.until is None or record.time < self.until)
+            and self.signature in {None, entry.signature_sha256}
             and (self.digest is None or (entry.digest is not None and entry.digest.value.hex().startswith(self.digest)))
             and self._claimed(entry.asserted.claims)
         )

@@ -9,6 +9,7 @@ from rich.console import Console
 from rich.table import Table
 
 from agentproxy.admin.auditplace import NOT_A_TERMINAL, configured, directory_argument, json_option
+from agentproxy.admin.commands.auditfiles import who_signed
 from agentproxy.admin.commands.auditsearch import query
 from agentproxy.admin.heads import heads_of
 from agentproxy.admin.layout import config_option, load_oracle, load_signer
@@ -34,6 +35,7 @@ def command() -> None:
 
 
 command.add_command(query)
+command.add_command(who_signed)
 
 
 @command.command("tail")

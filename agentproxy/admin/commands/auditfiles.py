@@ -1,0 +1,85 @@
+"""`blind-oracle audit who-signed`."""
+
+import json
+from pathlib import Path
+
+import click
+
+from agentproxy.admin.auditindex import AuditIndex
+from agentproxy.admin.auditorigin import Origin, Verdict, origin_of
+from agentproxy.admin.auditplace import cache_option, configured, directory_option, json_option
+from agentproxy.admin.layout import config_option
+from agentproxy.admin.signedfiles import signatures_of
+from agentproxy.signer.segment import list_segments
+
+__all__ = ["plain_origin", "tell_archived", "who_signed"]
+
+
+@click.command("who-signed")
+@click.argument("files", nargs=-1, required=True, type=click.Path(path_type=Path, dir_okay=False))
+@directory_option
+@json_option
+@cache_option
+@config_option
+@click.pass_context
+def who_signed(  # noqa: PLR0913, PLR0917  one parameter for each option
+    context: click.Context,
+    files: tuple[Path, ...],
+    directory: Path | None,
+    as_json: bool,  # noqa: FBT001  a flag of the command line
+    cache: Path,
+    config: Path,
+) -> None:
+    """Name the record of each signature in FILES, or say that this oracle never made it.
+
+    A FILE is an RPM, a detached signature (NAME.asc or NAME.sig, with NAME beside it) such as repomd.xml.asc, or a file
+    with one beside it. Exit status 1 says that a signature is not this oracle's, or that there is none.
+    """
+    place, good = directory or configured(config), True
+    with AuditIndex.open(place, cache) as index:
+        for file in files:
+            origins = [origin_of(signature, index) for signature in signatures_of(file)]
+            good = good and bool(origins) and all(origin.verdict is Verdict.MADE for origin in origins)
+            _tell(file, origins, as_json=as_json)
+    tell_archived(place)
+    context.exit(0 if good else 1)
+
+
+def _tell(file: Path, origins: list[Origin], *, as_json: bool) -> None:
+    if as_json:
+        shown = [plain_origin(origin) for origin in origins]
+        click.echo(json.dumps({"file": str(file), "signatures": shown}))
+    elif not origins:
+        click.echo(f"{file}: not signed")
+    else:
+        for origin in origins:
+            click.echo(f"{file}: {origin.signature.what}: {origin.words}{_record(origin)}")
+
+
+def _record(origin: Origin) -> str:
+    if origin.found is None:
+        return "" if origin.signature.intact else "; the file is not what was signed"
+    record = origin.found.record
+    entry = record.entry
+    by = f", for {entry.asserted.runner}" if entry.asserted.runner else ""
+    return f", record {record.sequence} at {record.time:%Y-%m-%d %H:%M:%S} UTC with key {entry.key}{by}"
+
+
+def plain_origin(origin: Origin) -> dict[str, object]:
+    """For machines."""
+    signature = origin.signature
+    return {
+        "what": signature.what,
+        "verdict": origin.verdict.value,
+        "hash_algorithm": signature.digest.algorithm.name.lower(),
+        "digest": signature.digest.value.hex(),
+        "signature_sha256": signature.signature_sha256.hex(),
+        "record": None if origin.found is None else json.loads(origin.found.line),
+    }
+
+
+def tell_archived(directory: Path) -> None:
+    """Say which records were not looked at, since their segments are elsewhere."""
+    first = min((segment.first for segment in list_segments(directory)), default=1)
+    if first > 1:
+        click.echo(f"blind-oracle: note: records 1 to {first - 1} are not in {directory}: archived?", err=True)

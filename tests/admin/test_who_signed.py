@@ -1,0 +1,219 @@
+"""Signatures that real gpg and rpmsign made are found in a log that says what they signed."""
+
+import contextlib
+import io
+import json
+import shutil
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from agentproxy.admin.rpmfile import read_rpm
+from agentproxy.admin.signaturepackets import MAX_SIGNATURES, read_signatures
+from agentproxy.admin.signedfiles import signatures_of
+from agentproxy.protocol.errors import RemoteProtocolError
+from agentproxy.protocol.fields import Asserted
+from agentproxy.protocol.signer_messages import Outcome
+from agentproxy.signer.log import AuditLog
+from agentproxy.signer.record import Entry
+from tests.admin.shell import Result, blind_oracle
+from tests.signer.conftest import GnupgHome, new_home
+
+SPEC = """\
+Name: hello
+Version: 1
+Release: 1
+Summary: A small package to sign
+License: Apache-2.0
+BuildArch: noarch
+%description
+A small package to sign.
+%files
+"""
+ALGORITHMS = {"rsa2048": "rsa2048", "ed25519": "ed25519", "p256": "nistp256", "dsa2048": "dsa2048"}
+
+
+@pytest.fixture(scope="module", name="gnupg")
+def made_home() -> Iterator[GnupgHome]:
+    home = new_home()
+    try:
+        for name, algorithm in ALGORITHMS.items():
+            home.make(name, algorithm)
+        yield home
+    finally:
+        home.remove()
+
+
+@pytest.fixture(scope="module", name="built")
+def built_package(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    top = tmp_path_factory.mktemp("build")
+    (top / "hello.spec").write_text(SPEC)
+    command = ["rpmbuild", "--quiet", "--define", f"_topdir {top}", "-bb", str(top / "hello.spec")]
+    subprocess.run(command, check=True, capture_output=True, timeout=60)
+    (package,) = top.rglob("*.rpm")
+    return package
+
+
+def sign_rpm(package: Path, target: Path, gnupg: GnupgHome, key: str, *options: str) -> Path:
+    shutil.copy(package, target)
+    command = ["rpmsign", "--define", f"_gpg_name {gnupg.fingerprints[key]}", "--define", f"_gpg_path {gnupg.path}"]
+    command += ["--define", "__gpg /usr/bin/gpg", *options, "--addsign", str(target)]
+    subprocess.run(command, check=True, capture_output=True, timeout=60)
+    return target
+
+
+def sign_file(file: Path, gnupg: GnupgHome, key: str, suffix: str, *options: str) -> Path:
+    signature = file.with_name(file.name + suffix)
+    gnupg.gpg("-u", gnupg.fingerprints[key], *options, "--output", str(signature), "--detach-sign", str(file))
+    return signature
+
+
+def log_of(directory: Path, *files: Path) -> Path:
+    """A log of an oracle that made all signatures in these files."""
+    directory.mkdir()
+    with AuditLog.open(directory, "n1") as log:
+        log.append([Entry("signer_started", Outcome.DONE)])
+        for found in [found for file in files for found in signatures_of(file)]:
+            made = {"digest": found.digest, "signature_sha256": found.signature_sha256}
+            log.append([Entry("sign", Outcome.SIGNED, Asserted(runner="b1"), key="modern", **made)])  # type: ignore[arg-type]
+    return directory
+
+
+def who_signed(log: Path, *files: Path | str) -> Result:
+    return blind_oracle("audit", "who-signed", "--log", log, "--cache", log.parent / "cache", *files)
+
+
+@pytest.mark.parametrize("key", ALGORITHMS)
+@pytest.mark.parametrize(("suffix", "armor"), [(".asc", ("--armor",)), (".sig", ())])
+def test_what_gpg_signed_is_hashed_as_gpg_did(
+    tmp_path: Path, gnupg: GnupgHome, key: str, suffix: str, armor: tuple[str, ...]
+) -> None:
+    document = tmp_path / "repomd.xml"
+    document.write_bytes(b"<repomd/>\n" * 1000)
+    signature = sign_file(document, gnupg, key, suffix, *armor)
+    (found,) = signatures_of(signature)
+    assert found.intact
+    assert signatures_of(document) == [found]
+    document.write_bytes(b"other")
+    (other,) = signatures_of(signature)
+    assert other.digest != found.digest
+
+
+@pytest.mark.parametrize("key", ["rsa2048", "ed25519"])
+def test_what_rpmsign_signed_is_hashed_as_gpg_did(tmp_path: Path, gnupg: GnupgHome, built: Path, key: str) -> None:
+    signed = sign_rpm(built, tmp_path / "a.rpm", gnupg, key)
+    assert [(found.what, found.intact) for found in signatures_of(signed)] == [("header", True)]
+    legacy = sign_rpm(built, tmp_path / "b.rpm", gnupg, key, "--rpmv3")
+    assert [(found.what, found.intact) for found in signatures_of(legacy)] == [
+        ("header", True),
+        ("header and payload", True),
+    ]
+    assert signatures_of(built) == []
+
+
+def test_the_record_is_named(tmp_path: Path, gnupg: GnupgHome, built: Path) -> None:
+    package = sign_rpm(built, tmp_path / "a.rpm", gnupg, "rsa2048")
+    document = tmp_path / "repomd.xml"
+    document.write_bytes(b"<repomd/>")
+    signature = sign_file(document, gnupg, "rsa2048", ".asc", "--armor")
+    log = log_of(tmp_path / "audit", package, signature)
+    result = who_signed(log, package, signature)
+    assert result.status == 0, result.errors
+    first, second = result.output.splitlines()
+    assert first.startswith(f"{package}: header: this oracle made it, record 2 at ")
+    assert second.startswith(f"{signature}: repomd.xml: this oracle made it, record 3 at ")
+    assert second.endswith("with key modern, for b1")
+
+
+def test_a_signature_of_somebody_else_is_called_so(tmp_path: Path, gnupg: GnupgHome, built: Path) -> None:
+    package = sign_rpm(built, tmp_path / "a.rpm", gnupg, "rsa2048")
+    log = log_of(tmp_path / "audit")
+    result = who_signed(log, package)
+    assert result.status == 1
+    assert result.output == f"{package}: header: this oracle never made it\n"
+    result = who_signed(log, built)
+    assert (result.status, result.output) == (1, f"{built}: not signed\n")
+
+
+def test_a_file_that_was_changed_after_it_was_signed_is_called_so(tmp_path: Path, gnupg: GnupgHome) -> None:
+    document = tmp_path / "repomd.xml"
+    document.write_bytes(b"<repomd/>")
+    signature = sign_file(document, gnupg, "ed25519", ".asc", "--armor")
+    log = log_of(tmp_path / "audit", signature)
+    document.write_bytes(b"<repomd evil='yes'/>")
+    result = who_signed(log, signature, "--json")
+    assert result.status == 1
+    (shown,) = json.loads(result.output)["signatures"]
+    assert (shown["verdict"], shown["record"]["sequence"]) == ("changed", 2)
+
+
+def test_another_signature_of_the_same_is_not_called_this_oracles(tmp_path: Path, gnupg: GnupgHome) -> None:
+    document = tmp_path / "repomd.xml"
+    document.write_bytes(b"<repomd/>")
+    signature = sign_file(document, gnupg, "p256", ".sig")
+    log = log_of(tmp_path / "audit", signature)
+    content = signature.read_bytes()
+    signature.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))  # gpg makes the same numbers each time
+    result = who_signed(log, document)
+    assert result.status == 1
+    assert "signed the same, but did not make this signature, record 2" in result.output
+
+
+@pytest.mark.parametrize("name", ["plain.txt", "plain.asc", "gone.rpm"])
+def test_what_is_no_signature_is_refused_by_name(tmp_path: Path, name: str) -> None:
+    if name != "gone.rpm":
+        (tmp_path / name).write_bytes(b"no signature\n")
+    result = who_signed(log_of(tmp_path / "audit"), tmp_path / name)
+    assert result.status == 1
+    assert str(tmp_path / name) in result.errors
+
+
+def test_every_cut_of_an_rpm_is_refused_or_read(tmp_path: Path, gnupg: GnupgHome, built: Path) -> None:
+    content = sign_rpm(built, tmp_path / "a.rpm", gnupg, "ed25519").read_bytes()
+    whole = read_rpm(io.BytesIO(content))
+    for size in range(0, whole.header_end, 7):
+        try:
+            assert read_rpm(io.BytesIO(content[:size])) == whole
+        except RemoteProtocolError:
+            continue
+
+
+def test_every_changed_byte_of_a_signature_is_refused_or_read(tmp_path: Path, gnupg: GnupgHome) -> None:
+    document = tmp_path / "d"
+    document.write_bytes(b"x")
+    content = sign_file(document, gnupg, "rsa2048", ".sig").read_bytes()
+    for at in range(len(content)):
+        for value in (0, 0x7F, 0x80, 0xFF, content[at] ^ 1):
+            try:
+                read_signatures(content[:at] + bytes([value]) + content[at + 1 :])
+            except RemoteProtocolError:
+                continue
+
+
+@given(st.binary(max_size=300), st.sampled_from([b"", b"\x88", b"\xc2", b"-----BEGIN PGP SIGNATURE-----\n\n"]))
+def test_any_bytes_are_signatures_or_refused(data: bytes, start: bytes) -> None:
+    with contextlib.suppress(RemoteProtocolError):
+        assert read_signatures(start + data)
+
+
+FRONT = b"\xed\xab\xee\xdb\x03" + bytes(73) + b"\x00\x05" + bytes(16)
+HEADER = b"\x8e\xad\xe8\x01\x00\x00\x00\x00"
+
+
+@given(st.binary(max_size=100), st.integers(0, 3), st.binary(max_size=64), st.sampled_from([267, 268, 1002, 1005, 5]))
+def test_any_bytes_are_an_rpm_or_refused(data: bytes, entries: int, index: bytes, tag: int) -> None:
+    body = entries.to_bytes(4, "big") + len(data).to_bytes(4, "big") + tag.to_bytes(4, "big") + index + data
+    for content in (data, FRONT + data, FRONT + HEADER + body, FRONT + HEADER + body + HEADER + body):
+        try:
+            read_rpm(io.BytesIO(content))
+        except RemoteProtocolError:
+            continue
+
+
+def test_signatures_without_end_are_refused() -> None:
+    with pytest.raises(RemoteProtocolError, match="at most"):
+        read_signatures(bytes(MAX_SIGNATURES + 1))
