@@ -126,7 +126,7 @@ class Link:
 
         Raises:
             LinkLostError: broken, closed, silent, or the peer broke the protocol: the message says which.
-            RejectedError: the oracle answered `rejected`.
+            RejectedError: the oracle answered `rejected`, or said so later.
         """
         try:
             with self._scope:
@@ -184,7 +184,9 @@ class Link:
                     self.send(Pong(message.id))
                 case Pong():
                     pass  # any sound from the peer counts, `_heard` has it
-                case Welcome() | Rejected():
+                case Rejected():
+                    raise RejectedError(message.code)  # the last word to whoever was revoked meanwhile
+                case Welcome():
                     raise RemoteProtocolError(f"{message.tag} comes once, as the answer to hello")
                 case _:
                     await self._owner.received(message)

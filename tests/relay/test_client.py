@@ -1,5 +1,6 @@
 """The client on virtual time: deadlines, silence, back-off. The oracle's side of each stream is the test's own."""
 
+import logging
 from collections.abc import Awaitable, Callable
 
 import pytest
@@ -13,6 +14,8 @@ from agentproxy.protocol.messages import (
     FROM_ORACLE,
     FROM_RELAY,
     PROTOCOL_VERSION,
+    Failed,
+    FailureCode,
     FromOracle,
     FromRelay,
     Hello,
@@ -20,6 +23,8 @@ from agentproxy.protocol.messages import (
     Pong,
     RefusalCode,
     Refused,
+    Rejected,
+    RejectionCode,
     ServedKey,
     Sign,
     Welcome,
@@ -28,7 +33,7 @@ from agentproxy.protocol.wire import parse_time
 from agentproxy.runtime.streams import FramedStream
 from relay.client import Client, DeadlineError, SignRequest, UnreachableError
 from relay.config import OracleAddress
-from relay.link import LinkLostError
+from relay.link import LinkLostError, RejectedError
 from relay.pending import new_request_id
 
 Script = Callable[[FramedStream], Awaitable[None]]
@@ -224,3 +229,58 @@ async def test_requests_that_nobody_answers_do_not_fill_the_window_for_ever(
         nursery.cancel_scope.cancel()
 
     assert isinstance(answer, Refused)
+
+
+@pytest.mark.parametrize(("away_seconds", "expected"), [(3.0, Refused), (10.0, Failed)])
+async def test_a_signer_may_take_three_seconds_to_come_back(
+    away_seconds: float, expected: type[Failed | Refused], autojump_clock: trio.testing.MockClock
+) -> None:
+    back = trio.current_time() + away_seconds
+
+    async def signerless(framed: FramedStream) -> None:
+        await welcome(framed)
+        while True:
+            message = await hear(framed)
+            if isinstance(message, Sign) and trio.current_time() < back:
+                say(framed, Failed(message.id, FailureCode.NOT_OPERATIONAL, retryable=True))
+            elif isinstance(message, Sign):
+                say(framed, Refused(message.id, RefusalCode.FORBIDDEN, "no"))
+            if isinstance(message, Ping):
+                say(framed, Pong(message.id))
+
+    async with trio.open_nursery() as nursery:
+        client = new_client(Oracles(nursery, signerless))
+        nursery.start_soon(client.run)
+        answer = await client.sign(request(), 30.0)
+        nursery.cancel_scope.cancel()
+
+    assert isinstance(answer, expected)
+
+
+async def test_the_oracle_s_last_word_on_an_open_stream_is_the_reason_that_everybody_hears_once(
+    autojump_clock: trio.testing.MockClock, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def revoking(framed: FramedStream) -> None:
+        await welcome(framed)
+        while not isinstance(await hear(framed), Sign):
+            pass
+        say(framed, Rejected(RejectionCode.TOKEN_REVOKED))
+
+    async def rejecting(framed: FramedStream) -> None:
+        assert isinstance(await hear(framed), Hello)
+        say(framed, Rejected(RejectionCode.TOKEN_REVOKED))
+
+    caplog.set_level(logging.WARNING)
+    async with trio.open_nursery() as nursery:
+        oracles = Oracles(nursery, revoking, rejecting)
+        client = new_client(oracles)
+        nursery.start_soon(client.run)
+        with pytest.raises(RejectedError) as rejected:
+            await client.sign(request(), 30.0)
+        await trio.sleep(60)
+        nursery.cancel_scope.cancel()
+
+    assert rejected.value.code is RejectionCode.TOKEN_REVOKED
+    assert len(oracles.times) > 2
+    reasons = [message.partition("reason=")[2] for message in caplog.messages if "reason=" in message]
+    assert reasons == ["this token was revoked"]
