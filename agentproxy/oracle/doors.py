@@ -8,15 +8,14 @@ import trio
 from agentproxy.oracle.config import ListenAddress
 from agentproxy.oracle.reception import Reception
 from agentproxy.oracle.stream import RelayStream
-from agentproxy.protocol.errors import ConfigError
+from agentproxy.protocol.errors import ConfigError, RemoteProtocolError
 from agentproxy.runtime.streams import FramedStream
-from agentproxy.runtime.tls import explain
+from agentproxy.runtime.tls import handshake
 
 __all__ = ["Doors", "listen"]
 
 logger = logging.getLogger(__name__)
 
-HANDSHAKE_SECONDS = 10.0  # two round trips; who takes longer holds a connection for nothing
 KEEP_ALIVE_SECONDS = 5.0  # how often silent connections are looked for
 BACKLOG = 1024
 
@@ -73,11 +72,9 @@ class Doors:
         address = _address(raw)
         stream = trio.SSLStream(raw, self._context, server_side=True)
         try:
-            with trio.fail_after(HANDSHAKE_SECONDS):
-                await stream.do_handshake()
-        except (trio.BrokenResourceError, trio.TooSlowError) as error:
-            reason = "no handshake in time" if isinstance(error, trio.TooSlowError) else explain(error)
-            logger.info("no TLS, address=%s reason=%s", address, reason)
+            await handshake(stream)
+        except RemoteProtocolError as error:
+            logger.info("no TLS, address=%s reason=%s", address, error)
             return
         framed = FramedStream(stream)
         relay = RelayStream(self._reception, framed, stream.getpeercert(binary_form=True), address)

@@ -179,10 +179,19 @@ async def test_another_version_of_the_protocol_is_rejected(running: Running) -> 
         assert await client.ask(Hello(PROTOCOL_VERSION + 1, running.a.token, "test")) == Rejected(RejectionCode.VERSION)
 
 
-@pytest.mark.parametrize("leaf", [None, STRANGERS.issue_cert("a.example")], ids=["no certificate", "another authority"])
-async def test_without_a_certificate_of_ours_there_is_no_hello(running: Running, leaf: trustme.LeafCert | None) -> None:
+@pytest.mark.parametrize(
+    ("leaf", "reason"),
+    [
+        (None, "the other side wants a client certificate and got none"),
+        (STRANGERS.issue_cert("a.example"), "the other side does not know this certificate: another authority issued"),
+    ],
+    ids=["no certificate", "another authority"],
+)
+async def test_without_a_certificate_of_ours_there_is_no_hello_and_the_relay_learns_why(
+    running: Running, leaf: trustme.LeafCert | None, reason: str
+) -> None:
     async with connected(running.address, context(leaf)) as client:
-        with pytest.raises(RemoteProtocolError):
+        with pytest.raises(RemoteProtocolError, match=reason):
             await client.hello(running.a.token)
 
 
