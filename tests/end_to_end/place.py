@@ -3,6 +3,7 @@
 import json
 import os
 import shlex
+import signal
 import subprocess
 import tempfile
 import time
@@ -144,6 +145,14 @@ class System:
     def pid(self, part: str) -> int | None:
         pid: int | None = json.loads(self.dev("status", "--json").output)["parts"][part]["pid"]
         return pid
+
+    def reload_policy(self) -> None:
+        """As an operator does who has changed policy.yaml."""
+        before = self.log("oracle").count("policy reloaded")
+        pid = self.pid("oracle")
+        assert pid is not None
+        os.kill(pid, signal.SIGHUP)
+        until(lambda: self.log("oracle").count("policy reloaded") > before, "the oracle takes the policy")
 
     def is_connected(self) -> bool:
         return self.run("blind-oracle-relay", "status").returncode == 0

@@ -1,7 +1,5 @@
 """What a signing relay must not do, asked by real gpg, by raw Assuan, and by a relay that asks what it likes."""
 
-import os
-import signal
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -186,12 +184,8 @@ def policy_without(system: System, name: str) -> Iterator[None]:
 
 
 def _take(system: System, text: str) -> None:
-    loads = system.log("oracle").count("policy reloaded")
     (system.directory / "policy.yaml").write_text(text)
-    pid = system.pid("oracle")
-    assert pid is not None
-    os.kill(pid, signal.SIGHUP)
-    until(lambda: system.log("oracle").count("policy reloaded") > loads, "the oracle takes the policy")
+    system.reload_policy()
 
 
 def serves(system: System, grip: str) -> bool:
