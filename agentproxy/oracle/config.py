@@ -52,8 +52,10 @@ class SignerConfig:
 class CredentialsConfig:
     """How long runners' credentials last; relays renew them long before, by themselves."""
 
-    certificate_days: int = 90
-    token_days: int = 90
+    # Renewed after two thirds, these never have only 60 days left, when the first warning of an end would come: whoever
+    # gets one knows that a renewal has failed.
+    certificate_days: int = 365
+    token_days: int = 365
     overlap_minutes: int = 60  # how long the old ones stay good after the first use of the new ones
 
     def __post_init__(self) -> None:

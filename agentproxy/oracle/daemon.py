@@ -184,7 +184,7 @@ class Oracle:
             logger.warning("the audit log was not replayed, reason=%s", error)  # and nobody is let in until it is
         except BackendError as error:
             if isinstance(error, SignerError) and error.retryable:
-                logger.warning("the audit log was not replayed, reason=%s", error)
+                logger.info("the audit log is not replayed yet, reason=%s", error)  # the ledger says when it lasts
                 return
             hint = "do registry and audit log belong together? put back the log's newest files, or a newer registry"
             self._failure = ConfigError(f"the audit log cannot be replayed into the registry: {error}", hint)

@@ -26,7 +26,7 @@ __all__ = ["Issuer", "is_due", "issued_change", "new_token"]
 
 logger = logging.getLogger(__name__)
 
-# Of a lifetime, then credentials are renewed: with 90 days there is a month for whatever is in the way.
+# Of a lifetime, then credentials are renewed: with 365 days there are four months for whatever is in the way.
 RENEWAL_POINT = 2 / 3
 # Of a lifetime, either way, by the token: a thousand relays that were enrolled together do not come back together.
 RENEWAL_JITTER = 0.05

@@ -15,7 +15,7 @@ from agentproxy.oracle.changes import Change
 from agentproxy.oracle.journal import SignerJournal
 from agentproxy.oracle.registry import Registry, RegistryError
 from agentproxy.oracle.registryview import RegistryView
-from agentproxy.oracle.signerlink import SignerError, SignerLink
+from agentproxy.oracle.signerlink import QUIET_SECONDS, SignerError, SignerLink
 from agentproxy.protocol.errors import BackendError
 from agentproxy.protocol.fields import Asserted
 from agentproxy.protocol.messages import FailureCode
@@ -29,6 +29,8 @@ ANSWER_SECONDS = 10.0  # recording and issuing take milliseconds; a disk that st
 FIRST_SECONDS = 1.0  # between attempts at the start
 # Later: what a command line that was killed has recorded and not made, and how much of the log a start must read.
 CATCH_UP_SECONDS = 60.0
+
+_NOT_REPLAYED = "the audit log was not replayed, reason=%s"
 
 T = TypeVar("T")
 
@@ -81,13 +83,22 @@ class Ledger:
 
     async def run(self) -> None:
         """Catch up, again and again, until cancelled."""
+        well, told = trio.current_time(), ""
         while True:
             try:
                 await self.catch_up()
+                well, told = trio.current_time(), ""
             except (BackendError, RegistryError) as error:
-                log = logger.warning if self._view.is_replayed else logger.error
-                log("the audit log was not replayed, reason=%s", error)
+                is_due = trio.current_time() - well >= QUIET_SECONDS or not _may_pass(error)
+                # The same reason once: before the first replay there is an attempt each second.
+                logger.log(self._level(is_told=is_due and str(error) != told), _NOT_REPLAYED, error)
+                told = str(error) if is_due else told
             await trio.sleep(CATCH_UP_SECONDS if self._view.is_replayed else FIRST_SECONDS)
+
+    def _level(self, *, is_told: bool) -> int:
+        if not is_told:
+            return logging.DEBUG
+        return logging.WARNING if self._view.is_replayed else logging.ERROR
 
     async def _with_journal(self, asserted: Asserted, work: Callable[[SignerJournal], T]) -> T:
         def ask(request: ToSigner) -> FromSigner:
@@ -98,3 +109,7 @@ class Ledger:
             result = await trio.to_thread.run_sync(work, journal)
         await self._view.refresh()
         return result
+
+
+def _may_pass(error: BackendError | RegistryError) -> bool:
+    return isinstance(error, SignerError) and error.retryable

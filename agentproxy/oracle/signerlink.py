@@ -29,6 +29,8 @@ logger = logging.getLogger(__name__)
 
 FIRST_RETRY_SECONDS = 0.05  # a signer that we start needs about 0.3 s
 LAST_RETRY_SECONDS = 1.0
+# A signer that starts, or starts again, on a busy host with keys to unlock: nobody needs to act yet.
+QUIET_SECONDS = 10.0
 # How often we ask for the list of keys: it also tells that the signer is alive and brings new keys without a restart.
 ASK_SECONDS = 2.0
 # Its event loop answers in milliseconds, also while its threads sign; only a dead or stopped one takes so long.
@@ -131,19 +133,21 @@ class SignerLink:
 
     async def run(self) -> None:
         """Stay connected until cancelled."""
-        delay, silent = FIRST_RETRY_SECONDS, False
+        delay, told = FIRST_RETRY_SECONDS, False
+        gone = trio.current_time()
         while True:
             try:
                 stream = await trio.open_unix_socket(self._path)
             except OSError as error:
                 # One line for each absence, not one for each attempt.
-                log = logger.debug if silent or delay < LAST_RETRY_SECONDS else logger.error
+                is_due = not told and trio.current_time() - gone >= QUIET_SECONDS
+                log = logger.error if is_due else logger.debug
                 log("signer out of reach, socket=%s reason=%s", self._path, error.strerror)
-                silent = silent or delay >= LAST_RETRY_SECONDS
+                told = told or is_due
             else:
-                delay, silent = FIRST_RETRY_SECONDS, False
                 reason = await self.serve(stream)
                 logger.warning("connection to the signer ended, socket=%s reason=%s", self._path, reason)
+                delay, told, gone = FIRST_RETRY_SECONDS, False, trio.current_time()
             await trio.sleep(delay)
             delay = min(delay * 2, LAST_RETRY_SECONDS)
 

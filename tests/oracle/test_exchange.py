@@ -1,5 +1,6 @@
 """Enrolment, renewal and replay, as a relay and an operator meet them."""
 
+import logging
 import os
 import shutil
 import ssl
@@ -20,9 +21,11 @@ from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from agentproxy.oracle import doors, issuing, schema
 from agentproxy.oracle.changes import CertificateRevoked, RunnerDisabled, TokenRevoked, details_of
+from agentproxy.oracle.config import CredentialsConfig
 from agentproxy.oracle.credentials import TokenKind
 from agentproxy.oracle.daemon import Oracle
 from agentproxy.protocol.errors import ConfigError, RemoteProtocolError
+from agentproxy.protocol.expiry import THRESHOLD_DAYS
 from agentproxy.protocol.messages import Credentials, Rejected, RejectionCode, Signed, Welcome
 from agentproxy.protocol.signer_messages import CredentialRecord
 from agentproxy.runtime.streams import EndOfStream
@@ -242,6 +245,34 @@ async def test_without_a_signer_nobody_is_let_in_before_the_replay(
     await until(lambda: oracle._view.is_replayed)
     async with connected(oracle.address, context(who.certificate)) as client:
         assert isinstance(await client.hello(who.token), Welcome)
+
+
+@pytest.mark.parametrize("quiet_seconds", [60.0, 0.0])
+async def test_a_signer_that_takes_its_time_to_start_is_an_error_only_when_it_lasts_and_then_once(
+    world: World,
+    nursery: trio.Nursery,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    quiet_seconds: float,
+) -> None:
+    monkeypatch.setattr("agentproxy.oracle.daemon.SIGNER_START_SECONDS", 0.1)
+    for module in ("ledger", "signerlink"):
+        monkeypatch.setattr(f"agentproxy.oracle.{module}.QUIET_SECONDS", quiet_seconds)
+    caplog.set_level(logging.DEBUG, "agentproxy")
+    oracle = Oracle(world.config)
+    nursery.start_soon(oracle.run)
+    await until(lambda: min(caplog.text.count("was not replayed"), caplog.text.count("out of reach")) >= 2)
+    await nursery.start(FakeSigner(world.directory / "signer.sock").serve)
+    await until(lambda: oracle._view.is_replayed)
+    complaints = sum(record.levelno >= logging.WARNING for record in caplog.records)
+    assert complaints == (0 if quiet_seconds else 2)  # the link's and the ledger's
+
+
+def test_credentials_are_renewed_before_the_first_warning_of_their_end() -> None:
+    lifetimes = CredentialsConfig()
+    for days in (lifetimes.certificate_days, lifetimes.token_days):
+        left = days * (1 - issuing.RENEWAL_POINT - issuing.RENEWAL_JITTER)
+        assert left > max(THRESHOLD_DAYS)
 
 
 async def test_what_another_process_recorded_and_did_not_make_is_made_while_we_serve(
