@@ -6,6 +6,7 @@ import json
 import shutil
 import subprocess
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -217,3 +218,35 @@ def test_any_bytes_are_an_rpm_or_refused(data: bytes, entries: int, index: bytes
 def test_signatures_without_end_are_refused() -> None:
     with pytest.raises(RemoteProtocolError, match="at most"):
         read_signatures(bytes(MAX_SIGNATURES + 1))
+
+
+def test_a_tree_is_compared_with_the_log_in_both_directions(tmp_path: Path, gnupg: GnupgHome, built: Path) -> None:
+    tree = tmp_path / "tree"
+    (tree / "repodata").mkdir(parents=True)
+    package = sign_rpm(built, tree / "a.rpm", gnupg, "rsa2048")
+    (tree / "repodata" / "repomd.xml").write_bytes(b"<repomd/>")
+    metadata = sign_file(tree / "repodata" / "repomd.xml", gnupg, "rsa2048", ".asc", "--armor")
+    unpublished = sign_rpm(built, tmp_path / "b.rpm", gnupg, "ed25519")
+    log = log_of(tmp_path / "audit", package, metadata)
+    words = ("audit", "reconcile", tree, "--log", log, "--cache", tmp_path / "cache")
+    result = blind_oracle(*words)
+    assert result.status == 0, result.output
+    assert result.output.startswith("2 files, 2 signatures of this oracle, 0 that are not")
+
+    with AuditLog.open(log, "n1") as pen:
+        (other,) = signatures_of(unpublished)
+        entry = Entry("sign", Outcome.SIGNED, Asserted(runner="b1"), key="modern", digest=other.digest)
+        pen.append([replace(entry, signature_sha256=other.signature_sha256)])
+    foreign = sign_rpm(built, tree / "c.rpm", gnupg, "dsa2048")
+    shutil.copy(built, tree / "d.rpm")
+    (tree / "e.rpm").write_bytes(b"\xed\xab\xee\xdb, and nothing that belongs there")
+    result = blind_oracle(*words)
+    assert result.status == 1
+    assert result.output.splitlines()[:-1] == [
+        f"{foreign}: header: this oracle never made it",
+        f"{tree / 'd.rpm'}: not signed",
+        f"{tree / 'e.rpm'}: the RPM is cut off",
+        "record 4: signed with key modern for b1: no file has it",
+    ]
+    plain = json.loads(blind_oracle(*words, "--json", "--key", "legacy").output)
+    assert (plain["fits"], plain["made"], len(plain["foreign"]), plain["missing"]) == (False, 2, 1, [])

@@ -9,8 +9,10 @@ from rich.console import Console
 from rich.table import Table
 
 from agentproxy.admin.auditplace import NOT_A_TERMINAL, configured, directory_argument, json_option
+from agentproxy.admin.commands.auditcompare import reconcile_
 from agentproxy.admin.commands.auditfiles import who_signed
 from agentproxy.admin.commands.auditsearch import query
+from agentproxy.admin.commands.auditship import export_
 from agentproxy.admin.heads import heads_of
 from agentproxy.admin.layout import config_option, load_oracle, load_signer
 from agentproxy.admin.records import COLUMNS, ends, follow, last_lines, summary
@@ -36,6 +38,8 @@ def command() -> None:
 
 command.add_command(query)
 command.add_command(who_signed)
+command.add_command(export_)
+command.add_command(reconcile_)
 
 
 @command.command("tail")

@@ -1,0 +1,71 @@
+"""Compares a directory of packages and repository metadata with the log, in both directions."""
+
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from agentproxy.admin.auditindex import AuditIndex, Found
+from agentproxy.admin.auditorigin import Origin, Verdict, origin_of
+from agentproxy.admin.auditquery import Query
+from agentproxy.admin.signedfiles import SIGNATURE_SUFFIXES, signatures_of
+from agentproxy.protocol.errors import ConfigError
+
+__all__ = ["Reconciliation", "reconcile"]
+
+
+@dataclass(frozen=True, slots=True)
+class Reconciliation:
+    """What fits and what does not."""
+
+    files: int
+    made: int  # signatures of this oracle
+    foreign: tuple[Origin, ...]  # signatures that are not, or are of other content
+    unsigned: tuple[Path, ...]
+    unreadable: tuple[str, ...]  # with the reason
+    missing: tuple[Found, ...]  # records of signatures that no file has
+
+    @property
+    def fits(self) -> bool:
+        """Whether there is no difference."""
+        return not (self.foreign or self.unsigned or self.unreadable or self.missing)
+
+
+def reconcile(directory: Path, index: AuditIndex, query: Query) -> Reconciliation:
+    """Look at every RPM and detached signature below `directory`.
+
+    Args:
+        query: which records must be there; of those, the ones that were signed are meant.
+
+    Raises:
+        ConfigError: the directory or the log cannot be read.
+    """
+    origins: list[Origin] = []
+    unsigned, unreadable, files = [], [], 0
+    for path in _files(directory):
+        files += 1
+        try:
+            found = [origin_of(signature, index) for signature in signatures_of(path)]
+        except ConfigError as error:
+            unreadable.append(str(error))
+            continue
+        origins += found
+        if not found:
+            unsigned.append(path)
+    seen = {origin.signature.signature_sha256 for origin in origins}
+    missing = tuple(found for found in index.find(query) if found.record.entry.signature_sha256 not in seen)
+    foreign = tuple(origin for origin in origins if origin.verdict is not Verdict.MADE)
+    return Reconciliation(files, len(origins) - len(foreign), foreign, tuple(unsigned), tuple(unreadable), missing)
+
+
+def _files(directory: Path) -> Iterator[Path]:
+    """RPMs and detached signatures below `directory`; links to directories are not followed."""
+    for top, directories, names in os.walk(directory, onerror=_refuse):
+        directories.sort()
+        for name in sorted(names):
+            if name.endswith((".rpm", *SIGNATURE_SUFFIXES)):
+                yield Path(top, name)
+
+
+def _refuse(error: OSError) -> None:
+    raise ConfigError(f"{error.filename}: {error.strerror}") from error

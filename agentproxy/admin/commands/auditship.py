@@ -1,0 +1,57 @@
+"""`blind-oracle audit export`."""
+
+import sys
+from pathlib import Path
+
+import click
+
+from agentproxy.admin.auditexport import export, format_token, parse_token
+from agentproxy.admin.auditplace import configured, directory_argument
+from agentproxy.admin.layout import config_option
+from agentproxy.protocol.errors import ConfigError
+from agentproxy.runtime.files import write_atomically
+from agentproxy.signer.segment import ChainEnd
+
+__all__ = ["export_"]
+
+
+@click.command("export")
+@directory_argument
+@click.option("--after", help="Begin behind this record: SEQUENCE, or SEQUENCE:HASH if it must be that one.")
+@click.option("--limit", type=click.IntRange(1), help="At most so many records.")
+@click.option(
+    "--token",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="A file that keeps SEQUENCE:HASH of the last exported record: begin behind it, and write it when all is out.",
+)
+@config_option
+def export_(directory: Path | None, after: str | None, limit: int | None, token: Path | None, config: Path) -> None:
+    """Write records as they stand in the log, one a line, for shipping to another place.
+
+    Exports that follow each other, put one behind the other, are the log itself.
+    """
+    if after is not None and token is not None and token.exists():
+        raise ConfigError(f"{token}: it says where to begin, and so does --after", "leave one of the two out")
+    began = _kept(token) if token is not None and token.exists() else after or "0"
+    sequence, hash_ = parse_token(began)
+    end: ChainEnd | None = None
+    for line, place in export(directory or configured(config), sequence, hash_, limit):
+        click.echo(line.decode("ascii", "backslashreplace"))
+        end = place
+    if token is not None and end is not None:
+        _keep(token, end)
+
+
+def _kept(path: Path) -> str:
+    try:
+        return path.read_text(encoding="ascii")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path}: cannot be read: {error}") from error
+
+
+def _keep(path: Path, end: ChainEnd) -> None:
+    sys.stdout.flush()  # what is not out must be exported again
+    try:
+        write_atomically(path, f"{format_token(end)}\n".encode("ascii"), 0o644)
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot be written: {error.strerror}") from error

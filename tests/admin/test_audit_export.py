@@ -1,0 +1,69 @@
+"""The log is shipped in parts that, put together, are the log."""
+
+from pathlib import Path
+
+import pytest
+
+from tests.admin.shell import Result, blind_oracle
+from tests.signer.logs import LogLimits, write_log
+
+
+@pytest.fixture(name="log")
+def made_log(tmp_path: Path) -> Path:
+    (tmp_path / "audit").mkdir()
+    write_log(tmp_path / "audit", 10, LogLimits(reserve_bytes=0, rotate_bytes=2000))
+    return tmp_path / "audit"
+
+
+def export(log: Path, *options: str | Path) -> Result:
+    return blind_oracle("audit", "export", log, *options)
+
+
+def stored(log: Path) -> str:
+    return "".join(path.read_text() for path in sorted(log.glob("*.jsonl")))
+
+
+def test_parts_put_together_are_the_log(log: Path, tmp_path: Path) -> None:
+    parts = [export(log, "--token", tmp_path / "token", "--limit", "4").output for _ in range(5)]
+    assert [len(part.splitlines()) for part in parts] == [4, 4, 2, 0, 0]
+    assert "".join(parts) == stored(log)
+    write_log(log, 2)
+    parts.append(export(log, "--token", tmp_path / "token").output)
+    assert len(parts[-1].splitlines()) == 2
+    assert "".join(parts) == stored(log)
+
+
+@pytest.mark.parametrize(("after", "count"), [("0", 10), ("3", 7), ("9", 1), ("10", 0)])
+def test_it_begins_behind_a_record(log: Path, after: str, count: int) -> None:
+    assert export(log, "--after", after).output == "".join(stored(log).splitlines(keepends=True)[10 - count :])
+
+
+@pytest.mark.parametrize("limit", ["5", "10"])
+def test_a_log_that_was_rewritten_is_not_taken_for_the_old_one(log: Path, tmp_path: Path, limit: str) -> None:
+    export(log, "--token", tmp_path / "token", "--limit", limit)
+    for path in log.iterdir():
+        path.unlink()
+    write_log(log, 10)
+    result = export(log, "--token", tmp_path / "token")
+    assert (result.status, result.output) == (1, "")
+    assert "the log does not continue what was exported" in result.errors
+
+
+def test_a_log_that_was_cut_is_not_taken_for_one_without_news(log: Path, tmp_path: Path) -> None:
+    export(log, "--token", tmp_path / "token")
+    sorted(log.glob("*.jsonl"))[-1].unlink()
+    result = export(log, "--token", tmp_path / "token")
+    assert (result.status, result.output) == (1, "")
+    assert "the log ends with record 9, before record 10" in result.errors
+
+
+def test_records_that_were_archived_are_missed(log: Path) -> None:
+    sorted(log.glob("*.jsonl"))[0].unlink()
+    assert "records 1 to 3 are not there" in export(log).errors
+    assert len(export(log, "--after", "3").output.splitlines()) == 7
+
+
+@pytest.mark.parametrize("after", ["-1", "01", "5:ab", "", "x"])
+def test_what_is_no_place_is_refused(log: Path, after: str) -> None:
+    result = export(log, "--after", after)
+    assert (result.status, result.output) == ((0, stored(log)) if after == "" else (1, ""))
