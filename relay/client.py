@@ -8,7 +8,7 @@ import random
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import NoReturn, Protocol
+from typing import NoReturn
 
 import trio
 
@@ -22,13 +22,11 @@ from agentproxy.protocol.messages import (
     Failed,
     FetchCertificate,
     FromOracle,
-    Hello,
     KeysChanged,
     Ping,
     Pong,
     Refused,
     Rejected,
-    RejectionCode,
     ServedKey,
     Sign,
     Signed,
@@ -37,10 +35,11 @@ from agentproxy.protocol.messages import (
 from relay.config import OracleAddress
 from relay.connectionstate import ConnectionState
 from relay.credentials import CredentialStore
+from relay.lines import Dial, Lines
 from relay.link import Link, LinkLostError, RejectedError
 from relay.pending import DeadlineError, PendingRequests, UnreachableError, new_request_id
 
-__all__ = ["Client", "DeadlineError", "Dial", "SignRequest", "UnreachableError"]
+__all__ = ["Client", "DeadlineError", "SignRequest", "UnreachableError"]
 
 logger = logging.getLogger(__name__)
 
@@ -58,23 +57,6 @@ FAILURE_RETRY_SECONDS = (0.25, 0.5, 1.0, 2.0)
 # More wrong than this, and certificates and tokens begin to fail for reasons that nobody understands.
 MAX_CLOCK_DIFFERENCE_SECONDS = 120
 CERTIFICATE_SECONDS = 10.0
-# Renewed credentials: how long the oracle may take to welcome them, which it records first; how often it is tried at
-# once (later, the next connection uses them anyway); and how long answers may still come over the old connection.
-SUCCESSION_SECONDS = 20.0
-SUCCESSION_RETRY_SECONDS = (1.0, 5.0, 30.0, 60.0)
-LEAVING_SECONDS = 60.0
-
-
-class Dial(Protocol):
-    """How to reach an oracle; `relay.dial.Dialer` does it over TLS."""
-
-    def hello(self) -> Hello:
-        """The first message."""
-        ...
-
-    async def connect(self, oracle: OracleAddress) -> trio.abc.Stream:
-        """A stream that is ready for frames."""
-        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,16 +68,6 @@ class SignRequest:
     digest: Digest
     distribution: str | None = None
     claims: Claims | None = None
-
-
-class _Line:
-    """A connection and its end."""
-
-    def __init__(self, link: Link) -> None:
-        self.link = link
-        self.settled = trio.Event()  # it was welcome, or has ended
-        self.ended = trio.Event()
-        self.error: LinkLostError | RejectedError = LinkLostError("the connection ended")
 
 
 class Client:
@@ -118,16 +90,11 @@ class Client:
         store: CredentialStore | None = None,
     ) -> None:
         self._oracles = oracles
-        self._dial = dial
         self._keys_arrived = keys_arrived
         self._head_arrived = head_arrived
         self._pending = PendingRequests()
-        self._oracle = oracles[0]
         self._was_welcome = False
-        self._store = store
-        self._line: _Line | None = None  # the connection in use
-        self._successor: _Line | None = None  # another, which is not welcome yet
-        self._tasks: trio.Nursery | None = None
+        self._lines = Lines(dial, store, self, self._pending.detach)
         self.state = ConnectionState(connected=False, address=oracles[0].address, since=_now(), problem="not tried yet")
 
     async def sign(self, request: SignRequest, deadline_seconds: float) -> Signed | Refused | Failed:
@@ -174,88 +141,15 @@ class Client:
         tries = 0
         while True:
             for oracle in self._oracles:
-                started = trio.current_time()
+                started, self._was_welcome = trio.current_time(), False
                 try:
-                    await self._use(oracle)
+                    await self._lines.use(oracle)
                 except (LinkLostError, RejectedError, ConfigError) as error:
                     self._lost(oracle, error)
                 if trio.current_time() - started >= STABLE_SECONDS and self._was_welcome:
                     tries = 0
             await self._pause(tries)
             tries += 1
-
-    async def _use(self, oracle: OracleAddress) -> NoReturn:
-        """Use one oracle until its last connection ends: a renewal puts another in the place of the first."""
-        self._was_welcome = False
-        stream = await self._dial.connect(oracle)
-        self._oracle = oracle
-        async with trio.open_nursery() as nursery:
-            line = self._line = _Line(Link(stream, self._dial.hello(), self))
-            self._tasks = nursery
-            nursery.start_soon(self._run_line, line)
-            await line.ended.wait()
-            while line is not self._line:
-                line = self._line
-                await line.ended.wait()
-            nursery.cancel_scope.cancel()  # a renewal on its way, and a replaced connection that has not ended yet
-        raise line.error
-
-    async def _run_line(self, line: "_Line") -> None:
-        try:
-            await line.link.run()
-        except (LinkLostError, RejectedError) as error:
-            line.error = error
-        finally:
-            self._pending.detach(line.link)
-            line.settled.set()
-            line.ended.set()
-
-    async def _renew(self, credentials: Credentials) -> None:
-        """Store new credentials and connect with them, before the connection with the old ones ends."""
-        if self._store is None:
-            logger.warning("the oracle sent new credentials, and relay.yaml names none that it could replace")
-            return
-        try:
-            before = await trio.to_thread.run_sync(self._store.replace, credentials)
-        except ConfigError as error:
-            logger.error("new credentials are not stored, the old ones stay: %s", error)  # noqa: TRY400  no bug
-            return
-        logger.info("new credentials stored, expires=%s", credentials.expires)
-        for pause in SUCCESSION_RETRY_SECONDS:
-            problem = await self._succeed()
-            if problem is None:
-                await trio.to_thread.run_sync(self._store.tidy)
-                return
-            logger.warning("no connection with the new credentials yet, reason=%s", problem)
-            if isinstance(problem, RejectedError) and problem.code is not RejectionCode.NOT_OPERATIONAL:
-                await trio.to_thread.run_sync(self._store.restore, before)
-                return
-            await trio.sleep(pause)
-        # The next connection, whenever that is made, uses them.
-
-    async def _succeed(self) -> LinkLostError | RejectedError | ConfigError | None:
-        """Put a new connection in the place of the present one; None when that worked."""
-        old = self._line
-        try:
-            stream = await self._dial.connect(self._oracle)
-            line = _Line(Link(stream, self._dial.hello(), self))
-        except (LinkLostError, ConfigError) as error:
-            return error
-        if old is None or self._tasks is None or old.ended.is_set():
-            await trio.aclose_forcefully(stream)
-            return LinkLostError("the present connection ended meanwhile")
-        self._successor = line
-        self._tasks.start_soon(self._run_line, line)
-        with trio.move_on_after(SUCCESSION_SECONDS):
-            await line.settled.wait()
-        if self._line is not line:
-            line.link.end("no welcome in time")
-            await line.ended.wait()
-            return line.error
-        with trio.move_on_after(LEAVING_SECONDS):
-            await old.ended.wait()
-        old.link.end("it was replaced, and its last answers did not come")
-        return None
 
     def _lost(self, oracle: OracleAddress, error: LinkLostError | RejectedError | ConfigError) -> None:
         problem = str(error)
@@ -293,10 +187,7 @@ class Client:
     async def welcomed(self, link: Link, welcome: Welcome) -> None:
         """Send what waits (for the link)."""
         self._was_welcome = True
-        if self._successor is not None and self._successor.link is link:
-            self._line, self._successor = self._successor, None
-            self._line.settled.set()
-        address = self._oracle.address
+        address = self._lines.welcomed(link).address
         self.state = ConnectionState(connected=True, address=address, since=_now(), node=welcome.node)
         logger.info("connected, address=%s node=%s runner=%s", address, welcome.node, welcome.runner)
         if welcome.head is not None:
@@ -313,8 +204,7 @@ class Client:
             case KeysChanged():
                 await self._keys_arrived(message.keys)
             case Credentials():
-                if self._tasks is not None:
-                    self._tasks.start_soon(self._renew, message)
+                self._lines.renew_soon(message)
             case Drain():
                 self._pending.drain()
             case Signed():
