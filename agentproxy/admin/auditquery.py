@@ -1,6 +1,7 @@
 """What somebody looks for in the audit log: as a condition on the index, and again on each record that is read back."""
 
 import fnmatch
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import PurePosixPath
@@ -34,11 +35,9 @@ def package_name(package: str) -> str:
     return parts[0] if len(parts) == 3 else package
 
 
-def file_name(claims: Claims | None) -> str | None:
-    """The file that was worked on, without its directory and `.rpm`."""
-    if claims is None or claims.file is None:
-        return None
-    return PurePosixPath(claims.file).name.removesuffix(".rpm")
+def file_name(file: str) -> str:
+    """A claimed file without its directory and `.rpm`."""
+    return PurePosixPath(file).name.removesuffix(".rpm")
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,19 +105,19 @@ class Query:
             return True
         if claims is None:
             return False
-        if self.job is not None and self.job not in job_values(claims):
+        if self.job is not None and self.job not in job_values(claims.job):
             return False
         return self.package is None or self._is_package(claims)
 
     def _is_package(self, claims: Claims) -> bool:
         package, pattern = claims.package or "", _glob(self.package or "")
-        names = (package, package_name(package), file_name(claims) or "")
+        names = (package, package_name(package), file_name(claims.file or ""))
         return any(fnmatch.fnmatchcase(name, pattern) for name in names)
 
 
-def job_values(claims: Claims) -> set[str]:
+def job_values(job: Mapping[str, str]) -> set[str]:
     """What a search for a job finds."""
-    return {text for name, value in claims.job.items() for text in (value, f"{name}={value}")}
+    return {text for name, value in job.items() for text in (value, f"{name}={value}")}
 
 
 def _glob(pattern: str) -> str:

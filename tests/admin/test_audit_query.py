@@ -156,3 +156,12 @@ def test_what_cannot_be_looked_for_is_refused(log: Path, options: tuple[str, ...
     result = query(log, *options)
     assert result.status == 1
     assert error in result.errors
+
+
+def test_a_damaged_record_is_not_indexed(log: Path) -> None:
+    segment = sorted(log.glob("*.jsonl"))[1]
+    segment.chmod(0o640)
+    segment.write_bytes(segment.read_bytes().replace(b'"node":', b'"Node":', 1))
+    result = query(log)
+    assert (result.status, result.output) == (1, "")
+    assert f"{segment}: a record is damaged, at byte 0" in result.errors
