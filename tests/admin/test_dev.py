@@ -3,6 +3,7 @@ import os
 import shlex
 import signal
 import subprocess
+import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -125,6 +126,29 @@ def test_after_the_oracles_violent_death_it_starts_again(system: System) -> None
     assert system.status() == {"oracle": False, "signer": False, "relay": True}
     assert system.dev("start").status == 0
     assert system.status() == ALL
+
+
+def test_stop_ends_a_relay_that_a_start_is_waiting_for_in_vain(system: System) -> None:
+    config = f"--config={system.directory / 'oracle.yaml'}"
+    assert blind_oracle("runner", "disable", "dev", config).status == 0
+    command = [sys.executable, "-m", "agentproxy.admin", "dev", "start", str(system.directory)]
+    try:
+        with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as start:
+            while not is_locked(system.directory):
+                assert start.poll() is None
+            stopped = system.dev("stop")
+            _, errors = start.communicate(timeout=SECONDS)
+        assert stopped.status == 0, stopped.errors
+        assert start.returncode == 1
+        assert "the relay does not reach the oracle" not in errors  # for that it would have waited to the end
+        assert system.status() == NONE
+        assert list(find(at=system.directory)) == []
+    finally:
+        assert blind_oracle("runner", "enable", "dev", config).status == 0
+
+
+def is_locked(directory: Path) -> bool:
+    return f":{directory.stat().st_ino} " in Path("/proc/locks").read_text()  # a try of our own would be in the way
 
 
 def test_stop_leaves_nothing_running_and_no_socket(system: System) -> None:

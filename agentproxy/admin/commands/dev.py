@@ -117,7 +117,8 @@ def stop_(directory: Path, part: str | None) -> None:
     place = Place.at(directory)
     if not place.root.is_dir():
         raise ConfigError(f"{directory}: there is no such directory")
-    with place.changing():
+    # A start may wait for something that never comes, such as an oracle that takes this relay: it must not hold us up.
+    with place.changing(meanwhile=lambda: _end_now(place, part)):
         _stop(place, part)
     click.echo(f"stopped in {directory}: {part or 'everything'}")
 
@@ -150,6 +151,12 @@ def _stop(place: Place, part: str | None) -> None:
             parts.stop(place, name)
     if part is None:
         parts.stop_rest(place)
+
+
+def _end_now(place: Place, part: str | None) -> None:
+    for name in (parts.RELAY, parts.ORACLE):
+        if part in {None, name}:
+            parts.end_now(place, name)
 
 
 def _running(place: Place) -> list[str]:

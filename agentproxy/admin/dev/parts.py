@@ -23,6 +23,7 @@ __all__ = [
     "PARTS",
     "RELAY",
     "SIGNER",
+    "end_now",
     "is_running",
     "set_up_home",
     "start",
@@ -89,6 +90,13 @@ def stop(place: Place, name: str) -> None:
         signer = _signer(place)
         if signer is not None:
             processes.end(signer, STOP_SECONDS)
+
+
+def end_now(place: Place, name: str) -> None:
+    """End the oracle or the relay while another command starts it, which then gives up; that one keeps the files."""
+    process = processes.recall(_pid_file(place, name))
+    if process is not None:
+        processes.end(process, STOP_SECONDS)
 
 
 def stop_rest(place: Place) -> None:

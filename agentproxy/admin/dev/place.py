@@ -2,7 +2,8 @@
 
 import fcntl
 import os
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +15,8 @@ from agentproxy.runtime.unixsocket import MAX_PATH
 __all__ = ["RUNNER", "Place"]
 
 RUNNER = "dev"  # the name of the one build server
+WAIT_SECONDS = 60.0  # a start ends soon when what it waits for is stopped; one that makes keys takes the longest
+_LOOK_SECONDS = 0.05
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,17 +97,31 @@ class Place:
             raise ConfigError(f"{self.root}: no dev system here", f"blind-oracle dev start {self.root}")
 
     @contextmanager
-    def changing(self) -> Iterator[None]:
+    def changing(self, meanwhile: Callable[[], None] | None = None) -> Iterator[None]:
         """Keep other `dev start` and `dev stop` away from this directory, which must exist.
+
+        Args:
+            meanwhile: called again and again while another is at work, for at most WAIT_SECONDS; None: do not wait.
 
         Raises:
             ConfigError: one of them is at work.
         """
         descriptor = os.open(self.root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            deadline = time.monotonic() + WAIT_SECONDS
+            while not _locked(descriptor):
+                if meanwhile is None or time.monotonic() > deadline:
+                    raise ConfigError(f"{self.root}: another dev command is at work here", "wait for its end")
+                meanwhile()
+                time.sleep(_LOOK_SECONDS)
             yield
-        except BlockingIOError as error:
-            raise ConfigError(f"{self.root}: another dev command is at work here", "wait for its end") from error
         finally:
             os.close(descriptor)
+
+
+def _locked(directory: int) -> bool:
+    try:
+        fcntl.flock(directory, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
