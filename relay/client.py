@@ -8,7 +8,7 @@ import random
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import NoReturn
+from typing import NoReturn, Protocol
 
 import trio
 
@@ -70,6 +70,16 @@ class SignRequest:
     claims: Claims | None = None
 
 
+class HeadKeeper(Protocol):
+    """Who remembers the ends of audit logs; `relay.heads.Heads` does."""
+
+    def note(self, head: Head) -> None:
+        """An answer's head; answers may overtake each other."""
+
+    def welcomed(self, head: Head) -> None:
+        """A new connection's first head."""
+
+
 class Client:
     """Asks oracles to sign.
 
@@ -77,7 +87,7 @@ class Client:
         oracles: tried in turn; the first that answers is kept.
         dial: opens connections.
         keys_arrived: gets the keys of each `welcome` and `keys_changed`.
-        head_arrived: gets each end of an oracle's audit log.
+        heads: gets each end of an oracle's audit log.
         store: where `dial` finds its credentials, when they can be replaced.
     """
 
@@ -86,12 +96,12 @@ class Client:
         oracles: Sequence[OracleAddress],
         dial: Dial,
         keys_arrived: Callable[[tuple[ServedKey, ...]], Awaitable[None]],
-        head_arrived: Callable[[Head], None],
+        heads: HeadKeeper,
         store: CredentialStore | None = None,
     ) -> None:
         self._oracles = oracles
         self._keys_arrived = keys_arrived
-        self._head_arrived = head_arrived
+        self._heads = heads
         self._pending = PendingRequests()
         self._was_welcome = False
         self._lines = Lines(dial, store, self, self._pending.detach)
@@ -191,7 +201,7 @@ class Client:
         self.state = ConnectionState(connected=True, address=address, since=_now(), node=welcome.node)
         logger.info("connected, address=%s node=%s runner=%s", address, welcome.node, welcome.runner)
         if welcome.head is not None:
-            self._head_arrived(welcome.head)
+            self._heads.welcomed(welcome.head)
         difference = abs((welcome.time - _now()).total_seconds())
         if difference > MAX_CLOCK_DIFFERENCE_SECONDS:
             logger.warning("this clock and the oracle's differ, seconds=%.0f", difference)
@@ -208,7 +218,7 @@ class Client:
             case Drain():
                 self._pending.drain()
             case Signed():
-                self._head_arrived(message.head)
+                self._heads.note(message.head)
                 self._pending.settle(message)
             case Welcome() | Rejected() | Ping() | Pong():
                 raise RemoteProtocolError("the link handles these")

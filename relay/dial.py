@@ -4,10 +4,12 @@ Credentials are read again for each connection, so that renewed ones are used wi
 """
 
 import ssl
+from collections.abc import Callable
 
 import trio
 
 from agentproxy.protocol.errors import ConfigError, RemoteProtocolError
+from agentproxy.protocol.fields import Head
 from agentproxy.protocol.messages import PROTOCOL_VERSION, Hello
 from agentproxy.runtime.files import read_private
 from agentproxy.runtime.tls import client_context, handshake
@@ -29,10 +31,12 @@ class Dialer:
 
     Args:
         config: where certificate, key, authority and token lie.
+        heads: gives the ends of audit logs that this relay saw last.
     """
 
-    def __init__(self, config: RelayConfig | CredentialSet) -> None:
+    def __init__(self, config: RelayConfig | CredentialSet, heads: Callable[[], tuple[Head, ...]] = tuple) -> None:
         self._config = config
+        self._heads = heads
 
     def context(self) -> ssl.SSLContext:
         """TLS 1.3 with our certificate.
@@ -52,7 +56,7 @@ class Dialer:
         token = read_private(self._config.token).decode("ascii", "replace").strip()
         if not 1 <= len(token) <= _MAX_TOKEN or not token.isascii() or not token.isprintable():
             raise ConfigError(f"{self._config.token}: expected one token on one line")
-        return Hello(PROTOCOL_VERSION, token, SOFTWARE)
+        return Hello(PROTOCOL_VERSION, token, SOFTWARE, self._heads())
 
     async def connect(self, oracle: OracleAddress) -> trio.abc.Stream:
         """Open a stream and shake hands.

@@ -51,6 +51,15 @@ class Heads:
             self._by_node[head.node] = head
             self._changed.set()
 
+    def welcomed(self, head: Head) -> None:
+        """Take the head of a `welcome`, behind which nothing is on its way: a log that ends earlier was cut."""
+        known = self._by_node.get(head.node)
+        if known is not None and head.sequence < known.sequence:
+            logger.warning(
+                "the oracle's audit log was cut, node=%s ends=%d seen=%d", head.node, head.sequence, known.sequence
+            )
+        self.note(head)
+
     def load(self) -> None:
         """Read the heads of the last run."""
         try:

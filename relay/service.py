@@ -42,7 +42,7 @@ class Relay:
         store = CredentialStore(credentials_directory(config.state))
         # Credentials that somebody else has put somewhere else are somebody else's to renew.
         renewable = store if config.token == store.current.token else None
-        self.client = Client(config.oracles, Dialer(config), self.keys.replace, self.heads.note, renewable)
+        self.client = Client(config.oracles, Dialer(config, self.heads.all), self.keys.replace, self.heads, renewable)
         self._service = SigningService(
             self.client, self.keys, self.log, float(config.deadline_seconds), config.distribution
         )

@@ -11,6 +11,7 @@ from agentproxy.oracle.caller import Caller
 from agentproxy.oracle.config import OracleConfig, parse_address
 from agentproxy.oracle.doors import Doors, listen
 from agentproxy.oracle.issuing import Issuer
+from agentproxy.oracle.keptheads import KeptHeads
 from agentproxy.oracle.ledger import Ledger
 from agentproxy.oracle.policy import Policy
 from agentproxy.oracle.policycheck import Problem, check
@@ -97,6 +98,7 @@ class Oracle:
             config.max_in_flight,
             Issuer(self._ledger, config.credentials),
             BootstrapReuse(self._link, trio.current_time),
+            KeptHeads(config.node, self._link),
         )
         self._doors = Doors(self._reception, self._context, config.max_connections)
         self._signer: SignerProcess | None = None  # when we start it ourselves

@@ -11,6 +11,7 @@ from agentproxy.oracle.authn import Newcomer, Proof, Rejection, authenticate, pr
 from agentproxy.oracle.bootstraps import BootstrapReuse
 from agentproxy.oracle.caller import Caller
 from agentproxy.oracle.issuing import Issuer, is_due
+from agentproxy.oracle.keptheads import KeptHeads
 from agentproxy.oracle.policy import Deny, served_keys
 from agentproxy.oracle.registry import RegistryError
 from agentproxy.oracle.registryview import RegistryView
@@ -51,6 +52,7 @@ class Reception:
     max_in_flight: int  # requests of one connection
     issuer: Issuer
     reuse: BootstrapReuse
+    heads: KeptHeads
 
     async def admit(
         self, certificate: bytes | None, token: str, address: str, channel: str = "relay"

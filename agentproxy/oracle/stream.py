@@ -146,6 +146,7 @@ class RelayStream:
                 head=self._reception.head,
             )
         )
+        self._reception.heads.compare(verdict, hello.heads)
 
     async def _enrol(self, newcomer: Newcomer) -> None:
         """Answer an enrolment file's credentials with lasting ones, and end: those are for another connection."""

@@ -47,6 +47,7 @@ __all__ = [
 
 PROTOCOL_VERSION = 1
 MAX_PEM = 16_384  # characters; a certificate has about 800
+MAX_HEADS = 64  # nodes that one relay can know; far more than anybody runs
 MAX_REMAINING_MS = 600_000  # ten minutes: longer than any caller waits, short enough to mean something
 
 
@@ -99,10 +100,13 @@ class Hello:
     protocol: int
     token: str = field(repr=False)  # a secret: it must not reach a log by way of a traceback
     software: str
+    heads: tuple[Head, ...] = ()  # the last end of each node's audit log that this relay saw
 
     def __post_init__(self) -> None:
         check_text(self.token, "token", 256)
         check_text(self.software, "software", 64)
+        if len(self.heads) > MAX_HEADS:
+            raise RemoteProtocolError(f"heads: at most {MAX_HEADS}")
 
 
 @dataclass(frozen=True, slots=True)

@@ -22,10 +22,12 @@ __all__ = [
     "TO_SIGNER",
     "CertificateKind",
     "CheckpointTaken",
+    "CompareHead",
     "CredentialRecord",
     "CredentialRecords",
     "DigestSigned",
     "FromSigner",
+    "HeadCompared",
     "Issue",
     "Issued",
     "Keys",
@@ -164,6 +166,15 @@ class ListCredentialRecords:
 
 
 @dataclass(frozen=True, slots=True)
+class CompareHead:
+    """Does this head, which a relay kept, lie in the log; answered by `head_compared`."""
+
+    tag: ClassVar[str] = "compare_head"
+    id: int
+    head: Head
+
+
+@dataclass(frozen=True, slots=True)
 class TakeCheckpoint:
     """Sign the end of the audit log now; answered by `checkpoint_taken` or `not_done`."""
 
@@ -236,6 +247,16 @@ class CredentialRecord:
 
 
 @dataclass(frozen=True, slots=True)
+class HeadCompared:
+    """Whether the log holds a head."""
+
+    tag: ClassVar[str] = "head_compared"
+    id: int
+    fits: bool
+    reason: str  # why not; empty when it fits
+
+
+@dataclass(frozen=True, slots=True)
 class CredentialRecords:
     """A part of the records that were asked for; when `through` is below `last`, ask again after `through`."""
 
@@ -292,12 +313,22 @@ class NotDone:
     retryable: bool
 
 
-ToSigner = ListKeys | SignDigest | Record | Issue | ListCredentialRecords | TakeCheckpoint | Status
-FromSigner = Keys | DigestSigned | Recorded | Issued | CredentialRecords | CheckpointTaken | StatusReport | NotDone
+ToSigner = ListKeys | SignDigest | Record | Issue | ListCredentialRecords | CompareHead | TakeCheckpoint | Status
+FromSigner = (
+    Keys
+    | DigestSigned
+    | Recorded
+    | Issued
+    | CredentialRecords
+    | HeadCompared
+    | CheckpointTaken
+    | StatusReport
+    | NotDone
+)
 
 TO_SIGNER: MessageCodec[ToSigner] = MessageCodec(
-    ListKeys, SignDigest, Record, Issue, ListCredentialRecords, TakeCheckpoint, Status
+    ListKeys, SignDigest, Record, Issue, ListCredentialRecords, CompareHead, TakeCheckpoint, Status
 )
 FROM_SIGNER: MessageCodec[FromSigner] = MessageCodec(
-    Keys, DigestSigned, Recorded, Issued, CredentialRecords, CheckpointTaken, StatusReport, NotDone
+    Keys, DigestSigned, Recorded, Issued, CredentialRecords, HeadCompared, CheckpointTaken, StatusReport, NotDone
 )

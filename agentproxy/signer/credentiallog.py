@@ -4,8 +4,10 @@ It reads what is surely on disk and never maps a file: the pen may cut a file ba
 behind the cut would kill the signer.
 """
 
+import contextlib
 import os
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,7 +16,7 @@ from agentproxy.protocol.signer_messages import CREDENTIAL_OPERATIONS, Credentia
 from agentproxy.signer.record import AuditRecord
 from agentproxy.signer.segment import list_segments, place_of
 
-__all__ = ["CredentialsPage", "read_credentials"]
+__all__ = ["CredentialsPage", "read_credentials", "read_line"]
 
 PAGE_BYTES = 8 << 20  # of the log; about 20 ms of one thread
 ANSWER_BYTES = 32 << 10  # of records' lines; their part that is sent is smaller, so an answer fits into a frame
@@ -45,13 +47,34 @@ def read_credentials(directory: Path, after: int, last: int) -> CredentialsPage:
         raise BackendError(f"the log ends with record {last}, before record {after}")
     if after == last:
         return CredentialsPage((), last)
-    segments = [segment for segment in list_segments(directory) if segment.first <= after + 1]
+    with _opened(directory, after + 1) as descriptor:
+        return _page(descriptor, after, last)
+
+
+def read_line(directory: Path, sequence: int) -> bytes:
+    """The line of one record, without its newline; the record must be on disk. It blocks.
+
+    Raises:
+        BackendError: the record was archived, or a file cannot be read.
+    """
+    with _opened(directory, sequence) as descriptor:
+        block = os.pread(descriptor, _LINE_BYTES, _offset_behind(descriptor, sequence - 1))
+        line = block[: max(0, block.find(b"\n"))]
+        if not line or place_of(line)[0] != sequence:
+            raise BackendError(f"record {sequence} is not where it belongs")
+        return line
+
+
+@contextlib.contextmanager
+def _opened(directory: Path, sequence: int) -> Iterator[int]:
+    """The segment that record `sequence` belongs into."""
+    segments = [segment for segment in list_segments(directory) if segment.first <= sequence]
     if not segments:
-        raise BackendError(f"record {after + 1} was archived: its segment is not in the log's directory")
+        raise BackendError(f"record {sequence} was archived: its segment is not in the log's directory")
     try:
         descriptor = os.open(segments[-1].path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
         try:
-            return _page(descriptor, after, last)
+            yield descriptor
         finally:
             os.close(descriptor)
     except (OSError, ValueError) as error:

@@ -25,9 +25,11 @@ from agentproxy.protocol.signatures import Signature
 from agentproxy.protocol.signer_messages import (
     FROM_SIGNER,
     CheckpointTaken,
+    CompareHead,
     CredentialRecords,
     DigestSigned,
     FromSigner,
+    HeadCompared,
     Issue,
     Issued,
     Keys,
@@ -46,6 +48,7 @@ from agentproxy.protocol.signer_messages import (
 from agentproxy.protocol.wire import format_time
 from agentproxy.signer.authority import Authority
 from agentproxy.signer.credentiallog import read_credentials
+from agentproxy.signer.headcheck import misfit
 from agentproxy.signer.keyring import Keyring
 from agentproxy.signer.log import LogUnavailableError
 from agentproxy.signer.pipeline import Answer, Draft, Job, Pipeline, PipelineFullError
@@ -115,6 +118,8 @@ class Requests:
             case ListKeys():
                 facts = tuple(self.keyring.facts.values())
                 return Draft(lambda _: Keys(request.id, self.node, facts, self.pipeline.head))
+            case CompareHead():
+                return self._compare(request)
             case TakeCheckpoint():
                 return self._checkpoint(request.id)
             case Status():
@@ -192,6 +197,15 @@ class Requests:
             reply: FromSigner = NotDone(request.id, FailureCode.NOT_OPERATIONAL, str(error)[:1024], retryable=False)
         else:
             reply = CredentialRecords(request.id, self.node, page.records, page.through, last)
+        return Draft(lambda _: reply)
+
+    def _compare(self, request: CompareHead) -> Draft:
+        try:
+            reason = misfit(self.audit, request.head, self.pipeline.head)
+        except BackendError as error:
+            reply: FromSigner = NotDone(request.id, FailureCode.NOT_OPERATIONAL, str(error)[:1024], retryable=False)
+        else:
+            reply = HeadCompared(request.id, fits=not reason, reason=reason)
         return Draft(lambda _: reply)
 
     def _checkpoint(self, id_: int) -> Draft:

@@ -12,14 +12,16 @@ import trio
 
 from agentproxy.oracle.signerlink import SignerError, connect
 from agentproxy.protocol.digests import Digest
-from agentproxy.protocol.fields import Asserted
+from agentproxy.protocol.fields import Asserted, Head
 from agentproxy.protocol.frames import encode_frame
 from agentproxy.protocol.keys import Keygrip, PublicKey
 from agentproxy.protocol.messages import FailureCode
 from agentproxy.protocol.signatures import Signature
 from agentproxy.protocol.signer_messages import (
+    CompareHead,
     CredentialRecords,
     DigestSigned,
+    HeadCompared,
     Keys,
     ListCredentialRecords,
     ListKeys,
@@ -121,3 +123,28 @@ async def test_it_tells_later_what_it_recorded_of_credentials(signer_socket: Pat
             assert told.through == told.last == before.head.sequence
             with pytest.raises(SignerError):
                 await link.request(ListCredentialRecords(link.next_id(), before.head.sequence + 1))
+
+
+async def test_it_says_whether_a_kept_head_is_of_its_log(signer_socket: Path) -> None:
+    with trio.fail_after(SECONDS):
+        async with connect(signer_socket) as link:
+            places = []
+            for _ in range(3):
+                request = Record(link.next_id(), "hello", Outcome.REFUSED, "", ASSERTED)
+                answer = await link.request(request)
+                assert isinstance(answer, Recorded)
+                places.append(answer.head)
+            first, last = places[0], places[-1]
+            wrong = {
+                "cut off": Head(first.node, last.sequence + 7, b"h" * 32),
+                "rewritten": Head(first.node, first.sequence, b"h" * 32),
+                "not of node": Head("another", first.sequence, first.hash),
+            }
+            for head in places:
+                told = await link.request(CompareHead(link.next_id(), head))
+                assert told == HeadCompared(told.id, fits=True, reason="")
+            for word, head in wrong.items():
+                told = await link.request(CompareHead(link.next_id(), head))
+                assert isinstance(told, HeadCompared)
+                assert not told.fits
+                assert word in told.reason

@@ -19,10 +19,12 @@ from agentproxy.protocol.signer_messages import (
     CREDENTIAL_OPERATIONS,
     FROM_SIGNER,
     TO_SIGNER,
+    CompareHead,
     CredentialRecord,
     CredentialRecords,
     DigestSigned,
     FromSigner,
+    HeadCompared,
     Issue,
     Issued,
     Keys,
@@ -112,6 +114,8 @@ class FakeSigner:
                 return issue(message)
             case ListCredentialRecords():
                 return self._list(message)
+            case CompareHead():
+                return self._compare(message)
             case SignDigest():
                 return self._sign(message)
 
@@ -130,9 +134,25 @@ class FakeSigner:
         raw = _PRIVATE.sign(message.digest.value)
         return DigestSigned(message.id, EddsaSignature(raw[:32], raw[32:]), self._head())
 
+    def _compare(self, message: CompareHead) -> FromSigner:
+        wanted = message.head
+        if wanted.node != "node":
+            return HeadCompared(message.id, fits=False, reason=f"this log is not of node {wanted.node}")
+        if wanted.sequence > self._sequence:
+            reason = (
+                f"the log ends with record {self._sequence}: {wanted.sequence - self._sequence} records were cut off"
+            )
+            return HeadCompared(message.id, fits=False, reason=reason)
+        fits = wanted == self._head_at(wanted.sequence)
+        reason = "" if fits else f"record {wanted.sequence} is not the one that was there: the log was rewritten"
+        return HeadCompared(message.id, fits, reason)
+
     def _head(self) -> Head:
         self._sequence += 1
-        return Head("node", self._sequence, hashlib.sha256(str(self._sequence).encode()).digest())
+        return self._head_at(self._sequence)
+
+    def _head_at(self, sequence: int) -> Head:
+        return Head("node", sequence, hashlib.sha256(str(sequence).encode()).digest())
 
 
 def issue(message: Issue) -> Issued:

@@ -1,4 +1,5 @@
 import ssl
+from dataclasses import replace
 
 import pytest
 import trio
@@ -235,6 +236,23 @@ async def test_a_second_hello_and_a_request_before_hello_end_the_connection(runn
         client.send(Hello(PROTOCOL_VERSION, running.a.token, "test"))
         assert await ended(client) == []
     assert running.signer.signed == []
+
+
+@pytest.mark.parametrize("ahead", [0, 5])
+async def test_a_relay_that_saw_more_of_the_log_is_a_warning_and_a_record(
+    running: Running, caplog: pytest.LogCaptureFixture, ahead: int
+) -> None:
+    async with running.connect(running.a) as client:
+        await client.hello(running.a.token)
+        signed = await client.ask(el10(1))
+    assert isinstance(signed, Signed)
+    kept = replace(signed.head, sequence=signed.head.sequence + ahead)
+    async with running.connect(running.a) as client:
+        assert isinstance(await client.ask(Hello(PROTOCOL_VERSION, running.a.token, "test", (kept,))), Welcome)
+        assert isinstance(await client.ask(el10(2)), Signed)  # the signer has answered the comparison before
+    recorded = [record.details["sequence"] for record in running.signer.records if record.operation == "head_misfit"]
+    assert recorded == ([str(kept.sequence)] if ahead else [])
+    assert ("records were cut off" in caplog.text) == bool(ahead)
 
 
 async def test_a_slow_hello_is_not_waited_for(running: Running, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -77,12 +77,18 @@ async def ignore_keys(_: tuple[ServedKey, ...]) -> None:
     await trio.lowlevel.checkpoint()
 
 
-def ignore_head(_: Head) -> None:
-    return
+class NoHeads:
+    """Remembers nothing."""
+
+    def note(self, head: Head) -> None:
+        assert head.sequence
+
+    def welcomed(self, head: Head) -> None:
+        assert head.sequence
 
 
 def new_client(oracles: Oracles) -> Client:
-    return Client((OracleAddress("oracle.example.org:7443", "oracle.example.org"),), oracles, ignore_keys, ignore_head)
+    return Client((OracleAddress("oracle.example.org:7443", "oracle.example.org"),), oracles, ignore_keys, NoHeads())
 
 
 def say(framed: FramedStream, message: FromOracle) -> None:

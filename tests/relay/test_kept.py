@@ -50,6 +50,18 @@ def test_another_hash_at_the_same_place_is_reported(tmp_path: Path, caplog: pyte
     assert heads.all() == (head(7),)
 
 
+def test_a_log_that_ends_before_what_was_seen_is_reported(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    heads = Heads(tmp_path / "heads.json")
+    heads.welcomed(head(7))
+    heads.note(head(6))  # an answer that was overtaken
+    assert caplog.text == ""
+
+    heads.welcomed(head(5))
+
+    assert "was cut" in caplog.text
+    assert heads.all() == (head(7),)
+
+
 @pytest.mark.parametrize("damage", [b"", b"[]", b"{}", b'{"heads": [1]}', b"\xff", b'{"heads": [{"node": "../a"}]}'])
 def test_damaged_heads_are_no_reason_not_to_start(tmp_path: Path, damage: bytes) -> None:
     (tmp_path / "heads.json").write_bytes(damage)
