@@ -14,6 +14,7 @@ dnf|dnf|installs from it with gpgcheck=1
 git|git|signs commits and tags in tests
 openssl|openssl|makes a protected TLS key in tests
 strace|strace|injects faults in tests
+faketime|faketime|lets clocks jump in tests
 shellcheck|shellcheck|checks our shell scripts
 socat|socat|speaks to sockets in tests
 "

@@ -115,6 +115,21 @@ def test_bad_credentials_are_rejected_and_the_log_learns_why(
     assert reason in rejection.reason
 
 
+@pytest.mark.parametrize("days", [-4000, -1, 0])
+@pytest.mark.parametrize(
+    ("certificate_der", "token_name", "code"),
+    [("REVOKED", "a", RejectionCode.CERTIFICATE_REVOKED), ("A", "revoked", RejectionCode.TOKEN_REVOKED)],
+)
+def test_a_clock_that_goes_back_does_not_bring_back_what_was_revoked(
+    certificate_der: str, token_name: str, code: RejectionCode, days: int
+) -> None:
+    proof = prove(certificate_der.encode(), token_text(token_name), HERE)
+    assert isinstance(proof, Proof)
+    verdict = authenticate(CREDENTIALS, POLICY, proof, NOW + timedelta(days=days))
+    assert isinstance(verdict, Rejection)
+    assert verdict.code is code
+
+
 @pytest.mark.parametrize(
     "text", ["", "bo_", "bo_" + "x" * 42, "bo_" + "x" * 44, "bo_" + "x" * 42 + "é", token_text("a") + "\n"]
 )

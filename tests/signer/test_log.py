@@ -32,6 +32,19 @@ def test_a_reopened_log_continues_its_chain(tmp_path: Path) -> None:
     assert [record["sequence"] for record in records_in(tmp_path)] == [1, 2, 3, 4]
 
 
+def test_a_clock_that_jumps_breaks_no_chain_and_the_order_is_that_of_the_sequence(tmp_path: Path) -> None:
+    start, jumps = datetime(2026, 11, 22, tzinfo=UTC), [0, 400, -400, 1, -1]
+    for days in jumps:
+        moment = start + timedelta(days=days)
+        with AuditLog.open(tmp_path, NODE, LIMITS, clock=lambda moment=moment: moment) as log:
+            log.append([signed(1), signed(2)])
+    report = verify(tmp_path)
+    assert report.damage is None
+    records = records_in(tmp_path)
+    assert [record["sequence"] for record in records] == list(range(1, 2 * len(jumps) + 1))
+    assert [record["time"] for record in records] != sorted(str(record["time"]) for record in records)
+
+
 def test_one_append_gives_each_record_its_own_head(tmp_path: Path) -> None:
     with AuditLog.open(tmp_path, NODE, LIMITS) as log:
         heads = log.append([signed(1), signed(2)])
