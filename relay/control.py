@@ -21,6 +21,8 @@ logger = logging.getLogger(__name__)
 # Whoever asks is a program on this host that has its question ready.
 ASK_SECONDS = 5.0
 MAX_QUESTION = 4096  # bytes
+# What JSON that is none, or another one, ends in: also a thousand brackets.
+_UNREADABLE = (LookupError, RecursionError, TypeError, ValueError)
 
 Answer = StatusReport | CertificateReport | ControlError
 ControlTable = Mapping[str, Callable[[ControlRequest], Awaitable[Answer]]]
@@ -53,7 +55,7 @@ async def _line(stream: trio.abc.Stream) -> bytes:
 async def _answer(untrusted: bytes, table: ControlTable) -> Answer:
     try:
         request = new_converter().structure(json.loads(untrusted), ControlRequest)
-    except (BlindOracleError, cattrs.BaseValidationError, cattrs.ForbiddenExtraKeysError, TypeError, ValueError):
+    except (BlindOracleError, cattrs.BaseValidationError, cattrs.ForbiddenExtraKeysError, *_UNREADABLE):
         return ControlError("expected one line of JSON with a command")
     command = table.get(request.command)
     if command is None:

@@ -8,7 +8,7 @@ import trio
 
 from agentproxy.protocol.errors import ConfigError
 from agentproxy.runtime import logs, systemd
-from agentproxy.runtime.serve import accept_forever, serve_until_stopped
+from agentproxy.runtime.serve import accept_forever, room_for, serve_until_stopped
 from agentproxy.runtime.unixsocket import bind
 from relay.config import RelayConfig, load_config
 from relay.dial import Dialer
@@ -90,8 +90,9 @@ async def serve(config: RelayConfig, task_status: trio.TaskStatus[Relay] = trio.
         async with trio.open_nursery() as nursery:
             nursery.start_soon(relay.client.run)
             nursery.start_soon(relay.heads.keep)
+            most = room_for(config.max_connections)
             for listener in listeners:
-                nursery.start_soon(accept_forever, listener, relay.serve_gpg, config.max_connections)
+                nursery.start_soon(accept_forever, listener, relay.serve_gpg, most)
             nursery.start_soon(accept_forever, control, serve_control_stream, MAX_CONTROL_CONNECTIONS)
             logger.info("serving, runner=%s sockets=%s", config.name, ",".join(str(one.path) for one in config.sockets))
             task_status.started(relay)

@@ -1,6 +1,7 @@
 """The oracle's process: puts the parts together, reloads the policy, and leaves in good order."""
 
 import logging
+import ssl
 from pathlib import Path
 
 import trio
@@ -8,7 +9,7 @@ import trio
 from agentproxy.oracle import expiries
 from agentproxy.oracle.bootstraps import BootstrapReuse
 from agentproxy.oracle.caller import Caller
-from agentproxy.oracle.config import OracleConfig, parse_address
+from agentproxy.oracle.config import OracleConfig, TlsConfig, parse_address
 from agentproxy.oracle.doors import Doors, listen
 from agentproxy.oracle.issuing import Issuer
 from agentproxy.oracle.keptheads import KeptHeads
@@ -25,9 +26,9 @@ from agentproxy.protocol.errors import BackendError, ConfigError
 from agentproxy.protocol.signer_messages import Keys
 from agentproxy.runtime import logs, systemd
 from agentproxy.runtime.config import load
-from agentproxy.runtime.files import write_atomically
+from agentproxy.runtime.files import read_private, write_atomically
 from agentproxy.runtime.lockfile import held
-from agentproxy.runtime.serve import serve_until_stopped
+from agentproxy.runtime.serve import room_for, serve_until_stopped
 from agentproxy.runtime.tls import server_context
 
 __all__ = ["Oracle", "load_policy", "run"]
@@ -71,6 +72,11 @@ def _raise(path: Path, problems: tuple[Problem, ...]) -> None:
         logger.warning("policy: %s", problem)
 
 
+def _context(tls: TlsConfig) -> ssl.SSLContext:
+    read_private(tls.key)  # OpenSSL itself would load a key that everybody can read
+    return server_context(tls.certificate, tls.key, tls.authority)
+
+
 class Oracle:
     """One oracle, from its configuration to its last connection.
 
@@ -82,7 +88,7 @@ class Oracle:
         self.address = ""  # host:port, once it is bound
         self.listening = trio.Event()
         self._config = config
-        self._context = server_context(config.tls.certificate, config.tls.key, config.tls.authority)
+        self._context = _context(config.tls)
         self._link = SignerLink(config.signer.socket, self._keys_changed)
         registry = Registry.open(config.registry)
         self._view = RegistryView(registry, self._follow)
@@ -100,7 +106,7 @@ class Oracle:
             BootstrapReuse(self._link, trio.current_time),
             KeptHeads(config.node, self._link),
         )
-        self._doors = Doors(self._reception, self._context, config.max_connections)
+        self._doors = Doors(self._reception, self._context, room_for(config.max_connections))
         self._signer: SignerProcess | None = None  # when we start it ourselves
         self._start_known = trio.Event()  # the signer has told its keys, or that it cannot start
         self._failure: ConfigError | None = None
@@ -237,7 +243,7 @@ class Oracle:
     def _reload_certificate(self) -> None:
         tls = self._config.tls
         try:
-            server_context(tls.certificate, tls.key, tls.authority)  # both, and they belong together
+            _context(tls)  # both, and they belong together
         except ConfigError as error:
             logger.error("certificate not reloaded, the old one stays, reason=%s", error)  # noqa: TRY400  no bug
             return

@@ -6,6 +6,7 @@ read the configuration again.
 
 import errno
 import logging
+import resource
 import signal
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import NoReturn, TypeVar
@@ -14,7 +15,7 @@ import trio
 
 from agentproxy.runtime import systemd
 
-__all__ = ["accept_forever", "serve_until_stopped"]
+__all__ = ["accept_forever", "room_for", "serve_until_stopped"]
 
 logger = logging.getLogger(__name__)
 
@@ -22,7 +23,25 @@ logger = logging.getLogger(__name__)
 _FULL = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOBUFS})
 FULL_PAUSE_SECONDS = 0.1
 
+OWN_FILES = 64  # descriptors for everything that is no accepted connection: listeners, files, TLS to the oracle, pipes
+
 StreamT = TypeVar("StreamT", bound=trio.abc.AsyncResource)
+
+
+def room_for(connections: int) -> int:
+    """Raise our limit of open files, as far as it goes, for so many connections; how many there is room for.
+
+    Shells and systemd give 1024 to start with, for the sake of select(2), which nothing here uses. Without some files
+    kept back, a crowd of clients could keep a relay from its oracle.
+    """
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = connections + OWN_FILES
+    if soft < wanted:
+        soft = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    if soft < wanted:
+        logger.warning("fewer connections at once than configured, wanted=%d open_files=%d", connections, soft)
+    return min(connections, max(1, soft - OWN_FILES))
 
 
 async def serve_until_stopped(

@@ -70,8 +70,11 @@ def _completed(context: ssl.SSLContext, certificate: Path, key: Path, authority:
         # Without a callback OpenSSL would ask on the terminal, and a daemon would hang.
         context.load_cert_chain(certificate, key, password=_no_passphrase(key))
     except ssl.SSLError as error:
-        hint = "" if error.reason != "KEY_VALUES_MISMATCH" else f"{certificate} belongs to another key"
-        raise ConfigError(f"{key}: not the PEM key of the certificate: {error.reason}", hint) from error
+        if error.reason == "KEY_VALUES_MISMATCH":
+            hint = f"{certificate} belongs to another key"
+            raise ConfigError(f"{key}: not the PEM key of the certificate", hint) from error
+        # OpenSSL does not tell in which of the two it stumbled.
+        raise ConfigError(f"{certificate}, {key}: expected a certificate and its key in PEM") from error
     try:
         context.load_verify_locations(authority)
     except ssl.SSLError as error:

@@ -87,7 +87,11 @@ def _check_directory(directory: Path) -> None:
 @contextmanager
 def _locked(path: Path) -> Iterator[None]:
     # Two daemons that start at once must not both find the old socket dead and remove each other's new one.
-    lock = os.open(path.with_name(f".{path.name}.lock"), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+    file = path.with_name(f".{path.name}.lock")
+    try:
+        lock = os.open(file, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+    except OSError as error:
+        raise ConfigError(f"{file}: cannot be locked: {error.strerror}") from error
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         yield

@@ -10,11 +10,11 @@ from agentproxy.protocol.digests import Digest
 from agentproxy.protocol.keys import Keygrip
 from agentproxy.protocol.messages import FROM_ORACLE, FROM_RELAY, FromOracle, Sign, Welcome
 from agentproxy.runtime.streams import FramedStream
-from relay.config import load_config
+from relay.config import OracleAddress, load_config
 from relay.dial import Dialer
 from tests.end_to_end.place import SECONDS, System
 
-__all__ = ["HostileRelay", "hostile_relay"]
+__all__ = ["HostileRelay", "dialer_of", "hostile_relay"]
 
 
 class HostileRelay:
@@ -33,11 +33,16 @@ class HostileRelay:
         return FROM_ORACLE.decode(payload)
 
 
+def dialer_of(system: System) -> tuple[Dialer, OracleAddress]:
+    """The runner's real credentials, and where its oracle is."""
+    config = load_config(system.directory / "relay" / "relay.yaml")
+    return Dialer(config), config.oracles[0]
+
+
 @asynccontextmanager
 async def hostile_relay(system: System) -> AsyncIterator[HostileRelay]:
-    config = load_config(system.directory / "relay" / "relay.yaml")
-    dialer = Dialer(config)
-    stream = FramedStream(await dialer.connect(config.oracles[0]))
+    dialer, oracle = dialer_of(system)
+    stream = FramedStream(await dialer.connect(oracle))
     async with trio.open_nursery() as nursery:
         nursery.start_soon(stream.run_sender)
         stream.send_soon(FROM_RELAY.encode(dialer.hello()))

@@ -112,6 +112,12 @@ def test_a_missing_file_is_named(world: World, missing: str) -> None:
         Oracle(world.config)
 
 
+def test_a_key_that_others_can_read_is_refused(world: World) -> None:
+    (world.directory / "server.key").chmod(0o644)
+    with pytest.raises(ConfigError, match=r"server\.key: others may read it"):
+        Oracle(world.config)
+
+
 @pytest.mark.parametrize(
     ("text", "address"),
     [

@@ -88,6 +88,7 @@ class World:
         self.directory = directory
         AUTHORITY.cert_pem.write_to_path(str(directory / "authority.crt"))
         SERVER.private_key_pem.write_to_path(str(directory / "server.key"))
+        (directory / "server.key").chmod(0o600)
         SERVER.cert_chain_pems[0].write_to_path(str(directory / "server.crt"))
         (directory / "policy.yaml").write_text(POLICY)
         (directory / "oracle.yaml").write_text(ORACLE)

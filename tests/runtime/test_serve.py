@@ -1,15 +1,17 @@
 import errno
 import os
+import resource
 import signal
 import socket
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import trio
 import trio.testing
 
-from agentproxy.runtime.serve import FULL_PAUSE_SECONDS, accept_forever, serve_until_stopped
+from agentproxy.runtime.serve import FULL_PAUSE_SECONDS, accept_forever, room_for, serve_until_stopped
 from agentproxy.runtime.unixsocket import bind
 
 
@@ -183,3 +185,19 @@ async def test_running_out_of_descriptors_is_waited_out(autojump_clock: trio.tes
         nursery.cancel_scope.cancel()
     assert trio.current_time() - began == pytest.approx(2 * FULL_PAUSE_SECONDS)
     other.close()
+
+
+@pytest.fixture
+def limit() -> Iterator[tuple[int, int]]:
+    before = resource.getrlimit(resource.RLIMIT_NOFILE)
+    yield before
+    resource.setrlimit(resource.RLIMIT_NOFILE, before)
+
+
+def test_room_for_a_crowd_is_made_as_far_as_the_system_allows(limit: tuple[int, int]) -> None:
+    _, hard = limit
+    resource.setrlimit(resource.RLIMIT_NOFILE, (1024, hard))
+    assert room_for(2000) == 2000
+    assert resource.getrlimit(resource.RLIMIT_NOFILE)[0] >= 2000 + 64
+    assert room_for(hard) == hard - 64
+    assert room_for(10) == 10

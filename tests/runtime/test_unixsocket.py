@@ -87,3 +87,9 @@ async def test_the_longest_path_works(directory: Path) -> None:
     path = directory / ("x" * (MAX_PATH - len(str(directory)) - 1))
     async with bind(path, 0o600):
         assert len(str(path)) == MAX_PATH
+
+
+def test_a_directory_in_the_locks_place_is_named(directory: Path) -> None:
+    (directory / ".s.lock").mkdir()
+    with pytest.raises(ConfigError, match=r"\.s\.lock: cannot be locked: Is a directory"):
+        bind(directory / "s", 0o600)
