@@ -24,11 +24,11 @@ def stored(log: Path) -> str:
 
 
 def test_parts_put_together_are_the_log(log: Path, tmp_path: Path) -> None:
-    parts = [export(log, "--token", tmp_path / "token", "--limit", "4").output for _ in range(5)]
+    parts = [export(log, "--position", tmp_path / "position", "--limit", "4").output for _ in range(5)]
     assert [len(part.splitlines()) for part in parts] == [4, 4, 2, 0, 0]
     assert "".join(parts) == stored(log)
     write_log(log, 2)
-    parts.append(export(log, "--token", tmp_path / "token").output)
+    parts.append(export(log, "--position", tmp_path / "position").output)
     assert len(parts[-1].splitlines()) == 2
     assert "".join(parts) == stored(log)
 
@@ -40,19 +40,19 @@ def test_it_begins_behind_a_record(log: Path, after: str, count: int) -> None:
 
 @pytest.mark.parametrize("limit", ["5", "10"])
 def test_a_log_that_was_rewritten_is_not_taken_for_the_old_one(log: Path, tmp_path: Path, limit: str) -> None:
-    export(log, "--token", tmp_path / "token", "--limit", limit)
+    export(log, "--position", tmp_path / "position", "--limit", limit)
     for path in log.iterdir():
         path.unlink()
     write_log(log, 10)
-    result = export(log, "--token", tmp_path / "token")
+    result = export(log, "--position", tmp_path / "position")
     assert (result.status, result.output) == (1, "")
     assert "the log does not continue what was exported" in result.errors
 
 
 def test_a_log_that_was_cut_is_not_taken_for_one_without_news(log: Path, tmp_path: Path) -> None:
-    export(log, "--token", tmp_path / "token")
+    export(log, "--position", tmp_path / "position")
     sorted(log.glob("*.jsonl"))[-1].unlink()
-    result = export(log, "--token", tmp_path / "token")
+    result = export(log, "--position", tmp_path / "position")
     assert (result.status, result.output) == (1, "")
     assert "the log ends with record 9, before record 10" in result.errors
 

@@ -48,6 +48,8 @@ def test_every_signature_that_came_out_while_the_signer_was_killed_again_and_aga
     with load_on(system, [offline.keygrips["modern"]], gpg=["legacy", "legacy"]) as load:
         for _ in range(KILLS):
             load.wait_for(chance.randrange(1, 60))
+            # What was signed before may come out after the kill: the next signer need not be there yet.
+            until(lambda: signer_of(system) is not None, "the oracle has started the signer again")
             kill(signer_of(system))
         load.wait_for(1)
     assert system.pid("oracle") == oracle

@@ -20,26 +20,26 @@ __all__ = ["export_"]
 @click.option("--after", help="Begin behind this record: SEQUENCE, or SEQUENCE:HASH if it must be that one.")
 @click.option("--limit", type=click.IntRange(1), help="At most so many records.")
 @click.option(
-    "--token",
+    "--position",
     type=click.Path(path_type=Path, dir_okay=False),
     help="A file that keeps SEQUENCE:HASH of the last exported record: begin behind it, and write it when all is out.",
 )
 @config_option
-def export_(directory: Path | None, after: str | None, limit: int | None, token: Path | None, config: Path) -> None:
+def export_(directory: Path | None, after: str | None, limit: int | None, position: Path | None, config: Path) -> None:
     """Write records as they stand in the log, one a line, for shipping to another place.
 
     Exports that follow each other, put one behind the other, are the log itself.
     """
-    if after is not None and token is not None and token.exists():
-        raise ConfigError(f"{token}: it says where to begin, and so does --after", "leave one of the two out")
-    began = _kept(token) if token is not None and token.exists() else after or "0"
+    if after is not None and position is not None and position.exists():
+        raise ConfigError(f"{position}: it says where to begin, and so does --after", "leave one of the two out")
+    began = _kept(position) if position is not None and position.exists() else after or "0"
     sequence, hash_ = parse_token(began)
     end: ChainEnd | None = None
     for line, place in export(directory or configured(config), sequence, hash_, limit):
         click.echo(line.decode("ascii", "backslashreplace"))
         end = place
-    if token is not None and end is not None:
-        _keep(token, end)
+    if position is not None and end is not None:
+        _keep(position, end)
 
 
 def _kept(path: Path) -> str:
