@@ -97,7 +97,8 @@ def _start(config: Path, audit: Path, environment: dict[str, str], log: BinaryIO
 
 
 def _stop(process: subprocess.Popen[bytes]) -> None:
-    process.terminate()
+    # The end of its input asks it to end, once: a signal beside it would be a second one, which ends it at once and
+    # could take the log's last record and checkpoint away.
     try:
         process.communicate(timeout=STOP_SECONDS)
     except subprocess.TimeoutExpired:

@@ -78,11 +78,10 @@ class SignerProcess:
 
 async def _stop(process: trio.Process) -> None:
     if process.stdin is not None:
+        # This asks it to end, once: a signal beside it would be a second one, which ends it in the middle of its work.
         await process.stdin.aclose()
-    if process.returncode is None:
-        process.terminate()
-        with trio.move_on_after(STOP_SECONDS):
-            await process.wait()
+    with trio.move_on_after(STOP_SECONDS):
+        await process.wait()
     if process.returncode is None:
         process.kill()
         await process.wait()
