@@ -104,6 +104,7 @@ class Client:
         self._heads = heads
         self._pending = PendingRequests()
         self._was_welcome = False
+        self._unreachable_since: float | None = trio.current_time()
         self._lines = Lines(dial, store, self, self._pending.detach)
         self.state = ConnectionState(connected=False, address=oracles[0].address, since=_now(), problem="not tried yet")
 
@@ -167,6 +168,8 @@ class Client:
         # The same problem once: an oracle that is away for a night must not fill the log.
         level = logging.DEBUG if problem == self.state.problem else logging.WARNING
         logger.log(level, "no connection to the oracle, address=%s reason=%s", oracle.address, problem)
+        if self._unreachable_since is None:
+            self._unreachable_since = trio.current_time()
         if self.state.connected or problem != self.state.problem:
             self.state = ConnectionState(connected=False, address=oracle.address, since=_now(), problem=problem)
         if isinstance(error, RejectedError):
@@ -186,6 +189,11 @@ class Client:
         """How many requests wait for an answer."""
         return len(self._pending)
 
+    @property
+    def unreachable_since(self) -> float | None:
+        """Since when, on trio's clock, no oracle has had us welcome; None: one has, whatever it answers."""
+        return self._unreachable_since
+
     async def idle(self) -> None:
         """Return as soon as no request waits for an answer."""
         await self._pending.idle()
@@ -196,7 +204,7 @@ class Client:
 
     async def welcomed(self, link: Link, welcome: Welcome) -> None:
         """Send what waits (for the link)."""
-        self._was_welcome = True
+        self._was_welcome, self._unreachable_since = True, None
         address = self._lines.welcomed(link).address
         self.state = ConnectionState(connected=True, address=address, since=_now(), node=welcome.node)
         logger.info("connected, address=%s node=%s runner=%s", address, welcome.node, welcome.runner)
