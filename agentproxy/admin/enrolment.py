@@ -82,7 +82,7 @@ def registry_desk(oracle: OracleConfig) -> Iterator[RegistryDesk]:
     Raises:
         ConfigError: one of them cannot be used.
     """
-    registry = Registry.open(oracle.registry)
+    registry = Registry.open(oracle.database)
     try:
         with signer_for(oracle) as path:
             yield RegistryDesk(registry, path)
@@ -113,7 +113,7 @@ def known_credentials(oracle: OracleConfig, runner: str | None = None) -> Creden
     Raises:
         ConfigError: the registry cannot be used, or there is no such runner.
     """
-    registry = Registry.open(oracle.registry)
+    registry = Registry.open(oracle.database)
     try:
         credentials = registry.snapshot()
     finally:

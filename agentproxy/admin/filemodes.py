@@ -41,7 +41,9 @@ def _private(subject: Subject) -> Iterator[Path]:
 
 def _trusted(subject: Subject) -> Iterator[Path]:
     oracle = subject.oracle
-    yield from (oracle.policy, oracle.registry, oracle.certificates, oracle.tls.certificate, oracle.tls.authority)
+    yield from (oracle.policy, oracle.certificates, oracle.tls.certificate, oracle.tls.authority)
+    if oracle.registry is not None:
+        yield oracle.registry
     if oracle.signer.config is not None:
         yield oracle.signer.config
     if subject.signer is not None:

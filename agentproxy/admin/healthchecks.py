@@ -109,13 +109,13 @@ def _look_at_policy(subject: Subject) -> Iterator[Finding]:
 
 def _look_at_registry(subject: Subject) -> Iterator[Finding]:
     try:
-        registry = Registry.open(subject.oracle.registry)
+        registry = Registry.open(subject.oracle.database)
         try:
             credentials = registry.snapshot()
         finally:
             registry.close()
     except RegistryError as error:
-        raise ConfigError(f"{subject.oracle.registry}: {error}") from error
+        raise ConfigError(f"{subject.oracle.database}: {error}") from error
     notices = expiry_notices(credential_expiries(credentials), subject.now)
     hint = "a running relay renews its credentials by itself; blind-oracle runner shows them"
     yield from of_notices("registry", notices, hint, urgent=False)

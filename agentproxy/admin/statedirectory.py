@@ -1,6 +1,7 @@
 """Makes a state directory: everything that an oracle and its signer need before they have keys and runners."""
 
 import hashlib
+import json
 import os
 import re
 import socket
@@ -11,6 +12,7 @@ from pathlib import Path
 from agentproxy.admin import templates
 from agentproxy.admin.layout import Layout
 from agentproxy.oracle.config import parse_address
+from agentproxy.oracle.database import Database, Postgresql, SqliteFile
 from agentproxy.oracle.registry import Registry
 from agentproxy.protocol.errors import ConfigError, RemoteProtocolError
 from agentproxy.protocol.fields import Asserted, check_name
@@ -35,6 +37,7 @@ class Wanted:
     node: str
     hosts: tuple[str, ...]  # what the server's certificate is for; the first is what build servers dial
     listen: str = "127.0.0.1:7443"
+    registry_database: str | None = None  # libpq's words; None: a SQLite file in the directory
 
 
 def own_hosts() -> tuple[str, ...]:
@@ -62,6 +65,7 @@ def create(root: Path, wanted: Wanted) -> Layout:
     try:
         check_name(wanted.node, "node")
         parse_address(wanted.listen)
+        database = _database(Layout(root), wanted)
         now = datetime.now(UTC)
         key, certificate = create_authority(wanted.node, now)
         server = Authority.load(key, certificate).issue(
@@ -80,9 +84,17 @@ def create(root: Path, wanted: Wanted) -> Layout:
         write_atomically(layout.oracle / "server.crt", server.certificate, 0o644)
     except OSError as error:
         raise ConfigError(f"{error.filename or root}: cannot be written: {error.strerror}") from error
-    Registry.create(layout.oracle / "registry.sqlite").close()
+    Registry.create(database).close()
     _record(layout, wanted, hashlib.sha256(certificate).hexdigest(), server.public_key_sha256.hex())
     return layout
+
+
+def _database(layout: Layout, wanted: Wanted) -> Database:
+    if wanted.registry_database is None:
+        return SqliteFile(layout.oracle / "registry.sqlite")
+    database = Postgresql(wanted.registry_database)
+    database.require()
+    return database
 
 
 def _make_directories(layout: Layout) -> None:
@@ -109,9 +121,12 @@ def _write_configuration(layout: Layout, wanted: Wanted) -> None:
     port = parse_address(wanted.listen).port
     first = wanted.hosts[0]
     addresses = f'"{f"[{first}]" if ":" in first else first}:{port}"' if port else ""
+    database, registry = wanted.registry_database, templates.REGISTRY_FILE
+    if database is not None:
+        registry = templates.REGISTRY_DATABASE.format(words=_quoted(database))
     texts = {
         layout.oracle_config: templates.ORACLE.format(
-            node=_quoted(wanted.node), listen=_quoted(wanted.listen), addresses=addresses
+            node=_quoted(wanted.node), listen=_quoted(wanted.listen), addresses=addresses, registry=registry
         ),
         layout.signer_config: templates.SIGNER.format(node=_quoted(wanted.node)),
         layout.policy: templates.POLICY,
@@ -122,8 +137,8 @@ def _write_configuration(layout: Layout, wanted: Wanted) -> None:
 
 
 def _quoted(value: str) -> str:
-    """A YAML string; names and addresses hold no quote and no backslash, and `no` must not become a boolean."""
-    return f'"{value}"'
+    """A YAML string: JSON's form is one, and `no` must not become a boolean."""
+    return json.dumps(value)
 
 
 def _record(layout: Layout, wanted: Wanted, authority_sha256: str, public_key_sha256: str) -> None:

@@ -1,6 +1,10 @@
 """The texts that `blind-oracle init` writes, with comments for the people who will change them."""
 
-__all__ = ["KEYS", "ORACLE", "POLICY", "SIGNER"]
+__all__ = ["KEYS", "ORACLE", "POLICY", "REGISTRY_DATABASE", "REGISTRY_FILE", "SIGNER"]
+
+# One of these two lines stands in oracle.yaml.
+REGISTRY_FILE = "registry: oracle/registry.sqlite    # runners, and hashes of their tokens"
+REGISTRY_DATABASE = "registry_database: {words}   # runners, and hashes of their tokens"
 
 # Filled in by str.format; paths are relative to the file that they stand in, so the directory can be moved.
 ORACLE = """\
@@ -16,7 +20,7 @@ tls:
   authority: oracle/authority.crt   # who issues the certificates of build servers
 
 policy: policy.yaml
-registry: oracle/registry.sqlite    # runners, and hashes of their tokens
+{registry}
 certificates: oracle/certificates   # OpenPGP certificates, for relays to fetch
 
 signer:

@@ -3,6 +3,7 @@
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from agentproxy.oracle.database import Database, Postgresql, SqliteFile
 from agentproxy.protocol.errors import RemoteProtocolError
 from agentproxy.protocol.fields import check_name
 
@@ -73,9 +74,10 @@ class OracleConfig:
     listen: str  # host:port; port 0 takes any free one
     tls: TlsConfig
     policy: Path
-    registry: Path
     certificates: Path  # a directory of NAME.pgp, the OpenPGP certificates of the keys
     signer: SignerConfig
+    registry: Path | None = None  # a SQLite file of this oracle alone
+    registry_database: str | None = None  # or a PostgreSQL database, in libpq's words, which several oracles may share
     addresses: tuple[str, ...] = ()  # host:port that enrolment files tell relays; empty: where we listen
     address_file: Path | None = None  # the bound address goes there; None: oracle.address beside the signer's socket
     credentials: CredentialsConfig = field(default_factory=CredentialsConfig)
@@ -86,8 +88,22 @@ class OracleConfig:
         check_name(self.node, "node")
         for address in (self.listen, *self.addresses):
             parse_address(address)
+        if (self.registry is None) == (self.registry_database is None):
+            raise RemoteProtocolError("expected either registry or registry_database")
+        _ = self.database  # its form
         if self.max_connections < 1 or not 1 <= self.max_in_flight <= 4096:
             raise RemoteProtocolError("expected max_connections from 1 and max_in_flight from 1 to 4096")
+
+    @property
+    def database(self) -> Database:
+        """Where the registry lies.
+
+        Raises:
+            ConfigError: registry_database is not in the form that we take.
+        """
+        if self.registry is not None:
+            return SqliteFile(self.registry)
+        return Postgresql(self.registry_database or "")
 
     @property
     def bound_address_file(self) -> Path:

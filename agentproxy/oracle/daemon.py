@@ -90,7 +90,7 @@ class Oracle:
         self._config = config
         self._context = _context(config.tls)
         self._link = SignerLink(config.signer.socket, self._keys_changed)
-        registry = Registry.open(config.registry)
+        registry = Registry.open(config.database)
         self._view = RegistryView(registry, self._follow)
         self._ledger = Ledger(registry, self._link, self._view)
         self._service = SigningService(
@@ -139,7 +139,7 @@ class Oracle:
         try:
             await self._view.load()
         except RegistryError as error:
-            raise ConfigError(f"{self._config.registry}: cannot be read: {error}") from error
+            raise ConfigError(f"{self._config.database}: cannot be read: {error}") from error
 
     def _start_parts(self, nursery: trio.Nursery) -> None:
         if self._config.signer.config is not None:

@@ -1,32 +1,27 @@
-"""The registry of runners and their credentials: SQLAlchemy Core, SQLite in WAL mode by default.
+"""The registry of runners and their credentials: SQLAlchemy Core, in SQLite or PostgreSQL.
 
 Command line and oracles write it; every change is an audit record first, and raises the generation, in the same
 transaction that notes how far the log has been applied. All of it blocks: the oracle calls it in worker threads.
 """
 
-import sqlite3
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import Protocol, Self
-from urllib.parse import quote
 
 import sqlalchemy as sa
 from alembic.util import CommandError
 from sqlalchemy.exc import SQLAlchemyError
-from sqlalchemy.pool import NullPool
 
 from agentproxy.oracle import schema, statements
 from agentproxy.oracle.changes import Change, parse_change
 from agentproxy.oracle.credentials import CertificateEntry, Credentials, RunnerEntry, TokenEntry, TokenKind
+from agentproxy.oracle.database import Database
 from agentproxy.protocol.errors import BackendError, BlindOracleError, ConfigError, RemoteProtocolError
 from agentproxy.protocol.signer_messages import CredentialRecord, CredentialRecords
 from agentproxy.protocol.wire import format_time, parse_time
 
 __all__ = ["Journal", "Registry", "RegistryError"]
-
-_BUSY_SECONDS = 2.0  # how long a writer waits for another; readers never wait in WAL mode
 
 
 class Journal(Protocol):
@@ -49,50 +44,47 @@ class RegistryError(BlindOracleError):
 class Registry:
     """One database, opened anew for each operation, so that a file that is gone is noticed."""
 
-    def __init__(self, engine: sa.Engine) -> None:
-        self._engine = engine
+    def __init__(self, database: Database) -> None:
+        self._database = database
+        self._engine = database.engine()
 
     @classmethod
-    def create(cls, path: Path) -> Self:
-        """Make an empty registry, readable by us alone.
+    def create(cls, database: Database) -> Self:
+        """Make an empty registry.
 
         Raises:
             ConfigError: something is there already, or nothing can be made there.
         """
-        try:
-            path.touch(mode=0o600, exist_ok=False)
-        except OSError as error:
-            raise ConfigError(f"{path}: cannot be made: {error.strerror}") from error
-        registry = cls(_engine(path))
+        database.create()
+        registry = cls(database)
         registry._upgrade()
         return registry
 
     @classmethod
-    def open(cls, path: Path) -> Self:
+    def open(cls, database: Database) -> Self:
         """Open an existing registry.
 
         Raises:
             ConfigError: it is missing, is no registry, or belongs to another version.
         """
-        if not path.is_file():
-            raise ConfigError(f"{path}: no registry there", "blind-oracle init makes one")
-        registry = cls(_engine(path))
+        database.require()
+        registry = cls(database)
         try:
             with registry._reading() as connection:
                 version = schema.version(connection)
             if version not in {schema.VERSION, ""}:
                 registry._upgrade()
         except RegistryError as error:
-            raise ConfigError(f"{path}: cannot be read as a registry: {error}") from error
+            raise ConfigError(f"{database}: cannot be read as a registry: {error}") from error
         if not version:
-            raise ConfigError(f"{path}: no registry, or one of a version before the first")
+            raise ConfigError(f"{database}: no registry, or one of a version before the first")
         return registry
 
     def _upgrade(self) -> None:
         try:
-            # Changes of the schema do not begin a transaction by themselves; another process may upgrade just now.
+            # Another process may upgrade just now.
             with self._engine.connect() as connection:
-                connection.exec_driver_sql("BEGIN IMMEDIATE")
+                self._database.begin_upgrade(connection)
                 schema.upgrade(connection)
                 connection.commit()
         except CommandError as error:
@@ -198,6 +190,7 @@ class Registry:
     def _reading(self) -> Iterator[sa.Connection]:
         try:
             with self._engine.connect() as connection:
+                self._database.begin_snapshot(connection)
                 yield connection
         except SQLAlchemyError as error:
             raise RegistryError(_reason(error)) from error
@@ -214,16 +207,6 @@ class Registry:
     def _lock(connection: sa.Connection) -> None:
         # The first statement of a transaction that writes: it keeps other writers out, in every kind of database.
         connection.execute(sa.update(schema.generation).values(value=schema.generation.c.value))
-
-
-def _engine(path: Path) -> sa.Engine:
-    def connect() -> sqlite3.Connection:
-        # mode=rw: a database that is gone must be an error, not a new and empty one.
-        connection = sqlite3.connect(f"file:{quote(str(path.absolute()))}?mode=rw", uri=True, timeout=_BUSY_SECONDS)
-        connection.executescript("PRAGMA journal_mode=WAL; PRAGMA synchronous=FULL; PRAGMA foreign_keys=ON;")
-        return connection
-
-    return sa.create_engine("sqlite://", creator=connect, poolclass=NullPool)
 
 
 def _next_generation(connection: sa.Connection) -> None:

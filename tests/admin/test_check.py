@@ -12,6 +12,7 @@ import pytest
 from agentproxy.admin.layout import Layout, load_oracle
 from agentproxy.admin.signeraccess import signer_for
 from agentproxy.oracle.changes import CredentialsIssued, RunnerAdded
+from agentproxy.oracle.database import SqliteFile
 from agentproxy.oracle.registry import Registry
 from agentproxy.protocol.signer_messages import CertificateKind
 from agentproxy.signer.authority import Authority
@@ -139,7 +140,7 @@ def issue_server(state: Layout, hosts: tuple[str, ...], days: int) -> None:
 
 
 def test_a_build_server_whose_credentials_end_is_a_warning(state: Layout, signer: Path) -> None:
-    registry = Registry.open(state.oracle / "registry.sqlite")
+    registry = Registry.open(SqliteFile(state.oracle / "registry.sqlite"))
     ends = datetime.now(UTC) + timedelta(days=5, hours=1)
     put(registry, RunnerAdded("b"))
     put(registry, CredentialsIssued("b", b"1" * 32, ends, b"2" * 32, b"3" * 32, ends + timedelta(days=90)))

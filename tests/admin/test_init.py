@@ -33,7 +33,7 @@ def test_all_that_init_writes_can_be_read_back(state: Path) -> None:
     assert load_keys(signer.keys_file).keys == {}
     Authority.load(signer.authority.key.read_bytes(), signer.authority.certificate.read_bytes())
     server_context(oracle.tls.certificate, oracle.tls.key, oracle.tls.authority)
-    Registry.open(oracle.registry).close()
+    Registry.open(oracle.database).close()
 
 
 def test_the_servers_certificate_is_for_the_hosts_and_from_the_authority(state: Path) -> None:

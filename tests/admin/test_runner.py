@@ -61,7 +61,7 @@ def test_one_command_gives_a_build_server_all_that_it_needs(state: Layout) -> No
 def test_the_registry_knows_hashes_only_and_the_log_knew_first(state: Layout) -> None:
     assert add(state, "b1").status == 0
     content = json.loads((state.root / "b1.enrolment").read_text())
-    registry = Registry.open(load_oracle(state.oracle_config).registry)
+    registry = Registry.open(load_oracle(state.oracle_config).database)
     try:
         token = registry.find_token(hashlib.sha256(content["token"].encode()).digest())
         der = ssl.PEM_cert_to_DER_cert(content["certificate"])
@@ -137,7 +137,7 @@ def test_a_signer_that_cannot_start_says_why_and_nothing_is_added(state: Layout)
     assert "the signer does not start" in result.errors
     assert "authority.key: others may read it" in result.errors
     assert not (state.root / "b1.enrolment").exists()
-    registry = Registry.open(load_oracle(state.oracle_config).registry)
+    registry = Registry.open(load_oracle(state.oracle_config).database)
     assert registry.snapshot().runners == {}
     registry.close()
 

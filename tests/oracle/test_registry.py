@@ -10,8 +10,7 @@ import sqlalchemy as sa
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
 
-from agentproxy.oracle import registry as registry_module
-from agentproxy.oracle import schema
+from agentproxy.oracle import database, schema
 from agentproxy.oracle.changes import (
     CertificateRevoked,
     Change,
@@ -29,9 +28,11 @@ from agentproxy.oracle.changes import (
     token_id,
 )
 from agentproxy.oracle.credentials import Credentials, TokenKind
+from agentproxy.oracle.database import Database, Postgresql, SqliteFile
 from agentproxy.oracle.registry import Registry, RegistryError
 from agentproxy.protocol.errors import BackendError, ConfigError, RemoteProtocolError
 from agentproxy.protocol.signer_messages import CREDENTIAL_OPERATIONS, CredentialRecord, CredentialRecords
+from tests.oracle.postgresql import Server, server
 
 NOW = datetime.now(UTC).replace(microsecond=7)
 DAY = timedelta(days=1)
@@ -76,11 +77,25 @@ def journal() -> FakeJournal:
     return FakeJournal()
 
 
-@pytest.fixture
-def registry(path: Path) -> Iterator[Registry]:
-    made = Registry.create(path)
+@pytest.fixture(scope="module")
+def postgresql() -> Iterator[Server]:
+    with server() as running:
+        yield running
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def registry(request: pytest.FixtureRequest, path: Path) -> Iterator[Registry]:
+    database: Database = SqliteFile(path)
+    if request.param == "postgresql":
+        database = Postgresql(request.getfixturevalue("postgresql").new_database())
+    made = Registry.create(database)
     yield made
     made.close()
+
+
+# For what is about the file.
+IN_A_FILE = pytest.mark.parametrize("registry", ["sqlite"], indirect=True)
+IN_A_SERVER = pytest.mark.parametrize("registry", ["postgresql"], indirect=True)
 
 
 def sha256(number: int) -> bytes:
@@ -143,6 +158,7 @@ def test_a_record_that_we_do_not_know_whole_is_no_change(operation: str, details
         parse_change(operation, details)
 
 
+@IN_A_FILE
 def test_a_registry_from_any_earlier_backup_comes_back_to_the_same_state(
     path: Path, registry: Registry, journal: FakeJournal
 ) -> None:
@@ -157,7 +173,7 @@ def test_a_registry_from_any_earlier_backup_comes_back_to_the_same_state(
         target.close()
     wanted = _without_times(registry.snapshot())
     for number, backup in enumerate(backups):
-        restored = Registry.open(backup)
+        restored = Registry.open(SqliteFile(backup))
         assert restored.catch_up(journal) == len(EVERY_CHANGE) - number
         assert _without_times(restored.snapshot()) == wanted, number
         assert restored.catch_up(journal) == 0
@@ -275,24 +291,27 @@ def test_each_change_moves_the_generation_and_nothing_else_does(registry: Regist
     assert registry.snapshot().tokens[sha256(1)].last_used == NOW
 
 
+@IN_A_FILE
 def test_only_we_can_read_it(path: Path, registry: Registry, journal: FakeJournal) -> None:
     make(registry, journal, RunnerAdded("a"))
     assert {stat.S_IMODE(file.stat().st_mode) for file in path.parent.iterdir()} == {0o600}
 
 
+@IN_A_FILE
 def test_a_second_registry_is_not_made_over_the_first(path: Path, registry: Registry) -> None:
     with pytest.raises(ConfigError, match="cannot be made"):
-        Registry.create(path)
+        Registry.create(SqliteFile(path))
 
 
 def test_what_is_no_registry_is_not_opened(path: Path) -> None:
     with pytest.raises(ConfigError, match="no registry there"):
-        Registry.open(path)
+        Registry.open(SqliteFile(path))
     path.write_bytes(b"not a database, but long enough to look at" * 100)
     with pytest.raises(ConfigError, match="cannot be read as a registry"):
-        Registry.open(path)
+        Registry.open(SqliteFile(path))
 
 
+@IN_A_FILE
 def test_a_registry_that_is_gone_is_noticed_and_not_made_anew(path: Path, registry: Registry) -> None:
     for file in path.parent.iterdir():
         file.unlink()
@@ -301,11 +320,12 @@ def test_a_registry_that_is_gone_is_noticed_and_not_made_anew(path: Path, regist
     assert not path.exists()
 
 
+@IN_A_FILE
 def test_a_locked_registry_lets_read_and_says_that_it_cannot_be_changed(
     path: Path, registry: Registry, journal: FakeJournal, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(registry_module, "_BUSY_SECONDS", 0.05)
-    quick = Registry.open(path)
+    monkeypatch.setattr(database, "BUSY_SECONDS", 0.05)
+    quick = Registry.open(SqliteFile(path))
     with sqlite3.connect(path) as writer:
         writer.execute("BEGIN IMMEDIATE")
         assert registry.generation() == 0
@@ -317,6 +337,7 @@ def test_a_locked_registry_lets_read_and_says_that_it_cannot_be_changed(
     assert journal.records == []
 
 
+@IN_A_FILE
 def test_a_full_disk_fails_the_change_and_the_replay_makes_it_later(
     path: Path, registry: Registry, journal: FakeJournal
 ) -> None:
@@ -331,25 +352,26 @@ def test_a_full_disk_fails_the_change_and_the_replay_makes_it_later(
     with pytest.raises(RegistryError, match="full"):
         make(registry, journal, *map(RunnerAdded, names))
     assert len(registry.snapshot().runners) == len(journal.records) - 1 > len(before.runners)
-    again = Registry.open(path)
+    again = Registry.open(SqliteFile(path))
     assert again.catch_up(journal) == 1
     assert len(again.snapshot().runners) == len(journal.records)
     again.close()
 
 
+@IN_A_FILE
 def test_a_registry_of_a_later_version_is_refused(path: Path, registry: Registry) -> None:
     with sqlite3.connect(path) as writer:
         writer.execute("UPDATE alembic_version SET version_num = '9999'")
     writer.close()
     with pytest.raises(ConfigError, match="another version"):
-        Registry.open(path)
+        Registry.open(SqliteFile(path))
 
 
 def test_a_registry_of_the_first_version_is_brought_up_and_keeps_what_it_holds(path: Path) -> None:
     from alembic import command, config  # noqa: PLC0415  what only this test does
 
     path.touch()
-    engine = registry_module._engine(path)
+    engine = SqliteFile(path).engine()
     with engine.connect() as connection:
         connection.exec_driver_sql("BEGIN IMMEDIATE")
         steps = config.Config()
@@ -360,7 +382,7 @@ def test_a_registry_of_the_first_version_is_brought_up_and_keeps_what_it_holds(p
         token = ("ab" * 32, "ab" * 6, "2026-11-22T10:00:00.000000Z")
         connection.exec_driver_sql("INSERT INTO tokens VALUES (?, ?, 'a', ?, NULL, NULL, NULL)", token)
         connection.commit()
-    registry = Registry.open(path)
+    registry = Registry.open(SqliteFile(path))
     (entry,) = registry.snapshot().tokens.values()
     assert (entry.runner, entry.kind, entry.is_pending) == ("a", TokenKind.LASTING, False)
     registry.close()
@@ -370,3 +392,74 @@ def test_the_migrations_lead_to_the_tables_that_the_code_uses(registry: Registry
     with registry._engine.connect() as connection:
         differences = compare_metadata(MigrationContext.configure(connection), schema.metadata)
     assert differences == []
+
+
+@IN_A_SERVER
+def test_a_server_s_registry_is_made_once_and_joined_by_others(registry: Registry, journal: FakeJournal) -> None:
+    make(registry, journal, RunnerAdded("a"))
+    for other in (Registry.create(registry._database), Registry.open(registry._database)):
+        assert set(other.snapshot().runners) == {"a"}
+        assert other.generation() == registry.generation() == 1
+        other.close()
+
+
+def test_an_empty_database_of_a_server_is_no_registry(postgresql: Server) -> None:
+    with pytest.raises(ConfigError, match="no registry"):
+        Registry.open(Postgresql(postgresql.new_database()))
+
+
+def test_a_snapshot_is_of_one_moment_while_others_change_it(registry: Registry, journal: FakeJournal) -> None:
+    make(registry, journal, RunnerAdded("a"), issued(1))
+    with registry._reading() as reading:
+        before = reading.execute(sa.select(schema.generation.c.value)).scalar_one()
+        make(registry, journal, RunnerRemoved("a"))
+        assert reading.execute(sa.select(schema.generation.c.value)).scalar_one() == before
+        assert reading.execute(sa.select(schema.runners.c.name)).scalars().all() == ["a"]
+
+
+@IN_A_SERVER
+def test_a_writer_waits_for_another_for_a_bounded_time_and_records_nothing(
+    registry: Registry, journal: FakeJournal, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(database, "BUSY_SECONDS", 0.05)
+    quick = Registry.open(registry._database)
+    with registry._transaction() as writer:
+        registry._lock(writer)
+        assert quick.generation() == 0
+        with pytest.raises(RegistryError, match="lock timeout"):
+            quick.change(journal, RunnerAdded("a"))
+    quick.close()
+    assert journal.records == []
+
+
+@IN_A_SERVER
+def test_a_server_that_is_gone_is_noticed_and_used_again_when_it_is_back(
+    registry: Registry, journal: FakeJournal, postgresql: Server
+) -> None:
+    make(registry, journal, RunnerAdded("a"))
+    postgresql.stop()
+    with pytest.raises(RegistryError):
+        registry.generation()
+    with pytest.raises(RegistryError):
+        registry.change(journal, RunnerAdded("b"))
+    postgresql.start()
+    assert set(make(registry, journal, RunnerAdded("b")).runners) == {"a", "b"}
+
+
+@IN_A_SERVER
+def test_each_node_s_log_is_followed_for_itself(registry: Registry, journal: FakeJournal) -> None:
+    class OtherNode(FakeJournal):
+        def node(self) -> str:
+            return "other"
+
+    other = OtherNode()
+    make(registry, journal, RunnerAdded("a"))
+    make(registry, other, RunnerAdded("b"))
+    assert registry.catch_up(journal) == registry.catch_up(other) == 0
+    assert set(registry.snapshot().runners) == {"a", "b"}
+
+
+@pytest.mark.parametrize("words", ["host=db password=x", "host=db password = x", "postgresql://u:x@db/name"])
+def test_a_password_does_not_stand_in_the_configuration(words: str) -> None:
+    with pytest.raises(ConfigError, match="without a password"):
+        Postgresql(words)

@@ -18,6 +18,7 @@ from agentproxy.oracle import statements
 from agentproxy.oracle.changes import Change, CredentialsIssued, RunnerAdded
 from agentproxy.oracle.config import OracleConfig
 from agentproxy.oracle.credentials import TokenKind
+from agentproxy.oracle.database import SqliteFile
 from agentproxy.oracle.registry import Registry
 from agentproxy.protocol.errors import RemoteProtocolError
 from agentproxy.protocol.messages import FROM_ORACLE, FROM_RELAY, PROTOCOL_VERSION, FromOracle, FromRelay, Hello
@@ -93,7 +94,7 @@ class World:
         (directory / "policy.yaml").write_text(POLICY)
         (directory / "oracle.yaml").write_text(ORACLE)
         (directory / "certificates").mkdir()
-        self.registry = Registry.create(directory / "registry.sqlite")
+        self.registry = Registry.create(SqliteFile(directory / "registry.sqlite"))
         self.config = load(directory / "oracle.yaml", OracleConfig)
 
     def enrol(self, runner: str, *, expires_in: float = 3600.0, kind: TokenKind = TokenKind.LASTING) -> Enrolled:
