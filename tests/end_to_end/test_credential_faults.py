@@ -1,8 +1,11 @@
 """With all parts real: a kill between audit log and registry, yesterday's backup, a clock that jumps."""
 
+import os
 import re
 import shutil
+import signal
 import subprocess
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -119,15 +122,19 @@ def killed_at_the_registry(system: System, pid: int) -> Iterator[None]:
                 process.terminate()
 
 
-def test_a_clock_that_jumps_stops_nothing_and_the_log_stays_whole(
-    offline: Offline, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    clock = tmp_path / "clock"
-    clock.write_text("+0\n")
+@pytest.fixture
+def clock(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """What is written there is by how much every process's clock is wrong; the monotonic one stays right."""
+    made = tmp_path / "clock"
+    made.write_text("+0\n")
     monkeypatch.setenv("LD_PRELOAD", str(FAKETIME))
-    monkeypatch.setenv("FAKETIME_TIMESTAMP_FILE", str(clock))
+    monkeypatch.setenv("FAKETIME_TIMESTAMP_FILE", str(made))
     monkeypatch.setenv("FAKETIME_NO_CACHE", "1")
     monkeypatch.setenv("FAKETIME_DONT_FAKE_MONOTONIC", "1")
+    return made
+
+
+def test_a_clock_that_jumps_stops_nothing_and_the_log_stays_whole(offline: Offline, clock: Path) -> None:
     with system_with({"modern": offline.exports["modern"]}) as system:
         for jump in ("+0", "+2d", "-1d", "+0"):
             clock.write_text(f"{jump}\n")
@@ -138,3 +145,29 @@ def test_a_clock_that_jumps_stops_nothing_and_the_log_stays_whole(
         times = [parse_time(str(record["time"])) for record in system.signed()]
     assert [record["sequence"] for record in records] == list(range(1, len(records) + 1))
     assert [round((moment - times[0]).total_seconds() / 86_400) for moment in times] == [0, 2, -1, 0]
+
+
+def test_a_clock_that_jumps_forward_gives_no_more_signatures_and_one_that_jumps_back_no_fewer(
+    offline: Offline, clock: Path
+) -> None:
+    with system_with({"modern": offline.exports["modern"]}) as system:
+        policy = system.directory / "policy.yaml"
+        text = policy.read_text()
+        limited = text.replace("    keys: [modern]\n", "    keys: [modern]\n    rate: 1\n    burst: 1\n")
+        assert limited != text
+        policy.write_text(limited)
+        oracle = system.pid("oracle")
+        assert oracle is not None
+        os.kill(oracle, signal.SIGHUP)
+        until(lambda: "policy reloaded" in system.log("oracle"), "the oracle has the limit")
+
+        began = time.monotonic()
+        signed = 0
+        for days in range(20):
+            clock.write_text(f"+{days}d\n")
+            signed += system.sign().returncode == 0
+        assert 1 <= signed <= 2 + (time.monotonic() - began)  # the burst, and one for each second that really passed
+
+        clock.write_text("-30d\n")
+        until(lambda: system.sign().returncode == 0, "the bucket fills by the time that really passes")
+        system.assert_log_is_whole()
