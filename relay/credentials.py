@@ -13,7 +13,7 @@ from pathlib import Path
 
 from agentproxy.protocol.errors import ConfigError
 from agentproxy.protocol.messages import Credentials
-from agentproxy.runtime.files import write_atomically
+from agentproxy.runtime.files import make_directory, write_atomically
 from agentproxy.runtime.tls import client_context
 
 __all__ = ["CredentialSet", "CredentialStore", "credentials_directory"]
@@ -109,8 +109,8 @@ class CredentialStore:
         """
         fresh = CredentialSet(self._directory / secrets.token_hex(8))
         try:
-            self._directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-            fresh.directory.mkdir(mode=0o700)
+            make_directory(self._directory, 0o700)
+            make_directory(fresh.directory, 0o700)
             fresh.write(credentials, origin)
             before = self._in_use()
             self._point_to(fresh.directory.name)

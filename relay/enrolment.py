@@ -16,7 +16,7 @@ from agentproxy.protocol.errors import ConfigError, RemoteProtocolError
 from agentproxy.protocol.fields import check_name
 from agentproxy.protocol.messages import Credentials
 from agentproxy.runtime.config import load
-from agentproxy.runtime.files import write_atomically
+from agentproxy.runtime.files import make_directory, write_atomically
 from relay.config import DEFAULT_CONFIG, OracleAddress
 from relay.credentials import CredentialSet, CredentialStore, credentials_directory
 from relay.exchange import confirm, exchange
@@ -94,8 +94,8 @@ def enrol(enrolment: Enrolment, places: Places, *, replace: bool, deadline_secon
     store = CredentialStore(credentials_directory(places.state))
     origin = hashlib.sha256(enrolment.token.encode()).hexdigest()
     try:
-        places.config.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
-        places.state.mkdir(mode=0o700, parents=True, exist_ok=True)
+        make_directory(places.config.parent, 0o755)
+        make_directory(places.state, 0o700)
         is_ours = store.current.origin == origin
         if not replace and not is_ours:
             _refuse_another(places, store)

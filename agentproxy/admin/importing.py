@@ -145,10 +145,9 @@ def _install(scratch: Path, gnupg_home: Path, keygrip: Keygrip) -> None:
         for directory in (gnupg_home, target.parent):
             directory.mkdir(mode=0o700, exist_ok=True)
         owner = gnupg_home.stat()
-        write_atomically(target, content, 0o600)
         if os.geteuid() == 0 and owner.st_uid != 0:
-            # The signer runs as the home's owner and could not read root's file.
-            for path in (target.parent, target):
-                os.chown(path, owner.st_uid, owner.st_gid)
+            # The signer runs as the home's owner and could not read what is root's.
+            os.chown(target.parent, owner.st_uid, owner.st_gid)
+        write_atomically(target, content, 0o600)
     except OSError as error:
         raise ConfigError(f"{target}: cannot be written: {error.strerror}") from error

@@ -38,7 +38,7 @@ def served_keys(oracle: OracleConfig) -> ServedKeys:
         trouble = f"the signer answered {answer.tag} for its keys"
     except (SignerError, ConfigError) as error:
         trouble = str(error)
-    if oracle.signer.config is None:
+    if oracle.signer.config is None or not oracle.signer.start:
         return ServedKeys((), "", trouble)
     try:
         keyring = open_keyring(load_signer(oracle), datetime.now(UTC))

@@ -53,15 +53,7 @@ def renew(oracle: OracleConfig, hosts: tuple[str, ...], days: int) -> datetime:
             (oracle.tls.key, issued.private_key, 0o600),
             (oracle.tls.certificate, issued.certificate, 0o644),
         ):
-            _replace(target, text.encode("ascii"), mode)
+            write_atomically(target.resolve(), text.encode("ascii"), mode)
     except OSError as error:
         raise ConfigError(f"{error.filename}: cannot be written: {error.strerror}") from error
     return issued.expires
-
-
-def _replace(path: Path, content: bytes, mode: int) -> None:
-    status = path.stat()
-    write_atomically(path.resolve(), content, mode)
-    if os.geteuid() == 0:
-        # The oracle runs as the file's owner and could not read root's key.
-        os.chown(path, status.st_uid, status.st_gid)

@@ -40,8 +40,10 @@ def signer_for(oracle: OracleConfig) -> Iterator[Path]:
     try:
         ask(oracle.signer.socket, ListKeys(0))
     except SignerError as error:
-        if oracle.signer.config is None:
-            raise ConfigError(str(error), "systemd runs the signer: systemctl status blind-oracle-signer") from error
+        if oracle.signer.config is None or not oracle.signer.start:
+            raise ConfigError(
+                str(error), "systemd runs the signer: systemctl status blind-oracle-signer.socket"
+            ) from error
     else:
         yield oracle.signer.socket
         return

@@ -1,16 +1,19 @@
-"""Makes a state directory: everything that an oracle and its signer need before they have keys and runners."""
+"""Makes all that an oracle and its signer need before they have keys and runners: a directory, or a system's."""
 
+import grp
 import hashlib
 import json
 import os
+import pwd
 import re
+import shutil
 import socket
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 
 from agentproxy.admin import templates
-from agentproxy.admin.layout import Layout
+from agentproxy.admin.layout import Directory, Layout, SystemLayout
 from agentproxy.oracle.config import parse_address
 from agentproxy.oracle.database import Database, Postgresql, SqliteFile
 from agentproxy.oracle.registry import Registry
@@ -18,12 +21,12 @@ from agentproxy.protocol.errors import ConfigError, RemoteProtocolError
 from agentproxy.protocol.fields import Asserted, check_name
 from agentproxy.protocol.signer_messages import CertificateKind, Outcome
 from agentproxy.runtime.files import write_atomically
-from agentproxy.signer.authority import Authority, create_authority
+from agentproxy.signer.authority import Authority, IssuedCertificate, create_authority
 from agentproxy.signer.log import AuditLog
 from agentproxy.signer.logkey import open_log_key
 from agentproxy.signer.record import Entry
 
-__all__ = ["Wanted", "create", "own_hosts", "own_node"]
+__all__ = ["Wanted", "create", "create_system", "own_hosts", "own_node", "write_configuration"]
 
 _SERVER_DAYS = 730
 _LOCAL_HOSTS = ("localhost", "127.0.0.1", "::1")
@@ -38,6 +41,16 @@ class Wanted:
     hosts: tuple[str, ...]  # what the server's certificate is for; the first is what build servers dial
     listen: str = "127.0.0.1:7443"
     registry_database: str | None = None  # libpq's words; None: a SQLite file in the directory
+
+
+@dataclass(frozen=True, slots=True)
+class _Made:
+    """What can go wrong before anything is written: the first credentials, and where the registry will lie."""
+
+    key: bytes = field(repr=False)
+    certificate: bytes
+    server: IssuedCertificate = field(repr=False)
+    database: Database
 
 
 def own_hosts() -> tuple[str, ...]:
@@ -62,10 +75,44 @@ def create(root: Path, wanted: Wanted) -> Layout:
     Raises:
         ConfigError: something is there already, a value is wrong, or nothing can be written.
     """
+    layout = Layout(root)
+    made = _prepare(layout, wanted)
+    if root.exists() and (not root.is_dir() or any(root.iterdir())):
+        raise ConfigError(f"{root}: expected an empty directory or nothing", "choose another, or empty it first")
+    _fill(layout, wanted, made)
+    return layout
+
+
+def create_system(layout: SystemLayout, wanted: Wanted) -> None:
+    """Make the files of an oracle that systemd runs, each belonging to the user that needs it.
+
+    Raises:
+        ConfigError: something of an oracle is there already, its users are not, or nothing can be written.
+    """
+    made = _prepare(layout, wanted)
+    present = [path for path in (layout.oracle_config, layout.signer_config, layout.registry) if path.exists()]
+    if layout.audit.is_dir():
+        present += layout.audit.iterdir()
+    if present:
+        raise ConfigError(f"{present[0]}: an oracle is here already", "nothing was changed")
+    _check_users(layout)
+    _fill(layout, wanted, made)
+
+
+def _check_users(layout: SystemLayout) -> None:
+    for name in (layout.oracle_user, layout.signer_user):
+        try:
+            pwd.getpwnam(name), grp.getgrnam(name)
+        except KeyError as error:
+            hint = "the packages make them with systemd-sysusers"
+            raise ConfigError(f"there is no user and group {name!r}", hint) from error
+
+
+def _prepare(layout: Layout | SystemLayout, wanted: Wanted) -> _Made:
     try:
         check_name(wanted.node, "node")
         parse_address(wanted.listen)
-        database = _database(Layout(root), wanted)
+        database = _database(layout, wanted)
         now = datetime.now(UTC)
         key, certificate = create_authority(wanted.node, now)
         server = Authority.load(key, certificate).issue(
@@ -73,67 +120,111 @@ def create(root: Path, wanted: Wanted) -> Layout:
         )
     except RemoteProtocolError as error:
         raise ConfigError(str(error)) from error
-    layout = Layout(root)
+    return _Made(key, certificate, server, database)
+
+
+def _fill(layout: Layout | SystemLayout, wanted: Wanted, made: _Made) -> None:
     try:
-        _make_directories(layout)
-        _write_configuration(layout, wanted)
-        write_atomically(layout.signer / "authority.key", key, 0o600)
-        write_atomically(layout.signer / "authority.crt", certificate, 0o644)
-        write_atomically(layout.oracle / "authority.crt", certificate, 0o644)
-        write_atomically(layout.oracle / "server.key", server.private_key, 0o600)
-        write_atomically(layout.oracle / "server.crt", server.certificate, 0o644)
+        if isinstance(layout, Layout):
+            layout.root.mkdir(mode=0o700, parents=True, exist_ok=True)
+            layout.root.chmod(0o700)
+        for directory in layout.directories:
+            _make_directory(directory)
+        write_configuration(layout, wanted)
+        write_atomically(layout.signer / "authority.key", made.key, 0o600)
+        write_atomically(layout.signer / "authority.crt", made.certificate, 0o644)
+        write_atomically(layout.tls / "authority.crt", made.certificate, 0o644)
+        write_atomically(layout.tls / "server.key", made.server.private_key, 0o600)
+        write_atomically(layout.tls / "server.crt", made.server.certificate, 0o644)
     except OSError as error:
-        raise ConfigError(f"{error.filename or root}: cannot be written: {error.strerror}") from error
-    Registry.create(database).close()
-    _record(layout, wanted, hashlib.sha256(certificate).hexdigest(), server.public_key_sha256.hex())
-    return layout
+        raise ConfigError(f"{error.filename or layout.oracle_config}: cannot be written: {error.strerror}") from error
+    Registry.create(made.database).close()
+    _record(layout, wanted, made)
+    _hand_over(layout)
 
 
-def _database(layout: Layout, wanted: Wanted) -> Database:
+def _database(layout: Layout | SystemLayout, wanted: Wanted) -> Database:
     if wanted.registry_database is None:
-        return SqliteFile(layout.oracle / "registry.sqlite")
+        return SqliteFile(layout.registry)
     database = Postgresql(wanted.registry_database)
     database.require()
     return database
 
 
-def _make_directories(layout: Layout) -> None:
-    root = layout.root
-    if root.exists() and (not root.is_dir() or any(root.iterdir())):
-        raise ConfigError(f"{root}: expected an empty directory or nothing", "choose another, or empty it first")
-    root.mkdir(mode=0o700, parents=True, exist_ok=True)
-    root.chmod(0o700)
-    signer = layout.signer
-    for directory in (
-        layout.oracle,
-        layout.oracle / "certificates",
-        signer,
-        signer / "gnupg",
-        signer / "gnupg" / "private-keys-v1.d",
-        signer / "passphrases",
-        layout.audit,
-        layout.run,
-    ):
-        directory.mkdir(mode=0o700)
+def _make_directory(wanted: Directory) -> None:
+    wanted.path.mkdir(mode=0o700, parents=True, exist_ok=True)
+    if os.geteuid() == 0:
+        shutil.chown(wanted.path, wanted.user, wanted.group)
+    wanted.path.chmod(wanted.mode)
 
 
-def _write_configuration(layout: Layout, wanted: Wanted) -> None:
-    port = parse_address(wanted.listen).port
-    first = wanted.hosts[0]
-    addresses = f'"{f"[{first}]" if ":" in first else first}:{port}"' if port else ""
-    database, registry = wanted.registry_database, templates.REGISTRY_FILE
-    if database is not None:
-        registry = templates.REGISTRY_DATABASE.format(words=_quoted(database))
+def _hand_over(layout: Layout | SystemLayout) -> None:
+    """Give what libraries made as root to the owner of the directory that it lies in."""
+    if os.geteuid() != 0:
+        return
+    registry = (layout.registry,) if layout.registry.exists() else ()
+    for path in (*registry, *layout.audit.iterdir()):
+        owner = path.parent.stat()
+        os.chown(path, owner.st_uid, owner.st_gid, follow_symlinks=False)
+
+
+def write_configuration(layout: Layout | SystemLayout, wanted: Wanted) -> None:
+    """Write the four files that operators change; a policy that is there already stays.
+
+    Raises:
+        OSError: they cannot be written.
+    """
     texts = {
-        layout.oracle_config: templates.ORACLE.format(
-            node=_quoted(wanted.node), listen=_quoted(wanted.listen), addresses=addresses, registry=registry
-        ),
-        layout.signer_config: templates.SIGNER.format(node=_quoted(wanted.node)),
+        layout.oracle_config: _oracle_text(layout, wanted),
+        layout.signer_config: _signer_text(layout, wanted),
         layout.policy: templates.POLICY,
         layout.signer / "keys.yaml": templates.KEYS,
     }
     for path, text in texts.items():
-        write_atomically(path, text.encode(), 0o644)
+        if path != layout.policy or not path.exists():
+            write_atomically(path, text.encode(), 0o644)
+
+
+def _oracle_text(layout: Layout | SystemLayout, wanted: Wanted) -> str:
+    here = layout.oracle_config.parent
+    port = parse_address(wanted.listen).port
+    first = wanted.hosts[0]
+    addresses = f'"{f"[{first}]" if ":" in first else first}:{port}"' if port else ""
+    text = templates.ORACLE.format(
+        node=_quoted(wanted.node),
+        listen=_quoted(wanted.listen),
+        addresses=addresses,
+        tls=_shown(layout, layout.tls, here),
+        registry=_registry_text(layout, wanted, here),
+        certificates=_shown(layout, layout.certificates, here),
+        run=_shown(layout, layout.run, here),
+        signer=templates.ORACLE_STARTS_SIGNER if isinstance(layout, Layout) else templates.SYSTEMD_STARTS_SIGNER,
+    )
+    if isinstance(layout, SystemLayout):
+        text += templates.ADDRESS_FILE.format(run=_shown(layout, layout.oracle_run, here))
+    return text
+
+
+def _registry_text(layout: Layout | SystemLayout, wanted: Wanted, here: Path) -> str:
+    if wanted.registry_database is not None:
+        return templates.REGISTRY_DATABASE.format(words=_quoted(wanted.registry_database))
+    return templates.REGISTRY_FILE.format(path=_shown(layout, layout.registry, here))
+
+
+def _signer_text(layout: Layout | SystemLayout, wanted: Wanted) -> str:
+    here = layout.signer_config.parent
+    return templates.SIGNER.format(
+        node=_quoted(wanted.node),
+        run=_shown(layout, layout.run, here),
+        peers="" if isinstance(layout, Layout) else templates.PEERS.format(user=layout.oracle_user),
+        gnupg=_shown(layout, layout.gnupg, here),
+        audit=_shown(layout, layout.audit, here),
+    )
+
+
+def _shown(layout: Layout | SystemLayout, path: Path, here: Path) -> str:
+    """A path for a file in the directory `here`: relative where the whole can be moved."""
+    return os.path.relpath(path, here) if isinstance(layout, Layout) or path.is_relative_to(here) else str(path)
 
 
 def _quoted(value: str) -> str:
@@ -141,12 +232,12 @@ def _quoted(value: str) -> str:
     return json.dumps(value)
 
 
-def _record(layout: Layout, wanted: Wanted, authority_sha256: str, public_key_sha256: str) -> None:
+def _record(layout: Layout | SystemLayout, wanted: Wanted, made: _Made) -> None:
     """Begin the audit log with the credentials that it did not see being made."""
     key = open_log_key(layout.signer / "audit.key")
     details = {
-        "authority_sha256": authority_sha256,
-        "server_public_key_sha256": public_key_sha256,
+        "authority_sha256": hashlib.sha256(made.certificate).hexdigest(),
+        "server_public_key_sha256": made.server.public_key_sha256.hex(),
         "hosts": ",".join(wanted.hosts)[:1024],
         "uid": str(os.getuid()),
         "audit_key": key.public.id.hex(),

@@ -1,9 +1,20 @@
 """The texts that `blind-oracle init` writes, with comments for the people who will change them."""
 
-__all__ = ["KEYS", "ORACLE", "POLICY", "REGISTRY_DATABASE", "REGISTRY_FILE", "SIGNER"]
+__all__ = [
+    "ADDRESS_FILE",
+    "KEYS",
+    "ORACLE",
+    "ORACLE_STARTS_SIGNER",
+    "PEERS",
+    "POLICY",
+    "REGISTRY_DATABASE",
+    "REGISTRY_FILE",
+    "SIGNER",
+    "SYSTEMD_STARTS_SIGNER",
+]
 
 # One of these two lines stands in oracle.yaml.
-REGISTRY_FILE = "registry: oracle/registry.sqlite    # runners, and hashes of their tokens"
+REGISTRY_FILE = "registry: {path}    # runners, and hashes of their tokens"
 REGISTRY_DATABASE = "registry_database: {words}   # runners, and hashes of their tokens"
 
 # Filled in by str.format; paths are relative to the file that they stand in, so the directory can be moved.
@@ -15,31 +26,43 @@ listen: {listen}
 addresses: [{addresses}]
 
 tls:
-  certificate: oracle/server.crt
-  key: oracle/server.key
-  authority: oracle/authority.crt   # who issues the certificates of build servers
+  certificate: {tls}/server.crt
+  key: {tls}/server.key
+  authority: {tls}/authority.crt   # who issues the certificates of build servers
 
 policy: policy.yaml
 {registry}
-certificates: oracle/certificates   # OpenPGP certificates, for relays to fetch
+certificates: {certificates}   # OpenPGP certificates, for relays to fetch
 
 signer:
-  socket: run/signer.sock
+  socket: {run}/signer.sock
+{signer}"""
+
+ORACLE_STARTS_SIGNER = """\
   # `blind-oracle serve` starts the signer with this file, under its own uid: without isolation between the two.
-  # Remove the line where systemd runs the signer as another user.
   config: signer/signer.yaml
+"""
+
+SYSTEMD_STARTS_SIGNER = """\
+  config: signer/signer.yaml   # for the commands, run by root
+  start: false                 # systemd runs the signer, as another user
+"""
+
+ADDRESS_FILE = """\
+
+address_file: {run}/oracle.address   # what the oracle listens on; its lock lies there, too
 """
 
 SIGNER = """\
 # The signer: it holds the keys and writes the audit log. It has no network. Paths are relative to this file.
 node: {node}
-socket: ../run/signer.sock
-keys_file: keys.yaml
-gnupg_home: gnupg
+socket: {run}/signer.sock
+{peers}keys_file: keys.yaml
+gnupg_home: {gnupg}
 passphrases: passphrases            # one file for each protected key, named like the key
 
 audit:
-  directory: ../audit
+  directory: {audit}
   rotate_bytes: 67108864            # a segment is sealed before it becomes larger than this,
   rotate_days: 30                   # or when its first record is older
   key: audit.key                    # signs checkpoints; made when it is missing
@@ -47,6 +70,10 @@ audit:
 authority:
   certificate: authority.crt
   key: authority.key
+"""
+
+PEERS = """\
+peer_users: ["{user}"]   # who may ask, beside root
 """
 
 KEYS = """\

@@ -46,7 +46,8 @@ class SignerConfig:
     """How to reach the signer."""
 
     socket: Path
-    config: Path | None = None  # signer.yaml: we start the signer ourselves; None: systemd does
+    config: Path | None = None  # signer.yaml, for the commands; None: they cannot look at the signer's files
+    start: bool = True  # whether `serve` starts the signer with that file; where systemd does, false
 
 
 @dataclass(frozen=True, slots=True)

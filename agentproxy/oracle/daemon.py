@@ -26,8 +26,9 @@ from agentproxy.protocol.errors import BackendError, ConfigError
 from agentproxy.protocol.signer_messages import Keys
 from agentproxy.runtime import logs, systemd
 from agentproxy.runtime.config import load
-from agentproxy.runtime.files import read_private, write_atomically
+from agentproxy.runtime.files import write_atomically
 from agentproxy.runtime.lockfile import held
+from agentproxy.runtime.secretfiles import read_secret, secret_path
 from agentproxy.runtime.serve import room_for, serve_until_stopped
 from agentproxy.runtime.tls import server_context
 
@@ -73,8 +74,8 @@ def _raise(path: Path, problems: tuple[Problem, ...]) -> None:
 
 
 def _context(tls: TlsConfig) -> ssl.SSLContext:
-    read_private(tls.key)  # OpenSSL itself would load a key that everybody can read
-    return server_context(tls.certificate, tls.key, tls.authority)
+    read_secret(tls.key)  # OpenSSL itself would load a key that everybody can read
+    return server_context(tls.certificate, secret_path(tls.key), tls.authority)
 
 
 class Oracle:
@@ -142,7 +143,7 @@ class Oracle:
             raise ConfigError(f"{self._config.database}: cannot be read: {error}") from error
 
     def _start_parts(self, nursery: trio.Nursery) -> None:
-        if self._config.signer.config is not None:
+        if self._config.signer.config is not None and self._config.signer.start:
             logger.warning("the signer runs under our own uid: there is no isolation between the two processes")
             self._signer = SignerProcess(self._config.signer.config, self._signer_refused)
             nursery.start_soon(self._signer.run)
@@ -247,7 +248,7 @@ class Oracle:
         except ConfigError as error:
             logger.error("certificate not reloaded, the old one stays, reason=%s", error)  # noqa: TRY400  no bug
             return
-        self._context.load_cert_chain(tls.certificate, tls.key)  # for connections from now on
+        self._context.load_cert_chain(tls.certificate, secret_path(tls.key))  # for connections from now on
 
     def _follow(self) -> None:
         self._doors.follow()

@@ -7,11 +7,31 @@ from pathlib import Path
 
 from agentproxy.protocol.errors import ConfigError
 
-__all__ = ["read_private", "write_atomically"]
+__all__ = ["make_directory", "read_private", "write_atomically"]
+
+
+def make_directory(path: Path, mode: int) -> None:
+    """Make `path` and what is missing above it; what is there stays as it is.
+
+    As root, each belongs to the owner of the directory that it is made in.
+
+    Raises:
+        OSError: it cannot be made, or something else is there.
+    """
+    if path.is_dir():
+        return
+    if not path.parent.is_dir():
+        make_directory(path.parent, 0o755)
+    path.mkdir(mode=mode, exist_ok=True)
+    if os.geteuid() == 0:
+        owner = path.parent.stat()
+        os.chown(path, owner.st_uid, owner.st_gid, follow_symlinks=False)
 
 
 def write_atomically(path: Path, data: bytes, mode: int) -> None:
     """Replace `path` by `data` with permission bits `mode`; on return it is on disk, after a crash it is old or new.
+
+    What root writes belongs to the owner of the directory: a daemon could not read root's 0600 file in its own place.
 
     Raises:
         OSError: the directory cannot be written; the old file is untouched.
@@ -23,6 +43,9 @@ def write_atomically(path: Path, data: bytes, mode: int) -> None:
         with os.fdopen(descriptor, "wb") as file:
             file.write(data)
             file.flush()
+            if os.geteuid() == 0:
+                owner = path.parent.stat()
+                os.fchown(file.fileno(), owner.st_uid, owner.st_gid)
             os.fchmod(file.fileno(), mode)
             os.fsync(file.fileno())
         temporary.replace(path)

@@ -1,10 +1,11 @@
 """What signer.yaml says; `runtime.config.load(path, SignerConfig)` reads it."""
 
 import os
+import pwd
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from agentproxy.protocol.errors import RemoteProtocolError
+from agentproxy.protocol.errors import ConfigError, RemoteProtocolError
 from agentproxy.protocol.fields import check_name
 from agentproxy.signer.loglimits import LogLimits
 
@@ -60,7 +61,8 @@ class SignerConfig:
     audit: AuditConfig
     authority: AuthorityConfig
     passphrases: Path | None = None  # directory of files named like the keys; systemd's credentials go before it
-    peer_uids: tuple[int, ...] = field(default_factory=_own_uid_and_root)  # who may connect
+    peer_uids: tuple[int, ...] = field(default_factory=_own_uid_and_root)  # who may connect …
+    peer_users: tuple[str, ...] = ()  # … and the same by name: the oracle's user, where it is not ours
     signing_threads: int = 0  # 0: one for each processor
 
     @property
@@ -68,9 +70,26 @@ class SignerConfig:
         """What signs the audit log's checkpoints."""
         return self.audit.key or self.authority.key.with_name("audit.key")
 
+    @property
+    def peers(self) -> frozenset[int]:
+        """The uids of all who may connect.
+
+        Raises:
+            ConfigError: this system has no such user.
+        """
+        return frozenset({*self.peer_uids, *map(_uid_of, self.peer_users)})
+
     def __post_init__(self) -> None:
         check_name(self.node, "node")
         if not 0 <= self.signing_threads <= 64:
             raise RemoteProtocolError("signing_threads: expected 0 to 64")
         if any(uid < 0 for uid in self.peer_uids):
             raise RemoteProtocolError("peer_uids: expected uids")
+
+
+def _uid_of(user: str) -> int:
+    try:
+        return pwd.getpwnam(user).pw_uid
+    except KeyError as error:
+        hint = "systemd-sysusers makes the users of our units"
+        raise ConfigError(f"peer_users: there is no user {user!r}", hint) from error

@@ -12,7 +12,7 @@ from agentproxy import __version__
 from agentproxy.protocol.errors import ConfigError
 from agentproxy.protocol.signer_messages import Outcome
 from agentproxy.runtime import systemd
-from agentproxy.runtime.files import read_private
+from agentproxy.runtime.secretfiles import read_secret
 from agentproxy.runtime.serve import serve_until_stopped
 from agentproxy.runtime.unixsocket import bind
 from agentproxy.signer.authority import Authority
@@ -41,13 +41,14 @@ def run(config: SignerConfig) -> None:
         ConfigError: something that the configuration names cannot be used.
     """
     harden()
+    peers = config.peers
     keyring = open_keyring(config, datetime.now(UTC))
     authority = _open_authority(config)
     key = open_log_key(config.audit_key)
     try:
         with AuditLog.open(config.audit.directory, config.node, config.audit.limits, key=key) as log:
             log.append([_started_entry(keyring, key)])
-            trio.run(_serve, config, keyring, authority, log)
+            trio.run(_serve, config, peers, keyring, authority, log)
             log.append([Entry("signer_stopped", Outcome.DONE)])
     except LogUnavailableError as error:
         raise ConfigError(f"audit log: {error}", "without its log the signer signs nothing") from error
@@ -56,18 +57,20 @@ def run(config: SignerConfig) -> None:
 def _open_authority(config: SignerConfig) -> Authority:
     paths = config.authority
     try:
-        return Authority.load(read_private(paths.key), paths.certificate.read_bytes())
+        return Authority.load(read_secret(paths.key), paths.certificate.read_bytes())
     except OSError as error:
         raise ConfigError(f"{paths.certificate}: cannot be read: {error.strerror}") from error
 
 
-async def _serve(config: SignerConfig, keyring: Keyring, authority: Authority, log: AuditLog) -> None:
+async def _serve(
+    config: SignerConfig, peers: frozenset[int], keyring: Keyring, authority: Authority, log: AuditLog
+) -> None:
     threads = config.signing_threads or max(2, len(os.sched_getaffinity(0)))
     listener = _listener(config)
     pipeline = Pipeline(log, trio.lowlevel.current_trio_token().run_sync_soon, threads)
     try:
         requests = Requests(config.node, keyring, authority, pipeline, config.audit.directory)
-        server = Server(requests, config.peer_uids)
+        server = Server(requests, peers)
         async with trio.open_nursery() as reloads, trio.open_nursery() as checkpoints:
             checkpoints.start_soon(_keep_checkpoints, pipeline)
             await serve_until_stopped(

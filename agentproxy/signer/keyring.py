@@ -67,7 +67,7 @@ def _directory_problems(gnupg_home: Path) -> list[Problem]:
 
 
 def _open(config: SignerConfig, name: str, entry: KeyEntry) -> SecretKey:
-    passphrase = passphrases.find(name, config.passphrases, passphrases.credentials_directory())
+    passphrase = passphrases.find(name, config.passphrases)
     return keyfile.load(config.gnupg_home, entry.keygrip, passphrase)
 
 

@@ -10,7 +10,8 @@ from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 
 from agentproxy.protocol.errors import ConfigError
-from agentproxy.runtime.files import read_private, write_atomically
+from agentproxy.runtime.files import write_atomically
+from agentproxy.runtime.secretfiles import read_secret, secret_path
 
 __all__ = ["LogKey", "LogPublicKey", "open_log_key", "public_key_path", "read_public_key"]
 
@@ -62,10 +63,10 @@ def open_log_key(path: Path) -> LogKey:
     Raises:
         ConfigError: it cannot be read or made, others may read it, or it is no Ed25519 key.
     """
-    if not path.exists():
+    if not secret_path(path).exists():
         return _make(path)
     try:
-        private = serialization.load_pem_private_key(read_private(path), None)
+        private = serialization.load_pem_private_key(read_secret(path), None)
     except (ValueError, TypeError, UnsupportedAlgorithm) as error:
         raise ConfigError(f"{path}: expected an Ed25519 private key in PEM, without a passphrase") from error
     if not isinstance(private, Ed25519PrivateKey):

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from agentproxy.protocol.errors import ConfigError
-from agentproxy.runtime.files import read_private, write_atomically
+from agentproxy.runtime.files import make_directory, read_private, write_atomically
 
 
 @pytest.mark.parametrize("mode", [0o600, 0o644])
@@ -61,3 +61,15 @@ def test_somebody_elses_file_is_refused(tmp_path: Path) -> None:
     os.chown(tmp_path / "f", 12345, -1)
     with pytest.raises(ConfigError, match="belongs to uid 12345"):
         read_private(tmp_path / "f")
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give files away")
+def test_what_root_writes_belongs_to_the_owner_of_its_directory(tmp_path: Path) -> None:
+    place = tmp_path / "daemon"
+    place.mkdir()
+    os.chown(place, 12345, 12346)
+    make_directory(place / "a" / "b", 0o700)
+    write_atomically(place / "a" / "b" / "secret", b"x", 0o600)
+    for path in (place / "a", place / "a" / "b", place / "a" / "b" / "secret"):
+        assert (path.stat().st_uid, path.stat().st_gid) == (12345, 12346), path
+    assert stat.S_IMODE((place / "a" / "b").stat().st_mode) == 0o700

@@ -212,11 +212,14 @@ def test_a_protected_key_opens_with_the_passphrase_in_its_file(desk: Desk, endin
     assert len(desk.open().facts) == 1
 
 
-def test_a_protected_key_opens_with_a_credential_which_goes_before_the_file(desk: Desk, credentials: Path) -> None:
+@pytest.mark.parametrize("name", ["passphrase.modern", "passphrase_modern", "encrypted_modern"])
+def test_a_protected_key_opens_with_a_credential_which_goes_before_the_file(
+    desk: Desk, credentials: Path, name: str
+) -> None:
     desk.add("modern", "rsa2048", locked=True)
     desk.passphrase("modern", "wrong")
-    (credentials / "passphrase.modern").write_text(PASSPHRASE)
-    (credentials / "passphrase.modern").chmod(0o440)
+    (credentials / name).write_text(PASSPHRASE)
+    (credentials / name).chmod(0o440)
     assert len(desk.open().facts) == 1
 
 

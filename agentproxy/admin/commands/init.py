@@ -1,19 +1,25 @@
 """`blind-oracle init`."""
 
+import os
 import shlex
 from pathlib import Path
 
 import click
 
-from agentproxy.admin.layout import CONFIG_VARIABLE
-from agentproxy.admin.statedirectory import Wanted, create, own_hosts, own_node
+from agentproxy.admin.layout import CONFIG_VARIABLE, DEFAULT_CONFIG, Layout, SystemLayout
+from agentproxy.admin.statedirectory import Wanted, create, create_system, own_hosts, own_node
+from agentproxy.protocol.errors import ConfigError
 from agentproxy.signer.logkey import public_key_path
 
 __all__ = ["command"]
 
+_LISTEN = "127.0.0.1:7443"
+_SYSTEM_LISTEN = "[::]:7443"  # what blind-oracle.socket says, too
+
 
 @click.command("init")
-@click.argument("directory", type=click.Path(path_type=Path))
+@click.argument("directory", type=click.Path(path_type=Path), required=False)
+@click.option("--system", is_flag=True, help="For the units of systemd, in /etc and /var/lib, with a user for each.")
 @click.option(
     "--host",
     "hosts",
@@ -21,28 +27,63 @@ __all__ = ["command"]
     help="A name or address that build servers dial; the first goes into enrolment files. May be repeated. "
     "[default: localhost and this machine's name]",
 )
-@click.option("--listen", default="127.0.0.1:7443", show_default=True, help="Where the oracle listens: host:port.")
+@click.option(
+    "--listen",
+    help=f"Where the oracle listens: host:port. [default: {_LISTEN}, with --system {_SYSTEM_LISTEN}]",
+)
 @click.option("--node", help="This oracle's name in the audit log. [default: this machine's name]")
 @click.option(
     "--registry-database",
     metavar="WORDS",
     help="A PostgreSQL database, in libpq's words without a password, for a registry that several oracles share: "
-    '"host=db.example.org dbname=oracle sslmode=verify-full". [default: a SQLite file in DIRECTORY]',
+    '"host=db.example.org dbname=oracle sslmode=verify-full". [default: a SQLite file]',
 )
-def command(
-    directory: Path, hosts: tuple[str, ...], listen: str, node: str | None, registry_database: str | None
+def command(  # noqa: PLR0913, PLR0917  one parameter for each option
+    directory: Path | None,
+    system: bool,  # noqa: FBT001  a flag of the command line
+    hosts: tuple[str, ...],
+    listen: str | None,
+    node: str | None,
+    registry_database: str | None,
 ) -> None:
     """Make the state directory DIRECTORY of a new oracle: CA, server certificate, configuration, example policy.
 
-    DIRECTORY must be empty or not exist. Everything in it is readable by you alone.
+    DIRECTORY must be empty or not exist. Everything in it is readable by you alone. With --system there is no
+    DIRECTORY: root makes the files that the units of systemd name, and signer and oracle are two users.
     """
-    layout = create(directory, Wanted(node or own_node(), hosts or own_hosts(), listen, registry_database))
-    click.echo(f"made {directory}: a CA, a server certificate, an empty policy and an audit log")
-    public = public_key_path(layout.audit, node or own_node())
+    if system == (directory is not None):
+        raise click.UsageError("expected DIRECTORY or --system")
+    chosen = node or own_node()
+    address = listen or (_SYSTEM_LISTEN if system else _LISTEN)
+    wanted = Wanted(chosen, hosts or own_hosts(), address, registry_database)
+    if directory is not None:
+        layout = create(directory, wanted)
+        click.echo(f"made {directory}: a CA, a server certificate, an empty policy and an audit log")
+        _tell_key(layout, chosen)
+        _tell_next(layout)
+        return
+    if os.geteuid() != 0:
+        raise ConfigError("--system: only root can make files for other users", "sudo blind-oracle init --system")
+    places = SystemLayout()
+    create_system(places, wanted)
+    click.echo(f"made {places.etc} and its parts: a CA, a server certificate, an empty policy and an audit log")
+    _tell_key(places, chosen)
+    _tell_next(places)
+
+
+def _tell_key(layout: Layout | SystemLayout, node: str) -> None:
+    public = public_key_path(layout.audit, node)
     click.echo(f"the audit log's public key, for auditors to keep on another machine: {public}")
     click.echo(public.read_text(), nl=False)
+
+
+def _tell_next(layout: Layout | SystemLayout) -> None:
     click.echo("next:")
-    click.echo(f"  export {CONFIG_VARIABLE}={shlex.quote(str(layout.oracle_config.absolute()))}")
+    if layout.oracle_config != DEFAULT_CONFIG:
+        click.echo(f"  export {CONFIG_VARIABLE}={shlex.quote(str(layout.oracle_config.absolute()))}")
     click.echo("  blind-oracle key import EXPORTED_SUBKEY --name modern --policy-add")
     click.echo("  blind-oracle runner add build-01 --key modern --policy-add")
-    click.echo("  blind-oracle serve")
+    if isinstance(layout, Layout):
+        click.echo("  blind-oracle serve")
+    else:
+        click.echo("  systemctl enable --now blind-oracle-signer.socket blind-oracle.socket blind-oracle.service")
