@@ -68,6 +68,7 @@ class SignRequest:
     digest: Digest
     distribution: str | None = None
     claims: Claims | None = None
+    socket: str | None = None  # the name of the one that gpg came by
 
 
 class HeadKeeper(Protocol):
@@ -120,7 +121,15 @@ class Client:
 
         def make() -> Sign:
             left_ms = max(0, int((expires - trio.current_time()) * 1000))
-            return Sign(request.id, request.keygrip, request.digest, left_ms, request.distribution, request.claims)
+            return Sign(
+                request.id,
+                request.keygrip,
+                request.digest,
+                left_ms,
+                request.distribution,
+                request.claims,
+                request.socket,
+            )
 
         for pause in (*FAILURE_RETRY_SECONDS, None):
             answer = await self._pending.ask(request.id, expires, make)

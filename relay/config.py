@@ -5,12 +5,15 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
-from agentproxy.protocol.errors import ConfigError
+from agentproxy.protocol.errors import ConfigError, RemoteProtocolError
+from agentproxy.protocol.fields import check_name
 from relay.configcache import recall, remember
 
 __all__ = [
     "CONFIG_VARIABLE",
+    "CONTROL_NAME",
     "DEFAULT_CONFIG",
+    "DEFAULT_SOCKET_NAME",
     "OracleAddress",
     "RelayConfig",
     "SocketConfig",
@@ -20,6 +23,9 @@ __all__ = [
 
 CONFIG_VARIABLE = "BLIND_ORACLE_RELAY_CONFIG"
 DEFAULT_CONFIG = Path("/etc/blind-oracle-relay/relay.yaml")
+DEFAULT_SOCKET_NAME = "gpg"
+# The control socket's name among those that systemd passes; no other one may have it.
+CONTROL_NAME = "control"
 
 _ADDRESS = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9.-]{1,253}):([0-9]{1,5})")
 _MODE = re.compile(r"0[0-7]{3}")
@@ -52,15 +58,33 @@ class OracleAddress:
 
 @dataclass(frozen=True, slots=True)
 class SocketConfig:
-    """A Unix socket that gpg processes connect to."""
+    """A Unix socket that gpg processes connect to.
+
+    Attributes:
+        name: FileDescriptorName= of systemd's socket unit, and what the audit log shows as relay/NAME.
+        mode: a quoted octal number: YAML 1.1 reads 0660 as 432, and 660 would be no mode at all.
+        users, groups: who may use it, as names or numbers; both empty: whoever its mode lets in.
+        keys: names of the only keys that it shows; empty: all that the oracle serves to this runner.
+        distribution: of everything that is signed here; None: the relay's.
+    """
 
     path: Path
-    # A quoted octal number: YAML 1.1 reads 0660 as 432, and 660 would be no mode at all.
+    name: str = DEFAULT_SOCKET_NAME
     mode: str = "0660"
+    users: tuple[str | int, ...] = ()
+    groups: tuple[str | int, ...] = ()
+    keys: tuple[str, ...] = ()
+    distribution: str | None = None
 
     def __post_init__(self) -> None:
         if _MODE.fullmatch(self.mode) is None:
             raise ConfigError(f'mode: expected a quoted octal number such as "0660", got {self.mode!r}')
+        _check_names("name", self.name)
+        if self.name == CONTROL_NAME:
+            raise ConfigError(f"name: {CONTROL_NAME} is the relay's own socket")
+        _check_names("keys", *self.keys)
+        if self.distribution is not None:
+            _check_names("distribution", self.distribution)
 
     @property
     def bits(self) -> int:
@@ -89,6 +113,9 @@ class RelayConfig:
     def __post_init__(self) -> None:
         if not self.oracles:
             raise ConfigError("oracles: expected at least one")
+        self._check_sockets()
+        if self.distribution is not None:
+            _check_names("distribution", self.distribution)
         if not 1 <= self.deadline_seconds <= _MAX_DEADLINE_SECONDS:
             raise ConfigError(f"deadline_seconds: expected 1 to {_MAX_DEADLINE_SECONDS}")
         if not 1 <= self.last_requests <= 10_000:
@@ -96,10 +123,30 @@ class RelayConfig:
         if not 1 <= self.max_connections <= 100_000:
             raise ConfigError("max_connections: expected 1 to 100000")
 
+    def _check_sockets(self) -> None:
+        if not self.sockets:
+            raise ConfigError("sockets: expected at least one")
+        _check_distinct("name", [one.name for one in self.sockets])
+        _check_distinct("path", [str(one.path) for one in self.sockets])
+
     @property
     def control_socket(self) -> Path:
         """Where `status` and `setup` ask the running relay."""
         return self.state / "control.sock"
+
+
+def _check_names(what: str, *names: str) -> None:
+    for name in names:
+        try:
+            check_name(name, what)
+        except RemoteProtocolError as error:
+            raise ConfigError(str(error)) from error
+
+
+def _check_distinct(what: str, values: list[str]) -> None:
+    doubled = sorted({value for value in values if values.count(value) > 1})
+    if doubled:
+        raise ConfigError(f"sockets: two of them have the {what} {doubled[0]}")
 
 
 def config_path() -> Path:

@@ -9,7 +9,7 @@ from math import inf
 
 import trio
 
-from agentproxy.runtime.unixsocket import peer_of
+from relay.door import Visitor
 from relay.session import Close, Event, Reply, Session, SignNeeded
 from relay.signing import NotSignedError, SigningService
 
@@ -29,7 +29,7 @@ _LOOKUPS = ("HAVEKEY", "KEYINFO", "READKEY", "GETINFO", "command 'SCD'")
 
 
 async def converse(
-    stream: trio.SocketStream, new_session: Callable[[], Awaitable[Session]], service: SigningService
+    stream: trio.SocketStream, new_session: Callable[[], Awaitable[Session]], service: SigningService, visitor: Visitor
 ) -> None:
     """Serve one gpg until it closes, breaks the protocol, or keeps us waiting beyond the limits above.
 
@@ -43,7 +43,7 @@ async def converse(
             while True:
                 _put_off(idle)
                 untrusted = await stream.receive_some(READ_BYTES)
-                if not untrusted or not await _answer(stream, session, service, untrusted):
+                if not untrusted or not await _answer(stream, session, service, visitor, untrusted):
                     return
         except trio.BrokenResourceError:
             return  # gpg was killed: nothing to tell and nobody to tell it
@@ -55,36 +55,39 @@ def _put_off(idle: trio.CancelScope) -> None:
         idle.deadline = now + 2 * IDLE_SECONDS
 
 
-async def _answer(stream: trio.SocketStream, session: Session, service: SigningService, untrusted: bytes) -> bool:
+async def _answer(
+    stream: trio.SocketStream, session: Session, service: SigningService, visitor: Visitor, untrusted: bytes
+) -> bool:
     """Answer what arrived; False when the conversation is over."""
     events: Sequence[Event] = session.receive(untrusted)
     while True:
-        _note_refusals(stream, service, events)
+        _note_refusals(visitor, service, events)
         if replies := b"".join(event.data for event in events if isinstance(event, Reply)):
             await stream.send_all(replies)
         last = events[-1] if events else None
         if not isinstance(last, SignNeeded):
             return not isinstance(last, Close)
-        turn = _Turn(stream, session, service)
+        turn = _Turn(stream, session, service, visitor)
         reply = await turn.take(last)
         if reply is None:
             return False
         events = [reply, *session.receive(turn.ahead)]
 
 
-def _note_refusals(stream: trio.SocketStream, service: SigningService, events: Sequence[Event]) -> None:
+def _note_refusals(visitor: Visitor, service: SigningService, events: Sequence[Event]) -> None:
     for event in events:
         if isinstance(event, Reply | Close) and event.reason and not event.reason.startswith(_LOOKUPS):
-            service.refused_here(peer_of(stream), event.reason)
+            service.refused_here(visitor, event.reason)
 
 
 class _Turn:
     """One PKSIGN: waits for the signature and, beside it, for gpg's end, which cancels the wait."""
 
-    def __init__(self, stream: trio.SocketStream, session: Session, service: SigningService) -> None:
+    def __init__(self, stream: trio.SocketStream, session: Session, service: SigningService, visitor: Visitor) -> None:
         self._stream = stream
         self._session = session
         self._service = service
+        self._visitor = visitor
         self._reply: Reply | None = None
         self.ahead = b""  # what gpg sent meanwhile
 
@@ -98,7 +101,7 @@ class _Turn:
 
     async def _signed(self, need: SignNeeded) -> Reply:
         try:
-            signature = await self._service.sign(need, peer_of(self._stream))
+            signature = await self._service.sign(need, self._visitor)
         except NotSignedError as error:
             return self._session.failed(error.gpg_error)  # its reason is in the log already
         return self._session.signed(signature)

@@ -1,7 +1,10 @@
 """`blind-oracle-relay serve`: sockets, the connection to the oracle, and the end of both."""
 
+import functools
 import gc
 import logging
+import socket
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import trio
@@ -9,9 +12,10 @@ import trio
 from agentproxy.protocol.errors import ConfigError
 from agentproxy.runtime import logs, systemd
 from agentproxy.runtime.serve import accept_forever, room_for, serve_until_stopped
-from agentproxy.runtime.unixsocket import bind
-from relay.config import RelayConfig, load_config
+from agentproxy.runtime.unixsocket import bind, check_inherited
+from relay.config import CONTROL_NAME, RelayConfig, load_config
 from relay.dial import Dialer
+from relay.door import Door
 from relay.service import Relay
 
 __all__ = ["run", "serve"]
@@ -23,8 +27,6 @@ DRAIN_SECONDS = 5.0
 # What the oracle answered last must still reach gpg.
 LAST_REPLIES_SECONDS = 0.1
 MAX_CONTROL_CONNECTIONS = 16
-# The name (FileDescriptorName=) of the control socket among systemd's; every other one is for gpg.
-CONTROL = "control"
 
 
 def run(config_path: Path) -> None:
@@ -77,7 +79,7 @@ async def serve(config: RelayConfig, task_status: trio.TaskStatus[Relay] = trio.
     """
     relay = Relay(config)
     relay.load()
-    listeners, control = _listeners(config)
+    listeners, control = _listeners(config, relay.doors)
 
     async def serve_control_stream(stream: trio.SocketStream) -> None:
         # Most relays are never asked, and starting without these is quicker.
@@ -91,25 +93,36 @@ async def serve(config: RelayConfig, task_status: trio.TaskStatus[Relay] = trio.
             nursery.start_soon(relay.client.run)
             nursery.start_soon(relay.heads.keep)
             most = room_for(config.max_connections)
-            for listener in listeners:
-                nursery.start_soon(accept_forever, listener, relay.serve_gpg, most)
+            for listener, door in listeners:
+                serve_gpg = functools.partial(relay.serve_gpg, door=door)
+                nursery.start_soon(accept_forever, listener, serve_gpg, most)
             nursery.start_soon(accept_forever, control, serve_control_stream, MAX_CONTROL_CONNECTIONS)
-            logger.info("serving, runner=%s sockets=%s", config.name, ",".join(str(one.path) for one in config.sockets))
+            logger.info("serving, runner=%s sockets=%s", config.name, ",".join(door.name for _, door in listeners))
             task_status.started(relay)
     finally:
-        for listener in (*listeners, control):
+        for listener in (*(listener for listener, _ in listeners), control):
             listener.socket.close()
 
 
-def _listeners(config: RelayConfig) -> tuple[list[trio.SocketListener], trio.SocketListener]:
-    """The sockets for gpg, systemd's if it passed any, and the control socket."""
-    passed = systemd.listen_fds()
-    inherited: dict[str, list[trio.SocketListener]] = {}
-    for name, sockets in passed.items():
-        for one in sockets:
-            one.setblocking(False)  # noqa: FBT003  the socket module's own signature
-        inherited[name] = [trio.SocketListener(trio.socket.from_stdlib_socket(one)) for one in sockets]
+def _listeners(
+    config: RelayConfig, doors: Sequence[Door]
+) -> tuple[list[tuple[trio.SocketListener, Door]], trio.SocketListener]:
+    """The sockets for gpg, systemd's if it passed any, and the control socket.
+
+    systemd's are known by FileDescriptorName=: `control`, or the name of one of `sockets` in relay.yaml.
+    """
+    passed = systemd.listeners({CONTROL_NAME, *(door.name for door in doors)}, {socket.AF_UNIX})
     # The control socket first: it is what refuses a second relay with the same state.
-    control = (inherited.pop(CONTROL, None) or [bind(config.control_socket, 0o660)])[0]
-    for_gpg = [listener for group in inherited.values() for listener in group]
-    return for_gpg or [bind(one.path, one.bits) for one in config.sockets], control
+    control = passed[CONTROL_NAME][0] if CONTROL_NAME in passed else bind(config.control_socket, 0o660)
+    if not passed.keys() - {CONTROL_NAME}:
+        return [(bind(one.path, one.bits), door) for one, door in zip(config.sockets, doors, strict=True)], control
+    return [(listener, door) for door in doors for listener in _inherited(passed, door)], control
+
+
+def _inherited(passed: Mapping[str, list[trio.SocketListener]], door: Door) -> list[trio.SocketListener]:
+    if door.name not in passed:
+        logger.warning("systemd did not pass this socket, nobody can use it, socket=%s path=%s", door.name, door.path)
+        return []
+    for listener in passed[door.name]:
+        check_inherited(listener, door.path)
+    return passed[door.name]

@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 
 from relay.requestlog import RequestEntry
-from relay.status import StatusReport
+from relay.status import SocketReport, StatusReport
 
 __all__ = ["status_lines"]
 
@@ -18,7 +18,7 @@ def status_lines(report: StatusReport) -> Iterator[str]:
         yield f"relay {report.runner}: NOT CONNECTED to {way.address} since {since}: {way.problem}"
     yield f"  {report.software}, pid {report.pid}, {report.gpg_connections} gpg connected, {report.waiting} waiting"
     for socket in report.sockets:
-        yield f"  socket {socket}"
+        yield "  " + _socket_line(socket)
     yield "  requests: " + ", ".join(f"{count} {outcome}" for outcome, count in report.counts.items())
     for key in report.keys:
         expires = f", expires {key.expires:%Y-%m-%d}" if key.expires else ""
@@ -27,6 +27,12 @@ def status_lines(report: StatusReport) -> Iterator[str]:
         yield "  no keys: the oracle's policy gives this runner none, or it was never reached"
     for entry in report.last:
         yield from _entry_lines(entry)
+
+
+def _socket_line(socket: SocketReport) -> str:
+    only = f", only {', '.join(socket.keys)}" if socket.keys else ""
+    purpose = f", for {socket.distribution}" if socket.distribution else ""
+    return f"socket {socket.name} {socket.path}{purpose}{only}"
 
 
 def _entry_lines(entry: RequestEntry) -> Iterator[str]:

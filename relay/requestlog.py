@@ -40,6 +40,7 @@ class RequestEntry:
     hash_algorithm: str = ""
     uid: int | None = None
     pid: int | None = None
+    socket: str = ""  # the name of the one that gpg came by
 
 
 class RequestLog:
@@ -60,7 +61,7 @@ class RequestLog:
         level = logging.INFO if entry.outcome in {Outcome.SIGNED, Outcome.ABANDONED} else logging.WARNING
         logger.log(
             level,
-            "%s, request=%s key=%s keygrip=%s hash=%s code=%s reason=%r duration_ms=%d uid=%s pid=%s",
+            "%s, request=%s key=%s keygrip=%s hash=%s code=%s reason=%r duration_ms=%d socket=%s uid=%s pid=%s",
             entry.outcome.value,
             entry.id,
             entry.key or "-",
@@ -69,6 +70,7 @@ class RequestLog:
             entry.code or "-",
             entry.reason,
             entry.duration_ms,
+            entry.socket or "-",
             entry.uid,
             entry.pid,
         )

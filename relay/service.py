@@ -1,21 +1,25 @@
 """The relay's parts put together, and what a connection of gpg gets from them."""
 
+import functools
 from collections.abc import Sequence
 from datetime import UTC, datetime
 
 import trio
 
 from agentproxy.protocol.messages import ServedKey
+from agentproxy.runtime.unixsocket import peer_of
 from relay.client import Client
 from relay.config import RelayConfig
 from relay.conversation import converse
 from relay.credentials import CredentialStore, credentials_directory
 from relay.dial import Dialer
+from relay.door import Door, Visitor, open_doors
 from relay.heads import Heads
 from relay.keylist import KeyList
 from relay.requestlog import RequestLog
 from relay.session import Session, SessionKey
 from relay.signing import SigningService
+from relay.turnaway import turn_away
 
 __all__ = ["Relay"]
 
@@ -43,10 +47,9 @@ class Relay:
         # Credentials that somebody else has put somewhere else are somebody else's to renew.
         renewable = store if config.token == store.current.token else None
         self.client = Client(config.oracles, Dialer(config, self.heads.all), self.keys.replace, self.heads, renewable)
-        self._service = SigningService(
-            self.client, self.keys, self.log, float(config.deadline_seconds), config.distribution
-        )
-        self._session_keys: tuple[SessionKey, ...] = ()
+        self.doors = open_doors(config)
+        self._service = SigningService(self.client, self.keys, self.log, float(config.deadline_seconds))
+        self._session_keys: dict[str, tuple[SessionKey, ...]] = {}  # by the socket's name
         self._session_keys_of = -1  # the key list's count of changes that they were made from
         self.connections = 0
 
@@ -55,24 +58,32 @@ class Relay:
         self.keys.load()
         self.heads.load()
 
-    async def serve_gpg(self, stream: trio.SocketStream) -> None:
+    async def serve_gpg(self, stream: trio.SocketStream, door: Door) -> None:
         """One connection of gpg, from greeting to end; which keys it sees is fixed at its start."""
+        visitor = Visitor(peer_of(stream), door)
+        if objection := door.objection(visitor.peer):
+            self._service.refused_here(visitor, objection)
+            await turn_away(stream)
+            return
         self.connections += 1
         try:
-            await converse(stream, self._new_session, self._service)
+            await converse(stream, functools.partial(self._new_session, door), self._service, visitor)
         finally:
             self.connections -= 1
 
-    async def _new_session(self) -> Session:
+    async def _new_session(self, door: Door) -> Session:
         with trio.move_on_after(FIRST_KEYS_SECONDS):
             await self.keys.known()
-        return Session(self._keys_for_sessions())
+        return Session(self._keys_for_sessions(door))
 
-    def _keys_for_sessions(self) -> Sequence[SessionKey]:
+    def _keys_for_sessions(self, door: Door) -> Sequence[SessionKey]:
         if self._session_keys_of != self.keys.changes:
-            self._session_keys = tuple(map(_session_key, self.keys.served))
+            self._session_keys.clear()
             self._session_keys_of = self.keys.changes
-        return self._session_keys
+        keys = self._session_keys.get(door.name)
+        if keys is None:
+            keys = self._session_keys[door.name] = tuple(map(_session_key, filter(door.shows, self.keys.served)))
+        return keys
 
 
 def _session_key(key: ServedKey) -> SessionKey:

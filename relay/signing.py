@@ -11,9 +11,9 @@ from agentproxy.protocol.errors import BlindOracleError
 from agentproxy.protocol.gpgerror import GpgError
 from agentproxy.protocol.messages import Failed, FailureCode, RefusalCode, Refused, RejectionCode
 from agentproxy.protocol.signatures import Signature
-from agentproxy.runtime.unixsocket import Peer
 from relay.caller import claims_of
 from relay.client import Client, DeadlineError, SignRequest, UnreachableError
+from relay.door import Visitor
 from relay.keylist import KeyList
 from relay.link import RejectedError
 from relay.pending import new_request_id
@@ -74,9 +74,8 @@ class SigningService:
     keys: KeyList
     log: RequestLog
     deadline_seconds: float
-    distribution: str | None = None
 
-    async def sign(self, need: SignNeeded, peer: Peer) -> Signature:
+    async def sign(self, need: SignNeeded, visitor: Visitor) -> Signature:
         """A signature that the public key confirms.
 
         Raises:
@@ -85,17 +84,15 @@ class SigningService:
         request_id = new_request_id()
         started = time.perf_counter()
         try:
-            signature = await self._checked(
-                need, SignRequest(request_id, need.keygrip, need.digest, self.distribution, claims_of(peer))
-            )
+            signature = await self._checked(need, _request(request_id, need, visitor))
         except NotSignedError as error:
-            self._note(need, peer, request_id, started, error)
+            self._note(need, visitor, request_id, started, error)
             raise
         except trio.Cancelled:
             gone = NotSignedError(GpgError.CANCELED, Outcome.ABANDONED, "caller_gone", "gpg ended, or the relay stops")
-            self._note(need, peer, request_id, started, gone)
+            self._note(need, visitor, request_id, started, gone)
             raise
-        self._note(need, peer, request_id, started, None)
+        self._note(need, visitor, request_id, started, None)
         return signature
 
     async def _checked(self, need: SignNeeded, request: SignRequest) -> Signature:
@@ -129,7 +126,7 @@ class SigningService:
         return answer.signature
 
     def _note(
-        self, need: SignNeeded, peer: Peer, request_id: str, started: float, error: NotSignedError | None
+        self, need: SignNeeded, visitor: Visitor, request_id: str, started: float, error: NotSignedError | None
     ) -> None:
         key = self.keys.find(need.keygrip)
         self.log.add(
@@ -144,12 +141,13 @@ class SigningService:
                 key=key.facts.name if key else "",
                 keygrip=str(need.keygrip),
                 hash_algorithm=need.digest.algorithm.name.lower(),
-                uid=peer.uid,
-                pid=peer.pid,
+                uid=visitor.peer.uid,
+                pid=visitor.peer.pid,
+                socket=visitor.door.name,
             )
         )
 
-    def refused_here(self, peer: Peer, reason: str) -> None:
+    def refused_here(self, visitor: Visitor, reason: str) -> None:
         """Note that the relay itself refused a command, and why: gpg's user sees only a code's words."""
         self.log.add(
             RequestEntry(
@@ -160,10 +158,16 @@ class SigningService:
                 reason=reason,
                 gpg_says="",
                 duration_ms=0,
-                uid=peer.uid,
-                pid=peer.pid,
+                uid=visitor.peer.uid,
+                pid=visitor.peer.pid,
+                socket=visitor.door.name,
             )
         )
+
+
+def _request(request_id: str, need: SignNeeded, visitor: Visitor) -> SignRequest:
+    door, claims = visitor.door, claims_of(visitor.peer)
+    return SignRequest(request_id, need.keygrip, need.digest, door.distribution, claims, door.name)
 
 
 def _reason(refused: Refused) -> str:

@@ -8,7 +8,7 @@ from agentproxy.protocol.keys import Fingerprint, Keygrip
 from relay.connectionstate import ConnectionState
 from relay.requestlog import RequestEntry
 
-__all__ = ["CertificateReport", "ControlError", "ControlRequest", "KeyReport", "StatusReport"]
+__all__ = ["CertificateReport", "ControlError", "ControlRequest", "KeyReport", "SocketReport", "StatusReport"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +41,16 @@ class KeyReport:
 
 
 @dataclass(frozen=True, slots=True)
+class SocketReport:
+    """A socket for gpg."""
+
+    name: str
+    path: str
+    keys: tuple[str, ...] = ()  # names of the only ones that it shows; empty: all
+    distribution: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class StatusReport:
     """The answer to `status`."""
 
@@ -49,7 +59,7 @@ class StatusReport:
     pid: int
     started: datetime
     connection: ConnectionState
-    sockets: tuple[str, ...]
+    sockets: tuple[SocketReport, ...]
     gpg_connections: int
     waiting: int  # requests that wait for the oracle now
     counts: dict[str, int]  # requests since the start, by outcome

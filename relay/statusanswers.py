@@ -7,8 +7,9 @@ import trio
 from agentproxy.protocol.messages import ServedKey
 from relay.control import Answer, ControlTable
 from relay.dial import SOFTWARE
+from relay.door import Door
 from relay.service import Relay
-from relay.status import CertificateReport, ControlRequest, KeyReport, StatusReport
+from relay.status import CertificateReport, ControlRequest, KeyReport, SocketReport, StatusReport
 
 __all__ = ["control_table"]
 
@@ -36,7 +37,7 @@ def _status(relay: Relay, request: ControlRequest) -> StatusReport:
         pid=os.getpid(),
         started=relay.started,
         connection=relay.client.state,
-        sockets=_sockets(relay),
+        sockets=tuple(map(_socket_report, relay.doors)),
         gpg_connections=relay.connections,
         waiting=relay.client.waiting,
         counts={outcome.value: count for outcome, count in relay.log.counts.items()},
@@ -52,11 +53,11 @@ async def _certificates(relay: Relay) -> CertificateReport:
         for key in relay.keys.served:
             if str(key.facts.primary) not in certificates:
                 certificates[str(key.facts.primary)] = await relay.client.certificate(key.facts.fingerprint)
-    return CertificateReport(tuple(certificates.values()), _sockets(relay))
+    return CertificateReport(tuple(certificates.values()), tuple(str(door.path) for door in relay.doors))
 
 
-def _sockets(relay: Relay) -> tuple[str, ...]:
-    return tuple(str(one.path) for one in relay.config.sockets)
+def _socket_report(door: Door) -> SocketReport:
+    return SocketReport(door.name, str(door.path), tuple(sorted(door.keys)), door.distribution)
 
 
 def _key_report(key: ServedKey) -> KeyReport:

@@ -22,14 +22,20 @@ class Caller:
     def __post_init__(self) -> None:
         check_name(self.runner, "runner")
 
-    def asserted(self, distribution: str | None = None, claims: Claims | None = None) -> Asserted:
-        """What we tell the signer about this caller, for the record."""
+    def asserted(
+        self, distribution: str | None = None, claims: Claims | None = None, socket: str | None = None
+    ) -> Asserted:
+        """What we tell the signer about this caller, for the record.
+
+        Args:
+            socket: the relay's name of its socket; the channel becomes relay/NAME.
+        """
         return Asserted(
             runner=self.runner,
             token=self.token,
             certificate=self.certificate,
             address=self.address,
-            channel=self.channel,
+            channel=self.channel if socket is None else f"{self.channel}/{socket}",
             distribution=distribution,
             claims=claims,
         )

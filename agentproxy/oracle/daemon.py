@@ -9,13 +9,14 @@ import trio
 from agentproxy.oracle import expiries
 from agentproxy.oracle.bootstraps import BootstrapReuse
 from agentproxy.oracle.caller import Caller
-from agentproxy.oracle.config import OracleConfig, TlsConfig, parse_address
-from agentproxy.oracle.doors import Doors, listen
+from agentproxy.oracle.config import OracleConfig, TlsConfig
+from agentproxy.oracle.doors import Doors
 from agentproxy.oracle.issuing import Issuer
 from agentproxy.oracle.keptheads import KeptHeads
 from agentproxy.oracle.ledger import Ledger
 from agentproxy.oracle.policy import Policy
 from agentproxy.oracle.policycheck import Problem, check
+from agentproxy.oracle.ports import HTTP, open_ports
 from agentproxy.oracle.reception import Reception
 from agentproxy.oracle.registry import Registry, RegistryError
 from agentproxy.oracle.registryview import RegistryView
@@ -173,17 +174,19 @@ class Oracle:
             return
         try:
             _raise(self._config.policy, check(self._service.policy, self._service.keys.values()))
-            listeners = await self._listeners()
+            ports = await open_ports(self._config.listen)
         except ConfigError as error:
             self._failure = error  # raised at the end of `run`: the nurseries between would wrap it into groups
             return
         try:
-            await self._announce(listeners[0])
-            await self._doors.serve(listeners)
+            if ports.http:
+                logger.warning("systemd passed a socket named %s, and nothing here serves it", HTTP)
+            await self._announce(ports.relay[0])
+            await self._doors.serve(ports.relay)
         except ConfigError as error:
             self._failure = error
         finally:
-            for listener in listeners:
+            for listener in (*ports.relay, *ports.http):
                 listener.socket.close()
 
     async def _replay(self) -> None:
@@ -197,14 +200,6 @@ class Oracle:
                 return
             hint = "do registry and audit log belong together? put back the log's newest files, or a newer registry"
             self._failure = ConfigError(f"the audit log cannot be replayed into the registry: {error}", hint)
-
-    async def _listeners(self) -> list[trio.SocketListener]:
-        passed = [one for sockets in systemd.listen_fds().values() for one in sockets]
-        for one in passed:
-            one.setblocking(False)  # noqa: FBT003  the socket module's own signature
-        if passed:
-            return [trio.SocketListener(trio.socket.from_stdlib_socket(one)) for one in passed]
-        return await listen(parse_address(self._config.listen))
 
     async def _announce(self, listener: trio.SocketListener) -> None:
         host, port, *_ = listener.socket.getsockname()

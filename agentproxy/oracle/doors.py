@@ -2,35 +2,21 @@
 
 import logging
 import ssl
+from collections.abc import Sequence
 
 import trio
 
-from agentproxy.oracle.config import ListenAddress
 from agentproxy.oracle.reception import Reception
 from agentproxy.oracle.stream import RelayStream
-from agentproxy.protocol.errors import ConfigError, RemoteProtocolError
+from agentproxy.protocol.errors import RemoteProtocolError
 from agentproxy.runtime.streams import FramedStream
 from agentproxy.runtime.tls import handshake
 
-__all__ = ["Doors", "listen"]
+__all__ = ["Doors"]
 
 logger = logging.getLogger(__name__)
 
 KEEP_ALIVE_SECONDS = 5.0  # how often silent connections are looked for
-BACKLOG = 1024
-
-
-async def listen(address: ListenAddress) -> list[trio.SocketListener]:
-    """Bind; with port 0 the system chooses one.
-
-    Raises:
-        ConfigError: the address is not ours, or taken.
-    """
-    try:
-        return await trio.open_tcp_listeners(address.port, host=address.host, backlog=BACKLOG)
-    except OSError as error:
-        hint = "ss -tlnp shows who listens" if error.strerror and "in use" in error.strerror else ""
-        raise ConfigError(f"listen: cannot use {address.host}:{address.port}: {error}", hint) from error
 
 
 class Doors:
@@ -48,11 +34,11 @@ class Doors:
         self._streams: set[RelayStream] = set()
         self._listening = trio.CancelScope()
 
-    async def serve(self, listeners: list[trio.SocketListener]) -> None:
+    async def serve(self, listeners: Sequence[trio.SocketListener]) -> None:
         """Serve until `drain` was called and the last relay has left."""
         async with trio.open_nursery() as nursery:
             with self._listening:
-                await trio.serve_listeners(self._handle, listeners, handler_nursery=nursery)
+                await trio.serve_listeners(self._handle, list(listeners), handler_nursery=nursery)
 
     async def _handle(self, stream: trio.SocketStream) -> None:
         self._connections += 1

@@ -29,6 +29,7 @@ __all__ = [
     "decide",
     "explain",
     "matches",
+    "matches_claim",
     "mismatch",
     "served_keys",
 ]
@@ -92,8 +93,8 @@ class Question:
 
     hash_algorithm: HashAlgorithm
     distribution: str | None = None
-    # Taken from a package or an environment, so anybody's word: it can turn Allow into Deny, never the reverse.
-    claimed_distribution: str | None = None
+    # Taken from a package or an environment, so anybody's word: each can turn Allow into Deny, never the reverse.
+    claimed_distributions: tuple[str, ...] = ()
     seal: bool = False  # the signer itself finishes the hash, so it cannot be a certification
 
 
@@ -174,12 +175,12 @@ def _objections(  # noqa: PLR0913, PLR0917  both rules with their names, the que
     if restricted and question.distribution is None:
         where = f"keys.{name}" if rule.distributions else f"runners.{caller}"
         yield Deny(RefusalCode.DISTRIBUTION_MISSING, f"{where}.distributions: the request names no distribution")
-    for distribution in (question.distribution, question.claimed_distribution):
-        if distribution is None:
-            continue
-        if not matches(rule.distributions, distribution):
+    asked = () if question.distribution is None else (question.distribution,)
+    for distribution in (*asked, *question.claimed_distributions):
+        fits = matches if distribution in asked else matches_claim
+        if not fits(rule.distributions, distribution):
             yield _wrong_distribution(f"keys.{name}.distributions: no pattern for {distribution}")
-        if not matches(runner.distributions, distribution):
+        if not fits(runner.distributions, distribution):
             yield _wrong_distribution(f"runners.{caller}.distributions: no pattern for {distribution}")
         if reason := mismatch(rule, facts.public_key, distribution):
             yield _wrong_distribution(f"keys.{name}: {reason}")
@@ -192,6 +193,13 @@ def _wrong_distribution(reason: str) -> Deny:
 def matches(patterns: tuple[str, ...], distribution: str) -> bool:
     """Whether a distribution fits one of the patterns; without patterns every one does."""
     return not patterns or any(fnmatch.fnmatchcase(distribution, pattern) for pattern in patterns)
+
+
+def matches_claim(patterns: tuple[str, ...], claimed: str) -> bool:
+    """As `matches`, for what a package says of itself: `el10`, without an architecture, also fits `el10-x86_64`."""
+    if "-" in claimed:
+        return matches(patterns, claimed)
+    return matches(patterns, claimed) or matches(tuple(pattern.partition("-")[0] for pattern in patterns), claimed)
 
 
 def explain(

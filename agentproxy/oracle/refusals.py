@@ -56,7 +56,7 @@ class Refusals:
                 operation="sign",
                 outcome=Outcome.REFUSED,
                 reason=f"{refusal.code}: {refusal}",
-                asserted=caller.asserted(request.distribution, request.claims),
+                asserted=caller.asserted(request.distribution, request.claims, request.socket),
                 request=request.id,
                 keygrip=request.keygrip,
                 digest=request.digest,

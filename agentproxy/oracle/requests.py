@@ -25,12 +25,13 @@ Answer = Callable[[Signed | BlindOracleError], None]
 
 @dataclass(frozen=True, slots=True)
 class _Bound:
-    """What an id stands for; claims are not in it, since they decide nothing."""
+    """What an id stands for; of the claims only those that can decide something."""
 
     operation: str
     keygrip: Keygrip
     digest: Digest
     distribution: str | None
+    claimed_distributions: tuple[str, ...]
 
 
 @dataclass(slots=True, eq=False)
@@ -76,7 +77,8 @@ class Requests:
         now = self._clock()
         self._forget(now)
         deadline = now + request.remaining_ms / 1000
-        bound = _Bound("sign", request.keygrip, request.digest, request.distribution)
+        claimed = request.claims.distributions if request.claims else ()
+        bound = _Bound("sign", request.keygrip, request.digest, request.distribution, claimed)
         name = (caller.runner, request.id)
         job = self._jobs.get(name)
         if job is None:

@@ -123,7 +123,9 @@ class SigningService:
         if not self._is_open():
             raise SignerError(FailureCode.NOT_OPERATIONAL, "the registry is out of reach", retryable=True)
         facts = self.keys.get(request.keygrip)
-        decision = decide(self.policy, caller, Question(request.digest.algorithm, request.distribution), facts)
+        claimed = request.claims.distributions if request.claims else ()
+        question = Question(request.digest.algorithm, request.distribution, claimed)
+        decision = decide(self.policy, caller, question, facts)
         if facts is None or isinstance(decision, Deny):
             denied = decision if isinstance(decision, Deny) else Deny(RefusalCode.KEY_UNKNOWN, "no such key")
             raise RefusedError(denied.code, denied.reason)
@@ -145,7 +147,7 @@ class SigningService:
             self._drop(job)
             return
         asked = job.request
-        asserted = job.caller.asserted(asked.distribution, asked.claims)
+        asserted = job.caller.asserted(asked.distribution, asked.claims, asked.socket)
         message = SignDigest(self._signer.next_id(), asked.id, asked.keygrip, asked.digest, asserted)
         self._signer.sign(message, lambda answer: self._finish(job, answer))
 

@@ -19,6 +19,7 @@ _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u206
 MAX_CLAIM = 1024  # characters of one claim
 MAX_COMMANDS = 8  # gpg, rpmsign, a shell or two, the runner
 MAX_JOB_FIELDS = 16
+MAX_DISTRIBUTIONS = 4  # the package's, the environment's
 
 
 def check_name(untrusted: str, what: str) -> None:
@@ -51,6 +52,8 @@ class Claims:
     file: str | None = None  # what rpmsign or gpg works on
     package: str | None = None  # name-epoch:version-release.arch, from the package's header
     job: dict[str, str] = field(default_factory=dict)  # of the CI system: project, pipeline, job, url
+    # What package and environment say they are for. The one exception: each may turn yes into no, never the reverse.
+    distributions: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if len(self.commands) > MAX_COMMANDS or len(self.job) > MAX_JOB_FIELDS:
@@ -59,6 +62,10 @@ class Claims:
         for text in texts:
             if text is not None:
                 check_text(text, "claims")
+        if len(self.distributions) > MAX_DISTRIBUTIONS:
+            raise RemoteProtocolError(f"claims: at most {MAX_DISTRIBUTIONS} distributions")
+        for name in self.distributions:
+            check_name(name, "claims: distribution")
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +76,7 @@ class Asserted:
     token: str | None = None  # the token's public id, never the token
     certificate: str | None = None  # SHA-256 of the client certificate, lower-case hex
     address: str | None = None  # host:port
-    channel: str = "relay"  # relay, http, ssh, fallback, cli
+    channel: str = "relay"  # relay, http, ssh, fallback, cli; with the relay's name of its socket: relay/NAME
     distribution: str | None = None
     claims: Claims | None = None
 

@@ -120,11 +120,14 @@ class Sign:
     remaining_ms: int  # how long the caller still waits
     distribution: str | None = None
     claims: Claims | None = None
+    socket: str | None = None  # the relay's name of the socket that the caller came by
 
     def __post_init__(self) -> None:
         check_request_id(self.id)
         if self.distribution is not None:
             check_name(self.distribution, "distribution")
+        if self.socket is not None:
+            check_name(self.socket, "socket")
         if not 0 <= self.remaining_ms <= MAX_REMAINING_MS:
             raise RemoteProtocolError(f"remaining_ms: expected 0 to {MAX_REMAINING_MS}")
 

@@ -74,6 +74,13 @@ def _member(value: str, wanted: type[str]) -> str:
         raise RemoteProtocolError(f"expected one of {known}, got {value[:64]!r}") from error
 
 
+def _strict_str_or_int(value: object, _: object) -> str | int:
+    """A user or group: by name or by number."""
+    if isinstance(value, str) or type(value) is int:
+        return value
+    raise RemoteProtocolError(f"expected a name or a number, got {type(value).__name__}")
+
+
 def _strict_bool(value: object, _: type) -> bool:
     if type(value) is not bool:
         raise RemoteProtocolError(f"expected true or false, got {type(value).__name__}")
@@ -140,6 +147,7 @@ def _register_containers(converter: cattrs.Converter) -> None:
         lambda tp: _origin(tp) is dict,
         lambda tp: _only(dict, "an object", mapping_structure_factory(tp, converter)),
     )
+    converter.register_structure_hook_func(lambda tp: tp == str | int, _strict_str_or_int)
     converter.register_structure_hook_factory(_is_optional, lambda tp: _optional(tp, converter))
     converter.register_structure_hook_factory(
         lambda tp: isinstance(tp, type) and dataclasses.is_dataclass(tp),

@@ -6,10 +6,13 @@ whoever starts a child leaves out NOTIFY_SOCKET (`VARIABLES` names all).
 
 import os
 import socket
+from collections.abc import Collection, Mapping
+
+import trio
 
 from agentproxy.protocol.errors import ConfigError
 
-__all__ = ["VARIABLES", "listen_fds", "notify"]
+__all__ = ["VARIABLES", "listen_fds", "listeners", "notify"]
 
 VARIABLES = frozenset({"LISTEN_PID", "LISTEN_FDS", "LISTEN_FDNAMES", "NOTIFY_SOCKET"})
 _FIRST = 3  # SD_LISTEN_FDS_START
@@ -37,6 +40,51 @@ def listen_fds() -> dict[str, list[socket.socket]]:
         os.set_inheritable(number, False)  # noqa: FBT003  the os module's own signature
         sockets.setdefault(name, []).append(socket.socket(fileno=number))
     return sockets
+
+
+def listeners(known: Collection[str], families: Collection[int]) -> Mapping[str, list[trio.SocketListener]]:
+    """What `listen_fds` gives, ready to accept; only sockets that the daemon can use, under names that it knows.
+
+    Args:
+        known: values of FileDescriptorName= that mean something to this daemon.
+        families: such as AF_UNIX.
+
+    Raises:
+        ConfigError: another name, or a socket of another kind, or one that does not listen (Accept=yes).
+    """
+    found = listen_fds()
+    try:
+        for name, sockets in found.items():
+            _check_name(name, known)
+            for one in sockets:
+                _check(name, one, families)
+    except ConfigError:
+        for one in (one for sockets in found.values() for one in sockets):
+            one.close()
+        raise
+    return {name: [_listener(one) for one in sockets] for name, sockets in found.items()}
+
+
+def _check_name(name: str, known: Collection[str]) -> None:
+    if name not in known:
+        raise ConfigError(
+            f"systemd passed a socket named {name!r}, expected {' or '.join(sorted(known))}",
+            "FileDescriptorName= in the socket unit",
+        )
+
+
+def _check(name: str, one: socket.socket, families: Collection[int]) -> None:
+    if one.family not in families or one.type != socket.SOCK_STREAM:
+        kind = f"{one.family.name} {one.type.name}"
+        wanted = " or ".join(socket.AddressFamily(family).name for family in families)
+        raise ConfigError(f"the socket {name} that systemd passed is {kind}, expected {wanted}", "ListenStream=")
+    if not one.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN):
+        raise ConfigError(f"the socket {name} that systemd passed does not listen", "Accept=no in the socket unit")
+
+
+def _listener(one: socket.socket) -> trio.SocketListener:
+    one.setblocking(False)  # noqa: FBT003  the socket module's own signature
+    return trio.SocketListener(trio.socket.from_stdlib_socket(one))
 
 
 def notify(**fields: str) -> None:

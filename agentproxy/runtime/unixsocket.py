@@ -18,7 +18,7 @@ import trio
 
 from agentproxy.protocol.errors import ConfigError
 
-__all__ = ["MAX_PATH", "Peer", "bind", "peer_of"]
+__all__ = ["MAX_PATH", "Peer", "bind", "check_inherited", "peer_of"]
 
 MAX_PATH = 107  # bytes; sockaddr_un has 108 with the final NUL
 BACKLOG = 4096  # a `rpmsign` farm connects all at once, and a full queue makes gpg fail, not wait
@@ -70,9 +70,28 @@ def bind(path: Path, mode: int) -> trio.SocketListener:
     return trio.SocketListener(trio.socket.from_stdlib_socket(listening))
 
 
+def check_inherited(listener: trio.SocketListener, path: Path) -> None:
+    """Look at a socket that somebody else has bound for us, as `bind` looks at its own.
+
+    Raises:
+        ConfigError: it lies elsewhere, has been replaced, or others can replace it.
+    """
+    name = listener.socket.getsockname()
+    if not isinstance(name, str) or not name or Path(name) != path:
+        raise ConfigError(f"{path}: systemd passed the socket {name!r} for it", "ListenStream= says where")
+    _check_directory(path.parent)
+    try:
+        status = path.lstat()
+    except OSError as error:
+        raise ConfigError(f"{path}: systemd's socket is not there any more: {error.strerror}") from error
+    if not stat.S_ISSOCK(status.st_mode):
+        raise ConfigError(f"{path}: expected systemd's socket, found another kind of file")
+
+
 def _check_directory(directory: Path) -> None:
     try:
         status = directory.stat()
+        real = directory.resolve(strict=True)
     except OSError as error:
         raise ConfigError(f"{directory}: cannot hold a socket: {error.strerror}") from error
     if not stat.S_ISDIR(status.st_mode):
@@ -81,6 +100,22 @@ def _check_directory(directory: Path) -> None:
         raise ConfigError(
             f"{directory}: others can write here, so they could replace a socket",
             f"chown to the daemon's user and chmod go-w {directory}",
+        )
+    # Also the way to it, as it was written and as it is: whoever can rename a directory above can replace ours.
+    for above in {*directory.absolute().parents, *real.parents}:
+        _check_above(above, directory)
+
+
+def _check_above(above: Path, directory: Path) -> None:
+    status = above.stat()
+    # In a sticky directory such as /tmp nobody can rename what belongs to somebody else. Our own group is often ours
+    # alone (umask 002).
+    others = 0o002 if status.st_gid == os.getegid() else 0o022
+    is_open = status.st_mode & others and not status.st_mode & stat.S_ISVTX
+    if status.st_uid not in {0, os.geteuid()} or is_open:
+        raise ConfigError(
+            f"{directory}: others can write {above} above it, so they could replace a socket",
+            f"choose another place, or chown and chmod o-w {above}",
         )
 
 

@@ -3,6 +3,7 @@
 import functools
 import logging
 import os
+import socket
 from dataclasses import replace
 from datetime import UTC, datetime
 
@@ -14,7 +15,7 @@ from agentproxy.protocol.signer_messages import Outcome
 from agentproxy.runtime import systemd
 from agentproxy.runtime.secretfiles import read_secret
 from agentproxy.runtime.serve import serve_until_stopped
-from agentproxy.runtime.unixsocket import bind
+from agentproxy.runtime.unixsocket import bind, check_inherited
 from agentproxy.signer.authority import Authority
 from agentproxy.signer.checkpointfile import CHECKPOINT_SECONDS
 from agentproxy.signer.config import SignerConfig
@@ -31,6 +32,7 @@ __all__ = ["run"]
 
 logger = logging.getLogger(__name__)
 
+SOCKET_NAME = "signer"  # FileDescriptorName= of its socket unit
 DRAIN_SECONDS = 10.0  # for what is in flight when we are told to end: one signature of a slow device, at most
 
 
@@ -98,12 +100,13 @@ async def _announced(server: Server, listener: trio.SocketListener) -> None:
 
 def _listener(config: SignerConfig) -> trio.SocketListener:
     """The socket that systemd passed, or one of our own."""
-    passed = [found for group in systemd.listen_fds().values() for found in group]
+    passed = systemd.listeners({SOCKET_NAME}, {socket.AF_UNIX}).get(SOCKET_NAME, [])
     if len(passed) > 1:
         raise ConfigError(f"systemd passed {len(passed)} sockets, expected one", "one ListenStream= in the socket unit")
-    if passed:
-        return trio.SocketListener(trio.socket.from_stdlib_socket(passed[0]))
-    return bind(config.socket, 0o660)
+    if not passed:
+        return bind(config.socket, 0o660)
+    check_inherited(passed[0], config.socket)
+    return passed[0]
 
 
 async def _reload(config: SignerConfig, requests: Requests) -> None:

@@ -32,8 +32,15 @@ def _present(**values: str) -> str:
 
 
 _CLAIMS = _present(
-    uid=_NUMBER, user=_STRING, pid=_NUMBER, commands=_LIST, file=_STRING, package=_STRING, job=_TEXTS
-)  # fmt: skip
+    uid=_NUMBER,
+    user=_STRING,
+    pid=_NUMBER,
+    commands=_LIST,
+    file=_STRING,
+    package=_STRING,
+    job=_TEXTS,
+    distributions=_LIST,
+)
 _ASSERTED = _members(
     runner=_or_null(_STRING),
     token=_or_null(_STRING),

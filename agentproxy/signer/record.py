@@ -184,5 +184,8 @@ def _claims(claims: Claims) -> str:
         "" if claims.file is None else f'"file":{_quoted(claims.file)}',
         "" if claims.package is None else f'"package":{_quoted(claims.package)}',
         f'"job":{_texts(claims.job)}' if claims.job else "",
+        f'"distributions":[{",".join([_quoted(name) for name in claims.distributions])}]'
+        if claims.distributions
+        else "",
     ]
     return "{" + ",".join([member for member in members if member]) + "}"

@@ -64,8 +64,30 @@ DECISIONS: list[tuple[str, RunnerRule, KeyFacts | None, Question, str | RefusalC
     ("the runner's distribution", EL10, MODERN, Question(SHA256, "el10-x"), "runners.build-01.keys[0]"),
     ("not the runner's", EL10, MODERN, Question(SHA256, "el9-x"), RefusalCode.DISTRIBUTION_FORBIDDEN),
     ("the runner's, missing", EL10, MODERN, Question(SHA256), RefusalCode.DISTRIBUTION_MISSING),
-    ("a claim against it", EL10, MODERN, Question(SHA256, "el10-x", "el9-x"), RefusalCode.DISTRIBUTION_FORBIDDEN),
-    ("only a claim for it", EL10, MODERN, Question(SHA256, None, "el10-x"), RefusalCode.DISTRIBUTION_MISSING),
+    ("a claim against it", EL10, MODERN, Question(SHA256, "el10-x", ("el9-x",)), RefusalCode.DISTRIBUTION_FORBIDDEN),
+    (
+        "one of two claims against it",
+        EL10,
+        MODERN,
+        Question(SHA256, "el10-x", ("el10", "el9")),
+        RefusalCode.DISTRIBUTION_FORBIDDEN,
+    ),
+    (
+        "a claimed EL9, whose rpm verifies no such key",
+        RunnerRule(("small",)),
+        SMALL,
+        Question(SHA256, "el10-x", ("el9",)),
+        RefusalCode.DISTRIBUTION_FORBIDDEN,
+    ),
+    ("a claim without architecture", EL10, MODERN, Question(SHA256, "el10-x", ("el10",)), "runners.build-01.keys[0]"),
+    (
+        "a claim that is longer than its pattern",
+        EL10,
+        MODERN,
+        Question(SHA256, "el10-x", ("el100",)),
+        RefusalCode.DISTRIBUTION_FORBIDDEN,
+    ),
+    ("only a claim for it", EL10, MODERN, Question(SHA256, None, ("el10-x",)), RefusalCode.DISTRIBUTION_MISSING),
     ("case counts", EL10, MODERN, Question(SHA256, "EL10-x"), RefusalCode.DISTRIBUTION_FORBIDDEN),
 ]
 
@@ -202,13 +224,13 @@ questions = st.builds(
     Question,
     st.sampled_from(HashAlgorithm),
     st.none() | st.sampled_from(["el7-x", "el8-x", "el10-x", "fedora-41"]),
-    st.none() | st.sampled_from(["el7-x", "el10-x"]),
+    st.lists(st.sampled_from(["el7-x", "el10-x", "el7", "el10", "fedora"]), max_size=3).map(tuple),
 )
 
 
 @given(questions, st.sampled_from(SERVED), st.sampled_from(["build-01", "stranger"]))
 def test_a_claim_never_widens_a_decision(question: Question, facts: KeyFacts, runner: str) -> None:
-    without = dataclasses.replace(question, claimed_distribution=None)
+    without = dataclasses.replace(question, claimed_distributions=())
     if isinstance(decide(policy(), caller(runner), question, facts), Allow):
         assert isinstance(decide(policy(), caller(runner), without, facts), Allow)
 

@@ -8,6 +8,7 @@ import trustme
 from agentproxy.oracle import stream as stream_module
 from agentproxy.oracle.changes import CertificateRevoked, RunnerDisabled, RunnerRemoved, TokenRevoked
 from agentproxy.protocol.errors import RemoteProtocolError
+from agentproxy.protocol.fields import Claims
 from agentproxy.protocol.messages import (
     PROTOCOL_VERSION,
     Certificate,
@@ -81,6 +82,31 @@ async def test_a_signature_comes_back_and_is_good(running: Running) -> None:
     assert signed.id == el10(1).id
     (asked,) = running.signer.signed
     assert (asked.asserted.runner, asked.asserted.token, asked.asserted.channel) == ("a", running.a.token_id, "relay")
+
+
+async def test_the_record_names_the_relays_socket_and_a_refusal_too(running: Running) -> None:
+    by_ssh = replace(el10(1), socket="ssh", claims=Claims(distributions=("el10",)))
+    for_another = replace(el10(2), socket="ssh", claims=Claims(distributions=("el9",)))
+    async with running.connect(running.a) as client:
+        await client.hello(running.a.token)
+        assert isinstance(await client.ask(by_ssh), Signed)
+        refused = await client.ask(for_another)
+    assert isinstance(refused, Refused)
+    assert (refused.code, "el9" in refused.reason) == (RefusalCode.DISTRIBUTION_FORBIDDEN, True)
+    assert [one.asserted.channel for one in running.signer.signed] == ["relay/ssh"]
+    sign_records = lambda: [one.asserted.channel for one in running.signer.records if one.operation == "sign"]  # noqa: E731
+    await until(sign_records)
+    assert sign_records() == ["relay/ssh"]
+
+
+async def test_an_id_cannot_come_back_without_what_its_package_says_of_itself(running: Running) -> None:
+    claimed = replace(el10(1), claims=Claims(distributions=("el10",)))
+    async with running.connect(running.a) as client:
+        await client.hello(running.a.token)
+        assert isinstance(await client.ask(claimed), Signed)
+        refused = await client.ask(replace(claimed, claims=None))
+    assert isinstance(refused, Refused)
+    assert refused.code is RefusalCode.ID_REUSED
 
 
 async def test_many_requests_in_flight_each_get_their_own_answer(running: Running) -> None:

@@ -77,6 +77,7 @@ class Runner:
     oracle: FakeOracle
     keys: Keys
     authority: trustme.CA
+    redirect: Path  # where gpg looks for its agent
     log: list[str] = field(default_factory=list)
 
     @property
@@ -172,7 +173,7 @@ def runner(keys: Keys, authority: trustme.CA) -> Iterator[Runner]:
         ).stdout.strip()  # fmt: skip
         Path(agent).write_text(f"%Assuan%\nsocket={config.sockets[0].path}\n")
         oracle = FakeOracle(_oracle_context(directory, authority), keys.backend, tuple(keys.facts.values()))
-        yield Runner(directory, config, oracle, keys, authority)
+        yield Runner(directory, config, oracle, keys, authority, Path(agent))
         if not agent.startswith(str(directory)):
             shutil.rmtree(Path(agent).parent)
     finally:

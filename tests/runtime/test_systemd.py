@@ -20,12 +20,12 @@ print([s.get_inheritable() for sockets in found.values() for s in sockets], list
 """
 
 
-def passed(environment: dict[str, str], *sockets: socket.socket) -> str:
+def passed(environment: dict[str, str], *sockets: socket.socket, script: str = ECHO) -> str:
     # Descriptors 3, 4, … in the child, as systemd passes them.
-    script = "".join(f"os.dup2({s.fileno()}, {100 + n}, True);" for n, s in enumerate(sockets))
-    script += "".join(f"os.dup2({100 + n}, {3 + n}, True);" for n in range(len(sockets)))
+    moves = "".join(f"os.dup2({s.fileno()}, {100 + n}, True);" for n, s in enumerate(sockets))
+    moves += "".join(f"os.dup2({100 + n}, {3 + n}, True);" for n in range(len(sockets)))
     result = subprocess.run(
-        [sys.executable, "-c", f"import os; {script}\n{ECHO}"],
+        [sys.executable, "-c", f"import os; {moves}\n{script}"],
         pass_fds=[s.fileno() for s in sockets],
         env={**os.environ, **environment},
         capture_output=True,
@@ -101,3 +101,35 @@ def test_a_parent_that_does_not_read_does_not_stop_us(monkeypatch: pytest.Monkey
         monkeypatch.setenv("NOTIFY_SOCKET", f"{name}/notify")
         for _ in range(1000):
             systemd.notify(STATUS="x" * 1000)
+
+
+ACCEPTS = """
+import os, socket
+os.environ["LISTEN_PID"] = str(os.getpid())
+from agentproxy.protocol.errors import ConfigError
+from agentproxy.runtime.systemd import listeners
+try:
+    print({name: len(group) for name, group in listeners({"gpg", "control"}, {socket.AF_UNIX}).items()})
+except ConfigError as error:
+    print(error)
+"""
+
+
+@pytest.mark.parametrize(
+    ("family", "kind", "name", "is_listening", "words"),
+    [
+        (socket.AF_UNIX, socket.SOCK_STREAM, "gpg", True, "{'gpg': 1}"),
+        (socket.AF_UNIX, socket.SOCK_STREAM, "relay.socket", True, "'relay.socket', expected control or gpg"),
+        (socket.AF_UNIX, socket.SOCK_STREAM, "gpg", False, "does not listen"),
+        (socket.AF_UNIX, socket.SOCK_DGRAM, "gpg", False, "is AF_UNIX SOCK_DGRAM, expected AF_UNIX"),
+        (socket.AF_INET, socket.SOCK_STREAM, "gpg", True, "is AF_INET SOCK_STREAM, expected AF_UNIX"),
+    ],
+)
+def test_only_sockets_that_a_daemon_can_use_are_taken(
+    family: socket.AddressFamily, kind: socket.SocketKind, name: str, is_listening: bool, words: str
+) -> None:
+    with socket.socket(family, kind) as one:
+        one.bind(("127.0.0.1", 0) if family is socket.AF_INET else f"\0bo-listeners-{os.getpid()}")
+        if is_listening:
+            one.listen()
+        assert words in passed({"LISTEN_FDS": "1", "LISTEN_FDNAMES": name}, one, script=ACCEPTS)

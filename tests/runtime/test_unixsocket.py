@@ -10,7 +10,7 @@ import pytest
 import trio
 
 from agentproxy.protocol.errors import ConfigError
-from agentproxy.runtime.unixsocket import MAX_PATH, Peer, bind, peer_of
+from agentproxy.runtime.unixsocket import MAX_PATH, Peer, bind, check_inherited, peer_of
 
 
 @pytest.fixture(name="directory")
@@ -74,6 +74,42 @@ def test_a_directory_that_others_can_write_is_refused(directory: Path, mode: int
     open_to_others.chmod(mode)
     with pytest.raises(ConfigError, match="others can write here"):
         bind(open_to_others / "s", 0o600)
+
+
+def test_a_directory_above_that_others_can_write_is_refused(directory: Path) -> None:
+    above = directory / "above"
+    (above / "d").mkdir(parents=True, mode=0o755)
+    above.chmod(0o757)
+    with pytest.raises(ConfigError, match=r"others can write .*/above above it"):
+        bind(above / "d" / "s", 0o600)
+    (directory / "way").symlink_to(above / "d")
+    with pytest.raises(ConfigError, match=r"others can write .*/above above it"):
+        bind(directory / "way" / "s", 0o600)
+
+
+async def test_a_sticky_directory_above_is_good_enough(directory: Path) -> None:
+    above = directory / "above"
+    (above / "d").mkdir(parents=True, mode=0o755)
+    above.chmod(0o1777)
+    async with bind(above / "d" / "s", 0o600):
+        pass
+
+
+async def test_an_inherited_socket_is_looked_at_as_one_of_our_own(directory: Path) -> None:
+    async with bind(directory / "s", 0o600) as listener:
+        check_inherited(listener, directory / "s")
+        with pytest.raises(ConfigError, match="systemd passed the socket"):
+            check_inherited(listener, directory / "elsewhere")
+        directory.chmod(0o777)
+        with pytest.raises(ConfigError, match="others can write here"):
+            check_inherited(listener, directory / "s")
+        directory.chmod(0o700)
+        (directory / "s").unlink()
+        with pytest.raises(ConfigError, match="not there any more"):
+            check_inherited(listener, directory / "s")
+        (directory / "s").write_text("")
+        with pytest.raises(ConfigError, match="found another kind of file"):
+            check_inherited(listener, directory / "s")
 
 
 def test_a_missing_directory_and_a_long_path_are_refused(directory: Path) -> None:

@@ -34,7 +34,13 @@ ENTRY = Entry(
         certificate="ab" * 32,
         address="192.0.2.7:40112",
         distribution="el10-x86_64",
-        claims=Claims(uid=1000, commands=("gpg --detach-sign", "rpmsign --addsign"), file="dünn.rpm", job={"id": "7"}),
+        claims=Claims(
+            uid=1000,
+            commands=("gpg --detach-sign", "rpmsign --addsign"),
+            file="dünn.rpm",
+            job={"id": "7"},
+            distributions=("el10",),
+        ),
     ),
 )
 RECORD = AuditRecord(2, datetime(2026, 11, 22, 10, 0, 0, 5, tzinfo=UTC), "node-1", ENTRY, hash_of_line(b"first"))
@@ -47,7 +53,9 @@ LINE = (
     b'"asserted":{"runner":"builder-1","token":"0123456789ab","certificate":"' + b"ab" * 32 + b'",'
     b'"address":"192.0.2.7:40112","channel":"relay","distribution":"el10-x86_64",'
     b'"claims":{"uid":1000,"commands":["gpg --detach-sign","rpmsign --addsign"],"file":"d\\u00fcnn.rpm",'
-    b'"job":{"id":"7"}}},"details":{},"prev":"' + hashlib.sha256(b"first").hexdigest().encode() + b'"}'
+    b'"job":{"id":"7"},"distributions":["el10"]}},"details":{},"prev":"'
+    + hashlib.sha256(b"first").hexdigest().encode()
+    + b'"}'
 )
 
 
