@@ -15,6 +15,7 @@ import trio
 from agentproxy.protocol.digests import Digest
 from agentproxy.protocol.errors import ConfigError, RemoteProtocolError
 from agentproxy.protocol.fields import Claims, Head
+from agentproxy.protocol.hashstates import HashState
 from agentproxy.protocol.keys import Fingerprint, Keygrip
 from agentproxy.protocol.messages import (
     Credentials,
@@ -27,6 +28,8 @@ from agentproxy.protocol.messages import (
     Pong,
     Refused,
     Rejected,
+    Seal,
+    Sealed,
     ServedKey,
     Sign,
     Signed,
@@ -37,9 +40,9 @@ from relay.connectionstate import ConnectionState
 from relay.credentials import CredentialStore
 from relay.lines import Dial, Lines
 from relay.link import Link, LinkLostError, RejectedError
-from relay.pending import DeadlineError, PendingRequests, UnreachableError, new_request_id
+from relay.pending import Answer, DeadlineError, PendingRequests, Question, UnreachableError, new_request_id
 
-__all__ = ["Client", "DeadlineError", "SignRequest", "UnreachableError"]
+__all__ = ["Client", "DeadlineError", "SealRequest", "SignRequest", "UnreachableError"]
 
 logger = logging.getLogger(__name__)
 
@@ -57,6 +60,7 @@ FAILURE_RETRY_SECONDS = (0.25, 0.5, 1.0, 2.0)
 # More wrong than this, and certificates and tokens begin to fail for reasons that nobody understands.
 MAX_CLOCK_DIFFERENCE_SECONDS = 120
 CERTIFICATE_SECONDS = 10.0
+_ANOTHER = "the oracle answers another question than it was asked"
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,6 +73,17 @@ class SignRequest:
     distribution: str | None = None
     claims: Claims | None = None
     socket: str | None = None  # the name of the one that gpg came by
+
+
+@dataclass(frozen=True, slots=True)
+class SealRequest:
+    """A document to be signed, by the state of its hash."""
+
+    id: str
+    keygrip: Keygrip
+    state: HashState
+    distribution: str | None = None
+    claims: Claims | None = None
 
 
 class HeadKeeper(Protocol):
@@ -131,16 +146,32 @@ class Client:
                 request.socket,
             )
 
-        for pause in (*FAILURE_RETRY_SECONDS, None):
-            answer = await self._pending.ask(request.id, expires, make)
-            if not isinstance(answer, Signed | Refused | Failed):
-                raise UnreachableError("the oracle answers another question than it was asked")
-            if not isinstance(answer, Failed) or not answer.retryable:
-                return answer
-            if pause is None or trio.current_time() + pause >= expires:
+        answer = await self._ask(request.id, expires, make)
+        if not isinstance(answer, Signed | Refused | Failed):
+            raise UnreachableError(_ANOTHER)
+        return answer
+
+    async def seal(self, request: SealRequest, deadline_seconds: float) -> Sealed | Refused | Failed:
+        """Ask for an OpenPGP signature over a document; as `sign`."""
+        expires = trio.current_time() + deadline_seconds
+
+        def make() -> Seal:
+            left_ms = max(0, int((expires - trio.current_time()) * 1000))
+            return Seal(request.id, request.keygrip, request.state, left_ms, request.distribution, request.claims)
+
+        answer = await self._ask(request.id, expires, make)
+        if not isinstance(answer, Sealed | Refused | Failed):
+            raise UnreachableError(_ANOTHER)
+        return answer
+
+    async def _ask(self, request_id: str, expires: float, make: Callable[[], Question]) -> Answer:
+        """The last answer, after some more tries when the oracle failed and says that they may help."""
+        for pause in FAILURE_RETRY_SECONDS:
+            answer = await self._pending.ask(request_id, expires, make)
+            if not isinstance(answer, Failed) or not answer.retryable or trio.current_time() + pause >= expires:
                 return answer
             await trio.sleep(pause)
-        raise AssertionError("the last try returns")
+        return await self._pending.ask(request_id, expires, make)
 
     async def certificate(self, fingerprint: Fingerprint) -> bytes:
         """The OpenPGP certificate, binary, that the key with this fingerprint stands in.
@@ -234,7 +265,7 @@ class Client:
                 self._lines.renew_soon(message)
             case Drain():
                 self._pending.drain()
-            case Signed():
+            case Signed() | Sealed():
                 self._heads.note(message.head)
                 self._pending.settle(message)
             case Welcome() | Rejected() | Ping() | Pong():

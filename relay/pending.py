@@ -16,6 +16,8 @@ from agentproxy.protocol.messages import (
     Failed,
     FetchCertificate,
     Refused,
+    Seal,
+    Sealed,
     SelectedKey,
     SelectKey,
     Sign,
@@ -23,9 +25,10 @@ from agentproxy.protocol.messages import (
 )
 from relay.link import Link, RejectedError
 
-__all__ = ["Answer", "DeadlineError", "PendingRequests", "UnreachableError", "new_request_id"]
+__all__ = ["Answer", "DeadlineError", "PendingRequests", "Question", "UnreachableError", "new_request_id"]
 
-Answer = Signed | SelectedKey | Refused | Failed | tuple[Certificate, ...]
+Question = Sign | Seal | FetchCertificate | SelectKey
+Answer = Signed | Sealed | SelectedKey | Refused | Failed | tuple[Certificate, ...]
 
 
 class UnreachableError(BlindOracleError):
@@ -49,9 +52,7 @@ FORGOTTEN_SECONDS = 10.0
 class _Request:
     __slots__ = ("answer", "done", "expires", "id", "make", "parts", "rejection", "times_sent")
 
-    def __init__(
-        self, request_id: str, expires: float, make: Callable[[], Sign | FetchCertificate | SelectKey]
-    ) -> None:
+    def __init__(self, request_id: str, expires: float, make: Callable[[], Question]) -> None:
         self.id = request_id
         self.expires = expires
         self.make = make  # called at each sending: the remaining time differs
@@ -95,9 +96,7 @@ class PendingRequests:
             self._settled = trio.Event()
             await self._settled.wait()
 
-    async def ask(
-        self, request_id: str, expires: float, make: Callable[[], Sign | FetchCertificate | SelectKey]
-    ) -> Answer:
+    async def ask(self, request_id: str, expires: float, make: Callable[[], Question]) -> Answer:
         """The answer to `make()`, if it comes until `expires` (on trio's clock).
 
         Raises:
@@ -181,7 +180,7 @@ class PendingRequests:
                 request.rejection = rejection
                 request.done.set()
 
-    def settle(self, message: Signed | SelectedKey | Refused | Failed | Certificate) -> None:
+    def settle(self, message: Signed | Sealed | SelectedKey | Refused | Failed | Certificate) -> None:
         """Give an answer to whom it is for; answers to those who are gone are dropped.
 
         Raises:

@@ -6,7 +6,7 @@ from typing import Protocol
 
 from agentproxy.oracle.caller import Caller
 from agentproxy.protocol.errors import RefusedError
-from agentproxy.protocol.messages import Sign
+from agentproxy.protocol.messages import Seal, Sign
 from agentproxy.protocol.signer_messages import Outcome, Record
 
 __all__ = ["Refusals"]
@@ -41,7 +41,7 @@ class Refusals:
         self._clock = clock
         self._minutes: dict[str, _Minute] = {}
 
-    def record(self, caller: Caller, request: Sign, refusal: RefusedError) -> None:
+    def record(self, caller: Caller, request: Sign | Seal, refusal: RefusedError) -> None:
         """Record one refusal, or count it when this runner already has its records of the minute."""
         minute = self._minutes.get(caller.runner)
         if minute is None:
@@ -53,13 +53,13 @@ class Refusals:
         self._signer.record(
             Record(
                 self._signer.next_id(),
-                operation="sign",
+                operation=request.tag,
                 outcome=Outcome.REFUSED,
                 reason=f"{refusal.code}: {refusal}",
                 asserted=caller.asserted(request.distribution, request.claims, request.socket),
                 request=request.id,
                 keygrip=request.keygrip,
-                digest=request.digest,
+                digest=request.digest if isinstance(request, Sign) else None,  # a state is not finished yet
                 durable=False,
             )
         )

@@ -11,16 +11,19 @@ from dataclasses import dataclass, field
 from agentproxy.oracle.caller import Caller
 from agentproxy.protocol.digests import Digest
 from agentproxy.protocol.errors import BlindOracleError, RefusedError
+from agentproxy.protocol.hashstates import HashState
 from agentproxy.protocol.keys import Keygrip
-from agentproxy.protocol.messages import RefusalCode, Sign, Signed
+from agentproxy.protocol.messages import RefusalCode, Seal, Sealed, Sign, Signed
 
-__all__ = ["Answer", "Job", "Requests"]
+__all__ = ["Answer", "Job", "Made", "Requests", "Wanted"]
 
 KEPT_SECONDS = 600.0  # ten minutes: longer than any relay goes on trying
 MOST_KEPT = 32_768  # answers; about 40 MB with RSA-4096
 
 
-Answer = Callable[[Signed | BlindOracleError], None]
+Wanted = Sign | Seal
+Made = Signed | Sealed
+Answer = Callable[[Made | BlindOracleError], None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,7 +32,7 @@ class _Bound:
 
     operation: str
     keygrip: Keygrip
-    digest: Digest
+    subject: Digest | HashState
     distribution: str | None
     claimed_distributions: tuple[str, ...]
 
@@ -39,13 +42,13 @@ class Job:
     """One signature on its way, whoever waits for it."""
 
     caller: Caller  # who asked first
-    request: Sign
+    request: Wanted
     bound: _Bound
     deadline: float  # seconds: when the last of those who wait gives up
     rule: str = ""
     started: float = 0.0
     weight: int = 0
-    outcome: Signed | BlindOracleError | None = None
+    outcome: Made | BlindOracleError | None = None
     waiting: list[Answer] = field(default_factory=list)
 
     def tell(self, answer: Answer) -> None:
@@ -68,7 +71,7 @@ class Requests:
         self._jobs: dict[tuple[str, str], Job] = {}
         self._finished: deque[tuple[float, tuple[str, str]]] = deque()
 
-    def open(self, caller: Caller, request: Sign) -> tuple[Job, bool]:
+    def open(self, caller: Caller, request: Wanted) -> tuple[Job, bool]:
         """The job of this request, and whether it is new.
 
         Raises:
@@ -78,7 +81,7 @@ class Requests:
         self._forget(now)
         deadline = now + request.remaining_ms / 1000
         claimed = request.claims.distributions if request.claims else ()
-        bound = _Bound("sign", request.keygrip, request.digest, request.distribution, claimed)
+        bound = _Bound(request.tag, request.keygrip, _subject(request), request.distribution, claimed)
         name = (caller.runner, request.id)
         job = self._jobs.get(name)
         if job is None:
@@ -89,11 +92,11 @@ class Requests:
         job.deadline = max(job.deadline, deadline)
         return job, False
 
-    def finish(self, job: Job, outcome: Signed | BlindOracleError) -> None:
+    def finish(self, job: Job, outcome: Made | BlindOracleError) -> None:
         """End a job. Only a signature is kept: after a failure the same id may try again."""
         job.outcome = outcome
         name = (job.caller.runner, job.request.id)
-        if isinstance(outcome, Signed):
+        if isinstance(outcome, Made):
             self._finished.append((self._clock(), name))
         else:
             del self._jobs[name]
@@ -104,3 +107,7 @@ class Requests:
     def _forget(self, now: float) -> None:
         while self._finished and (self._finished[0][0] <= now - KEPT_SECONDS or len(self._finished) > MOST_KEPT):
             del self._jobs[self._finished.popleft()[1]]
+
+
+def _subject(request: Wanted) -> Digest | HashState:
+    return request.digest if isinstance(request, Sign) else request.state

@@ -9,6 +9,7 @@ import trio
 
 from agentproxy.protocol.errors import BackendError, RemoteProtocolError
 from agentproxy.protocol.messages import FailureCode
+from agentproxy.protocol.seal_messages import SealState, StateSealed
 from agentproxy.protocol.signer_messages import (
     FROM_SIGNER,
     TO_SIGNER,
@@ -91,11 +92,14 @@ class SignerLink:
             del self._waiting[request.id]
             answer(_away(f"{self._path}: {error}"))
 
-    def sign(self, request: SignDigest, answer: Callable[[DigestSigned | BackendError], None]) -> None:
+    def sign(
+        self, request: SignDigest | SealState, answer: Callable[[DigestSigned | StateSealed | BackendError], None]
+    ) -> None:
         """Ask for a signature; `answer` is called exactly once, perhaps before this returns."""
+        wanted = DigestSigned if isinstance(request, SignDigest) else StateSealed
 
         def take(got: FromSigner | SignerError) -> None:
-            if isinstance(got, DigestSigned | SignerError):
+            if isinstance(got, wanted | SignerError):
                 answer(got)
             else:
                 answer(SignerError(FailureCode.INTERNAL, f"the signer sent {got.tag}", retryable=False))

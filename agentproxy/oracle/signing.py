@@ -1,6 +1,7 @@
 """The oracle on one screen: how a request becomes a signature, or does not.
 
-Every way in (relay stream, HTTP, ssh) ends in `SigningService.sign`; nothing else asks the signer for signatures.
+Every way in (relay stream, HTTP, ssh) ends in `SigningService.sign` or `seal`; nothing else asks the signer for
+signatures.
 """
 
 import logging
@@ -15,12 +16,13 @@ from agentproxy.oracle.limits import Limits
 from agentproxy.oracle.policy import Deny, Policy, Question, decide
 from agentproxy.oracle.queue import Turns
 from agentproxy.oracle.refusals import Refusals
-from agentproxy.oracle.requests import Answer, Job, Requests
+from agentproxy.oracle.requests import Answer, Job, Made, Requests, Wanted
 from agentproxy.oracle.signerlink import SignerError
 from agentproxy.protocol.errors import BackendError, BlindOracleError, RefusedError
 from agentproxy.protocol.fields import Head, KeyFacts
 from agentproxy.protocol.keys import Keygrip, PublicKey, RsaPublicKey
-from agentproxy.protocol.messages import FailureCode, RefusalCode, Sign, Signed
+from agentproxy.protocol.messages import FailureCode, RefusalCode, Seal, Sealed, Sign, Signed
+from agentproxy.protocol.seal_messages import SealState, StateSealed
 from agentproxy.protocol.signer_messages import DigestSigned, Record, SignDigest
 
 __all__ = ["SignatureSource", "SigningService"]
@@ -42,7 +44,9 @@ class SignatureSource(Protocol):
     def next_id(self) -> int:
         """An id for the next request."""
 
-    def sign(self, request: SignDigest, answer: Callable[[DigestSigned | BackendError], None]) -> None:
+    def sign(
+        self, request: SignDigest | SealState, answer: Callable[[DigestSigned | StateSealed | BackendError], None]
+    ) -> None:
         """Ask for a signature; `answer` is called once, perhaps before this returns."""
 
     def record(self, request: Record) -> None:
@@ -89,10 +93,23 @@ class SigningService:
             RefusedError: the policy said no, or LimitedError: not now.
             BackendError: the policy said yes, and yet there is no signature.
         """
-        outcomes: list[Signed | BlindOracleError] = []
+        made = await self._outcome(caller, request)
+        if not isinstance(made, Signed):
+            raise TypeError(f"{made.tag} for a digest")  # cannot be: ids are bound to the operation
+        return made
+
+    async def seal(self, caller: Caller, request: Seal) -> Sealed:
+        """Give this caller an OpenPGP signature over a document, made now; errors as in `sign`."""
+        made = await self._outcome(caller, request)
+        if not isinstance(made, Sealed):
+            raise TypeError(f"{made.tag} for a hash state")
+        return made
+
+    async def _outcome(self, caller: Caller, request: Wanted) -> Made:
+        outcomes: list[Made | BlindOracleError] = []
         over = trio.Event()
 
-        def take(outcome: Signed | BlindOracleError) -> None:
+        def take(outcome: Made | BlindOracleError) -> None:
             outcomes.append(outcome)
             over.set()
 
@@ -103,8 +120,8 @@ class SigningService:
             raise outcomes[0].with_traceback(None)
         return outcomes[0]
 
-    def submit(self, caller: Caller, request: Sign, answer: Answer) -> None:
-        """As `sign`, without a task: `answer` gets, once, what `sign` would return or raise.
+    def submit(self, caller: Caller, request: Wanted, answer: Answer) -> None:
+        """As `sign` and `seal`, without a task: `answer` gets, once, what those would return or raise.
 
         It is called among others' answers and must not raise.
         """
@@ -118,14 +135,12 @@ class SigningService:
         else:
             job.tell(answer)
 
-    def _admit(self, caller: Caller, request: Sign) -> Job:
+    def _admit(self, caller: Caller, request: Wanted) -> Job:
         """Policy, limits, ids, queue. No await: nothing changes between the decision and the reservation."""
         if not self._is_open():
             raise SignerError(FailureCode.NOT_OPERATIONAL, "the registry is out of reach", retryable=True)
         facts = self.keys.get(request.keygrip)
-        claimed = request.claims.distributions if request.claims else ()
-        question = Question(request.digest.algorithm, request.distribution, claimed)
-        decision = decide(self.policy, caller, question, facts)
+        decision = decide(self.policy, caller, _question(request), facts)
         if facts is None or isinstance(decision, Deny):
             denied = decision if isinstance(decision, Deny) else Deny(RefusalCode.KEY_UNKNOWN, "no such key")
             raise RefusedError(denied.code, denied.reason)
@@ -146,24 +161,19 @@ class SigningService:
             self._turns.done(job.weight)
             self._drop(job)
             return
-        asked = job.request
-        asserted = job.caller.asserted(asked.distribution, asked.claims, asked.socket)
-        message = SignDigest(self._signer.next_id(), asked.id, asked.keygrip, asked.digest, asserted)
-        self._signer.sign(message, lambda answer: self._finish(job, answer))
+        self._signer.sign(_order(self._signer.next_id(), job), lambda answer: self._finish(job, answer))
 
-    def _finish(self, job: Job, answer: DigestSigned | BackendError) -> None:
+    def _finish(self, job: Job, answer: DigestSigned | StateSealed | BackendError) -> None:
         """The signer has answered; the next one's turn comes before anybody wakes up."""
         self._turns.done(job.weight)
         milliseconds = (self._clock() - job.started) * 1000
-        if isinstance(answer, DigestSigned):
-            self.head = answer.head
-            self._requests.finish(job, Signed(job.request.id, answer.signature, answer.head))
-            logger.info(
-                "signed, %s rule=%s sequence=%d ms=%.1f", _who(job), job.rule, answer.head.sequence, milliseconds
-            )
-        else:
+        if isinstance(answer, BackendError):
             self._requests.finish(job, answer)
             logger.warning("not signed, %s ms=%.1f reason=%s", _who(job), milliseconds, answer)
+            return
+        self.head = answer.head
+        self._requests.finish(job, _made(job.request.id, answer))
+        logger.info("signed, %s rule=%s sequence=%d ms=%.1f", _who(job), job.rule, answer.head.sequence, milliseconds)
 
     def sweep(self) -> None:
         """Drop those in the queue whom nobody waits for any more; called about once a second."""
@@ -188,9 +198,32 @@ class SigningService:
         self.refusals.record(job.caller, job.request, refusal)
 
 
+def _question(request: Wanted) -> Question:
+    claimed = request.claims.distributions if request.claims else ()
+    if isinstance(request, Sign):
+        return Question(request.digest.algorithm, request.distribution, claimed)
+    return Question(request.state.algorithm, request.distribution, claimed, seal=True)
+
+
+def _order(id_: int, job: Job) -> SignDigest | SealState:
+    asked = job.request
+    asserted = job.caller.asserted(asked.distribution, asked.claims, asked.socket)
+    if isinstance(asked, Sign):
+        return SignDigest(id_, asked.id, asked.keygrip, asked.digest, asserted)
+    return SealState(id_, asked.id, asked.keygrip, asked.state, asserted)
+
+
+def _made(id_: str, answer: DigestSigned | StateSealed) -> Made:
+    if isinstance(answer, DigestSigned):
+        return Signed(id_, answer.signature, answer.head)
+    return Sealed(id_, answer.seal, answer.head)
+
+
 def _weight(public_key: PublicKey) -> int:
     return _RSA_WEIGHT if isinstance(public_key, RsaPublicKey) else _SMALL_WEIGHT
 
 
 def _who(job: Job) -> str:
-    return f"runner={job.caller.runner} keygrip={job.request.keygrip} request={job.request.id}"
+    return (
+        f"operation={job.request.tag} runner={job.caller.runner} keygrip={job.request.keygrip} request={job.request.id}"
+    )

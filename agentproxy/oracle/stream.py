@@ -41,6 +41,8 @@ from agentproxy.protocol.messages import (
     Refused,
     Rejected,
     RejectionCode,
+    Seal,
+    Sealed,
     SelectKey,
     ServedKey,
     Sign,
@@ -167,7 +169,7 @@ class RelayStream:
 
     def _take(self, nursery: trio.Nursery, message: FromRelay) -> None:
         match message:
-            case Sign():
+            case Sign() | Seal():
                 if self._in_flight >= self._reception.max_in_flight:
                     reason = f"more than {self._reception.max_in_flight} requests in flight"
                     self._send(Refused(message.id, RefusalCode.QUEUE_FULL, reason, _FULL_RETRY_MS))
@@ -187,10 +189,10 @@ class RelayStream:
             case Hello():
                 raise RemoteProtocolError("a second hello")
 
-    def _answer_sign(self, request_id: str, outcome: Signed | BlindOracleError) -> None:
+    def _answer_sign(self, request_id: str, outcome: Signed | Sealed | BlindOracleError) -> None:
         """The end of one request; called among those of other connections, so nothing may leave it."""
         try:
-            self._send(outcome if isinstance(outcome, Signed) else _failure(request_id, outcome))
+            self._send(outcome if isinstance(outcome, Signed | Sealed) else _failure(request_id, outcome))
             self._done()
         except ProtocolError as error:
             logger.warning("connection ended, %s reason=%s", self, error)

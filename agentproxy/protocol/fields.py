@@ -8,7 +8,7 @@ from agentproxy.protocol.digests import HashAlgorithm
 from agentproxy.protocol.errors import RemoteProtocolError
 from agentproxy.protocol.keys import Fingerprint, Keygrip, PublicKey
 
-__all__ = ["Asserted", "Claims", "Head", "KeyFacts", "check_name", "check_request_id", "check_text"]
+__all__ = ["Asserted", "Claims", "Head", "KeyFacts", "check_name", "check_remaining", "check_request_id", "check_text"]
 
 # A name of a runner, key, key type, node or distribution: it appears in file names, logs and shell lines.
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]{0,63}")
@@ -16,6 +16,7 @@ _REQUEST_ID = re.compile(r"[0-9a-f]{32}")
 # C0, C1 and the line separators: they would let a caller forge lines in a log or colours on a terminal.
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
 
+MAX_REMAINING_MS = 600_000  # ten minutes: longer than any caller waits, short enough to mean something
 MAX_CLAIM = 1024  # characters of one claim
 MAX_COMMANDS = 8  # gpg, rpmsign, a shell or two, the runner
 MAX_JOB_FIELDS = 16
@@ -32,6 +33,12 @@ def check_request_id(untrusted: str) -> None:
     """Raise RemoteProtocolError unless this is a request's id: 32 lower-case hex digits."""
     if _REQUEST_ID.fullmatch(untrusted) is None:
         raise RemoteProtocolError("id: expected 32 lower-case hex digits")
+
+
+def check_remaining(untrusted: int) -> None:
+    """Raise RemoteProtocolError unless this is a time that somebody may wait, in milliseconds."""
+    if not 0 <= untrusted <= MAX_REMAINING_MS:
+        raise RemoteProtocolError(f"remaining_ms: expected 0 to {MAX_REMAINING_MS}")
 
 
 def check_text(untrusted: str, what: str, longest: int = MAX_CLAIM) -> None:

@@ -11,9 +11,10 @@ from typing import ClassVar
 
 from agentproxy.protocol.digests import Digest
 from agentproxy.protocol.errors import RemoteProtocolError
-from agentproxy.protocol.fields import Claims, Head, check_name, check_request_id, check_text
+from agentproxy.protocol.fields import Claims, Head, check_name, check_remaining, check_request_id, check_text
 from agentproxy.protocol.key_messages import SelectedKey, SelectKey, ServedKey
 from agentproxy.protocol.keys import Fingerprint, Keygrip
+from agentproxy.protocol.seal_messages import Seal, Sealed
 from agentproxy.protocol.signatures import Signature
 from agentproxy.protocol.wire import MessageCodec
 
@@ -37,6 +38,8 @@ __all__ = [
     "Refused",
     "Rejected",
     "RejectionCode",
+    "Seal",
+    "Sealed",
     "SelectKey",
     "SelectedKey",
     "ServedKey",
@@ -48,7 +51,6 @@ __all__ = [
 PROTOCOL_VERSION = 1
 MAX_PEM = 16_384  # characters; a certificate has about 800
 MAX_HEADS = 64  # nodes that one relay can know; far more than anybody runs
-MAX_REMAINING_MS = 600_000  # ten minutes: longer than any caller waits, short enough to mean something
 
 
 class RejectionCode(enum.StrEnum):
@@ -128,8 +130,7 @@ class Sign:
             check_name(self.distribution, "distribution")
         if self.socket is not None:
             check_name(self.socket, "socket")
-        if not 0 <= self.remaining_ms <= MAX_REMAINING_MS:
-            raise RemoteProtocolError(f"remaining_ms: expected 0 to {MAX_REMAINING_MS}")
+        check_remaining(self.remaining_ms)
 
 
 @dataclass(frozen=True, slots=True)
@@ -288,12 +289,13 @@ class Credentials:
             raise RemoteProtocolError(f"credentials: expected a token, and PEM of at most {MAX_PEM} characters")
 
 
-FromRelay = Hello | Sign | FetchCertificate | SelectKey | Ping | Pong
+FromRelay = Hello | Sign | Seal | FetchCertificate | SelectKey | Ping | Pong
 FromOracle = (
     Welcome
     | Rejected
     | Credentials
     | Signed
+    | Sealed
     | Refused
     | Failed
     | Certificate
@@ -304,12 +306,13 @@ FromOracle = (
     | Pong
 )
 
-FROM_RELAY: MessageCodec[FromRelay] = MessageCodec(Hello, Sign, FetchCertificate, SelectKey, Ping, Pong)
+FROM_RELAY: MessageCodec[FromRelay] = MessageCodec(Hello, Sign, Seal, FetchCertificate, SelectKey, Ping, Pong)
 FROM_ORACLE: MessageCodec[FromOracle] = MessageCodec(
     Welcome,
     Rejected,
     Credentials,
     Signed,
+    Sealed,
     Refused,
     Failed,
     Certificate,

@@ -13,6 +13,7 @@ from agentproxy.protocol.errors import RemoteProtocolError
 from agentproxy.protocol.fields import Asserted, Head, KeyFacts, check_name, check_request_id, check_text
 from agentproxy.protocol.keys import Keygrip
 from agentproxy.protocol.messages import FailureCode
+from agentproxy.protocol.seal_messages import SealState, StateSealed
 from agentproxy.protocol.signatures import Signature
 from agentproxy.protocol.wire import MessageCodec
 
@@ -37,7 +38,9 @@ __all__ = [
     "Outcome",
     "Record",
     "Recorded",
+    "SealState",
     "SignDigest",
+    "StateSealed",
     "Status",
     "StatusReport",
     "TakeCheckpoint",
@@ -313,10 +316,13 @@ class NotDone:
     retryable: bool
 
 
-ToSigner = ListKeys | SignDigest | Record | Issue | ListCredentialRecords | CompareHead | TakeCheckpoint | Status
+ToSigner = (
+    ListKeys | SignDigest | SealState | Record | Issue | ListCredentialRecords | CompareHead | TakeCheckpoint | Status
+)
 FromSigner = (
     Keys
     | DigestSigned
+    | StateSealed
     | Recorded
     | Issued
     | CredentialRecords
@@ -327,8 +333,17 @@ FromSigner = (
 )
 
 TO_SIGNER: MessageCodec[ToSigner] = MessageCodec(
-    ListKeys, SignDigest, Record, Issue, ListCredentialRecords, CompareHead, TakeCheckpoint, Status
+    ListKeys, SignDigest, SealState, Record, Issue, ListCredentialRecords, CompareHead, TakeCheckpoint, Status
 )
 FROM_SIGNER: MessageCodec[FromSigner] = MessageCodec(
-    Keys, DigestSigned, Recorded, Issued, CredentialRecords, HeadCompared, CheckpointTaken, StatusReport, NotDone
+    Keys,
+    DigestSigned,
+    StateSealed,
+    Recorded,
+    Issued,
+    CredentialRecords,
+    HeadCompared,
+    CheckpointTaken,
+    StatusReport,
+    NotDone,
 )

@@ -13,21 +13,17 @@ from pathlib import Path
 
 from agentproxy.protocol.errors import (
     BackendError,
-    BlindOracleError,
-    KeyUnavailableError,
-    RefusedError,
     RemoteProtocolError,
 )
 from agentproxy.protocol.fields import Head, KeyFacts
 from agentproxy.protocol.keys import Keygrip
 from agentproxy.protocol.messages import FailureCode
-from agentproxy.protocol.signatures import Signature
+from agentproxy.protocol.seal_messages import SealState
 from agentproxy.protocol.signer_messages import (
     FROM_SIGNER,
     CheckpointTaken,
     CompareHead,
     CredentialRecords,
-    DigestSigned,
     FromSigner,
     HeadCompared,
     Issue,
@@ -52,18 +48,12 @@ from agentproxy.signer.headcheck import misfit
 from agentproxy.signer.keyring import Keyring
 from agentproxy.signer.log import LogUnavailableError
 from agentproxy.signer.pipeline import Answer, Draft, Job, Pipeline, PipelineFullError
-from agentproxy.signer.record import Entry, signature_sha256
-from agentproxy.signer.verify import check
+from agentproxy.signer.record import Entry
+from agentproxy.signer.signing import Signing
 
 __all__ = ["Requests"]
 
 logger = logging.getLogger(__name__)
-
-QUICK_NS = 1_000_000  # a signature and its check below this may be made on the event loop when nobody else waits
-
-
-class WrongSignatureError(BackendError):
-    """The backend made a signature that the public key does not confirm."""
 
 
 @dataclass(slots=True)
@@ -72,7 +62,6 @@ class Requests:
 
     Attributes:
         keyring: replaced whole by a reload.
-        signatures: released since the start.
     """
 
     node: str
@@ -80,8 +69,10 @@ class Requests:
     authority: Authority
     pipeline: Pipeline
     audit: Path  # the log's directory, for reading
-    signatures: int = 0
-    _quick: set[Keygrip] = field(default_factory=set)  # whose last signature took less than QUICK_NS
+    _signing: Signing = field(init=False)
+
+    def __post_init__(self) -> None:
+        self._signing = Signing(self.pipeline)
 
     def handle(self, request: ToSigner, answer: Answer, *, alone: bool = False) -> None:
         """Start a request; `answer` is called once with the reply's payload, perhaps before this returns.
@@ -90,7 +81,7 @@ class Requests:
             alone: no other request arrived together with this one.
         """
         arrived = time.perf_counter_ns()
-        quick = alone and isinstance(request, SignDigest) and request.keygrip in self._quick
+        quick = alone and isinstance(request, SignDigest | SealState) and self._signing.is_quick(request.keygrip)
         try:
             self.pipeline.submit(Job(request.id, lambda: self._draft(request, arrived), answer), quick=quick)
         except PipelineFullError as error:
@@ -107,8 +98,8 @@ class Requests:
     def _draft(self, request: ToSigner, arrived: int) -> Draft:  # noqa: PLR0911  one return for each request
         """Do a request's work, in a worker thread. `TO_SIGNER` decodes nothing but these."""
         match request:
-            case SignDigest():
-                return self._sign(request, arrived)
+            case SignDigest() | SealState():
+                return self._signing.draft(request, self.keyring, arrived)
             case Record():
                 return _record(request, self.keyring.facts)
             case Issue():
@@ -124,47 +115,6 @@ class Requests:
                 return self._checkpoint(request.id)
             case Status():
                 return Draft(functools.partial(self._status, request.id, self._trouble()))
-
-    def _sign(self, request: SignDigest, arrived: int) -> Draft:
-        facts = self.keyring.facts.get(request.keygrip)
-        try:
-            signature = self._signature(request, facts)
-        except RefusedError as error:
-            return _not_signed(request, facts, Outcome.REFUSED, error)
-        except LogUnavailableError:
-            raise
-        except BackendError as error:
-            return _not_signed(request, facts, Outcome.FAILED, error)
-        duration_us = (time.perf_counter_ns() - arrived) // 1000
-        entry = _entry(request, facts, Outcome.SIGNED, made=(signature_sha256(signature), duration_us))
-        return Draft(functools.partial(self._signed, request.id, signature), entry)
-
-    def _signature(self, request: SignDigest, facts: KeyFacts | None) -> Signature:
-        """Make a signature and check it; it must not leave before its record is on disk.
-
-        Raises:
-            RefusedError: the keys file does not allow it; no key was touched.
-            BackendError: the backend made none, or a wrong one.
-            LogUnavailableError: its record could not be written.
-        """
-        facts = _allowed(request, facts, datetime.now(UTC))
-        self.pipeline.check_log()
-        began = time.perf_counter_ns()
-        signature = self.keyring.backend.sign(request.keygrip, request.digest)
-        try:
-            check(facts.public_key, request.digest, signature)
-        except BackendError as error:
-            logger.error("a signature was wrong and stays here, key=%s: %s", facts.name, error)  # noqa: TRY400  no bug
-            raise WrongSignatureError(str(error)) from error
-        # Measured, so that no device and no large key is ever taken for quick twice.
-        (self._quick.add if time.perf_counter_ns() - began < QUICK_NS else self._quick.discard)(request.keygrip)
-        return signature
-
-    def _signed(self, id_: int, signature: Signature, head: Head | None) -> FromSigner:
-        if head is None:  # cannot be: the log leaves out refusals and failures only
-            return NotDone(id_, FailureCode.INTERNAL, "the signature has no record", retryable=False)
-        self.signatures += 1
-        return DigestSigned(id_, signature, head)
 
     def _issue(self, request: Issue) -> Draft:
         entry = Entry("issue", Outcome.DONE, request.asserted, details=_issue_details(request))
@@ -221,52 +171,9 @@ class Requests:
         return ""
 
     def _status(self, id_: int, trouble: str, _: Head | None) -> FromSigner:
-        return StatusReport(id_, not trouble, trouble, len(self.keyring.facts), self.signatures, self.pipeline.head)
-
-
-def _entry(
-    request: SignDigest,
-    facts: KeyFacts | None,
-    outcome: Outcome,
-    reason: str = "",
-    made: tuple[bytes | None, int | None] = (None, None),  # signature_sha256 and duration_us
-) -> Entry:
-    return Entry(
-        "sign",
-        outcome,
-        request.asserted,
-        reason=reason,
-        request=request.request,
-        key=None if facts is None else facts.name,
-        fingerprint=None if facts is None else facts.fingerprint,
-        keygrip=request.keygrip,
-        digest=request.digest,
-        signature_sha256=made[0],
-        duration_us=made[1],
-    )
-
-
-def _allowed(request: SignDigest, facts: KeyFacts | None, now: datetime) -> KeyFacts:
-    """The key, if the keys file lets it sign this."""
-    if facts is None:
-        raise RefusedError("key_unknown", "no key of the keys file has this keygrip")
-    if facts.seal_only:
-        raise RefusedError("forbidden", "the keys file allows this key to seal only, not to sign digests")
-    if request.digest.algorithm not in facts.hash_algorithms:
-        raise RefusedError("hash_forbidden", f"the keys file does not allow {request.digest.algorithm.name} here")
-    if facts.expires is not None and facts.expires <= now:
-        raise RefusedError("key_expired", f"the key expired on {facts.expires:%Y-%m-%d}")
-    return facts
-
-
-def _not_signed(request: SignDigest, facts: KeyFacts | None, outcome: Outcome, error: BlindOracleError) -> Draft:
-    reason = str(error)[:1024]
-    retryable = isinstance(error, BackendError) and not isinstance(error, KeyUnavailableError)
-    code = FailureCode.BACKEND if retryable else FailureCode.KEY_UNAVAILABLE
-    if isinstance(error, WrongSignatureError):
-        code = FailureCode.BAD_SIGNATURE
-    reply = NotDone(request.id, code, reason, retryable)
-    return Draft(lambda _: reply, _entry(request, facts, outcome, reason), durable=False)
+        return StatusReport(
+            id_, not trouble, trouble, len(self.keyring.facts), self._signing.signatures, self.pipeline.head
+        )
 
 
 def _record(request: Record, facts: Mapping[Keygrip, KeyFacts]) -> Draft:

@@ -7,8 +7,9 @@ from agentproxy.oracle.caller import Caller
 from agentproxy.oracle.policy import KeyRule, Policy, RunnerRule
 from agentproxy.protocol.digests import Digest, HashAlgorithm
 from agentproxy.protocol.fields import Head, KeyFacts
+from agentproxy.protocol.hashstates import HashState
 from agentproxy.protocol.keys import Curve, EccPublicKey, Fingerprint, PublicKey, RsaPublicKey
-from agentproxy.protocol.messages import Sign
+from agentproxy.protocol.messages import Seal, Sign
 from agentproxy.protocol.signatures import RsaSignature
 
 NOW = datetime(2026, 11, 22, 10, 0, 0, tzinfo=UTC)
@@ -73,6 +74,18 @@ def sign(
         remaining_ms=remaining_ms,
         distribution=distribution,
     )
+
+
+def seal(
+    number: int = 1,
+    key: KeyFacts = MODERN,
+    *,
+    algorithm: HashAlgorithm = HashAlgorithm.SHA256,
+    distribution: str | None = None,
+    text: str | None = None,
+) -> Seal:
+    state = HashState.initial(algorithm).updated((text or f"package {number}").encode())
+    return Seal(f"{number:032x}", key.keygrip, state, 30_000, distribution)
 
 
 def head(sequence: int = 1) -> Head:

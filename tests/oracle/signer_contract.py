@@ -4,18 +4,22 @@ A test module imports the functions below and gives a fixture `signer_socket` (t
 serves at least one key for SHA-256) and a fixture `is_good` (checks a signature with a public key).
 """
 
+import hashlib
 from collections.abc import Callable
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
 import trio
 
 from agentproxy.oracle.signerlink import SignerError, connect
-from agentproxy.protocol.digests import Digest
+from agentproxy.protocol.digests import Digest, HashAlgorithm
 from agentproxy.protocol.fields import Asserted, Head
 from agentproxy.protocol.frames import encode_frame
+from agentproxy.protocol.hashstates import HashState
 from agentproxy.protocol.keys import Keygrip, PublicKey
 from agentproxy.protocol.messages import FailureCode
+from agentproxy.protocol.seal_messages import SealState, StateSealed
 from agentproxy.protocol.signatures import Signature
 from agentproxy.protocol.signer_messages import (
     CompareHead,
@@ -76,6 +80,26 @@ async def test_each_of_many_requests_in_flight_gets_its_own_good_signature(signe
         is_good(keys.keys[0].public_key, digest(str(number)), answer.signature)
         sequences.add(answer.head.sequence)
     assert len(sequences) == 50
+
+
+@pytest.mark.parametrize("content", [b"", b"<repomd/>\n" * 100])
+async def test_a_hash_state_becomes_a_signature_over_the_document_made_now(
+    signer_socket: Path, is_good: Check, content: bytes
+) -> None:
+    hashed = HashState.initial(HashAlgorithm.SHA512).updated(content)
+    before = datetime.now(UTC).replace(microsecond=0)
+    with trio.fail_after(SECONDS):
+        async with connect(signer_socket) as link:
+            keys = await link.request(ListKeys(link.next_id()))
+            assert isinstance(keys, Keys)
+            facts = keys.keys[0]
+            answer = await link.request(SealState(link.next_id(), f"{1:032x}", facts.keygrip, hashed, ASSERTED))
+    assert isinstance(answer, StateSealed)
+    seal = answer.seal
+    assert seal.fingerprint == facts.fingerprint
+    assert before <= seal.created <= datetime.now(UTC)
+    assert seal.digest.value == hashlib.sha512(content + seal.trailer).digest()
+    is_good(facts.public_key, seal.digest, seal.signature)
 
 
 async def test_a_key_that_it_does_not_have_is_unavailable_for_good(signer_socket: Path) -> None:

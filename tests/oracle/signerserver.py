@@ -14,6 +14,8 @@ from agentproxy.protocol.errors import RemoteProtocolError
 from agentproxy.protocol.fields import Head, KeyFacts
 from agentproxy.protocol.keys import Curve, EccPublicKey
 from agentproxy.protocol.messages import FailureCode
+from agentproxy.protocol.openpgp import DocumentSignature, algorithm_of, trailer
+from agentproxy.protocol.seal_messages import SealState, StateSealed
 from agentproxy.protocol.signatures import EddsaSignature
 from agentproxy.protocol.signer_messages import (
     CREDENTIAL_OPERATIONS,
@@ -85,7 +87,7 @@ class FakeSigner:
                 while True:
                     for payload in await framed.receive():
                         message = TO_SIGNER.decode(payload)
-                        if isinstance(message, SignDigest):
+                        if isinstance(message, SignDigest | SealState):
                             self.waiting += 1
                             await self.held.wait()
                             self.waiting -= 1
@@ -118,6 +120,8 @@ class FakeSigner:
                 return self._compare(message)
             case SignDigest():
                 return self._sign(message)
+            case SealState():
+                return self._seal(message)
 
     def _list(self, message: ListCredentialRecords) -> FromSigner:
         if message.after > self._sequence:
@@ -133,6 +137,17 @@ class FakeSigner:
         self.signed.append(message)
         raw = _PRIVATE.sign(message.digest.value)
         return DigestSigned(message.id, EddsaSignature(raw[:32], raw[32:]), self._head())
+
+    def _seal(self, message: SealState) -> FromSigner:
+        """Finished for good, so that whoever takes the answer can check it."""
+        if message.keygrip != ED25519.keygrip:
+            return NotDone(message.id, FailureCode.KEY_UNAVAILABLE, "no such key", retryable=False)
+        now = datetime.now(UTC).replace(microsecond=0)
+        end = trailer(algorithm_of(ED25519.public_key), message.state.algorithm, ED25519.fingerprint, now)
+        digest = message.state.finished(end)
+        raw = _PRIVATE.sign(digest.value)
+        seal = DocumentSignature(ED25519.fingerprint, now, digest, EddsaSignature(raw[:32], raw[32:]))
+        return StateSealed(message.id, seal, self._head())
 
     def _compare(self, message: CompareHead) -> FromSigner:
         wanted = message.head

@@ -6,10 +6,12 @@ from agentproxy.oracle.policy import Policy, RunnerRule
 from agentproxy.oracle.refusals import MOST_A_MINUTE
 from agentproxy.oracle.requests import KEPT_SECONDS, MOST_KEPT, Requests
 from agentproxy.oracle.signing import SigningService
+from agentproxy.protocol.digests import HashAlgorithm
 from agentproxy.protocol.errors import BackendError, LimitedError, RefusedError
-from agentproxy.protocol.messages import Sign, Signed
+from agentproxy.protocol.messages import Sealed, Sign, Signed
+from agentproxy.protocol.seal_messages import SealState
 from tests.oracle.fakesigner import FakeSource
-from tests.oracle.samples import LEGACY, MODERN, SERVED, SMALL, caller, head, policy, sign, signature
+from tests.oracle.samples import LEGACY, MODERN, SEALED, SERVED, SMALL, caller, head, policy, seal, sign, signature
 
 
 def service(rules: Policy | None = None) -> tuple[SigningService, FakeSource]:
@@ -60,6 +62,64 @@ async def test_a_refusal_is_recorded_and_touches_no_key(request_: Sign, code: st
     assert record.reason.startswith(code)
     assert (record.request, record.keygrip, record.durable) == (request_.id, request_.keygrip, False)
     assert record.asserted.runner == "build-01"
+
+
+async def test_a_seal_goes_the_same_way_and_a_seal_only_key_takes_nothing_else() -> None:
+    made, signer = service()
+    results: list[Sealed] = []
+
+    async def ask() -> None:
+        results.append(await made.seal(caller(), seal(7, SEALED)))
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(ask)
+        await trio.testing.wait_all_tasks_blocked()
+        signer.answer_all()
+    (asked,) = signer.asked
+    assert isinstance(asked, SealState)
+    assert (asked.state, asked.request, asked.asserted.runner) == (seal(7).state, f"{7:032x}", "build-01")
+    assert results[0].seal.digest == seal(7).state.finished()
+    with pytest.raises(RefusedError) as refused:
+        await made.sign(caller(), sign(8, SEALED))
+    assert refused.value.code == "forbidden"
+    assert signer.asked == [asked]
+
+
+async def test_seals_stand_under_the_same_policy_limits_and_records() -> None:
+    made, signer = service(policy(**{"build-01": RunnerRule(("modern", "small"), rate=1, burst=1)}))
+    for request, code in [
+        (seal(1, SEALED), "forbidden"),
+        (seal(2, SMALL, algorithm=HashAlgorithm.SHA512, distribution="el10-x"), "hash_forbidden"),
+        (seal(3, SMALL), "distribution_missing"),
+    ]:
+        with pytest.raises(RefusedError) as refused:
+            await made.seal(caller(), request)
+        assert refused.value.code == code
+    assert [(record.operation, record.digest) for record in signer.records] == [("seal", None)] * 3
+    answers: list[object] = []
+    made.submit(caller(), seal(4), answers.append)
+    with pytest.raises(LimitedError):
+        await made.sign(caller(), sign(5))
+    assert len(signer.asked) == 1
+
+
+async def test_an_id_of_a_seal_stands_for_its_state_alone() -> None:
+    made, signer = service()
+    answers: list[object] = []
+    made.submit(caller(), seal(1), answers.append)
+    made.submit(caller(), seal(1), answers.append)  # a repeat joins
+    assert len(signer.asked) == 1
+    others = (seal(1, text="another"), seal(1, LEGACY, distribution="el7-x"), seal(1, distribution="el9-x"), sign(1))
+    for other in others:
+        refused: list[object] = []
+        made.submit(caller(), other, refused.append)
+        assert isinstance(refused[0], RefusedError)
+        assert refused[0].code == "id_reused"
+    signer.answer_all()
+    assert len(answers) == 2
+    assert answers[0] == answers[1]
+    assert await made.seal(caller(), seal(1)) == answers[0]
+    assert len(signer.asked) == 1
 
 
 async def test_a_key_that_the_signer_no_longer_serves_is_unknown() -> None:

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from agentproxy.protocol.digests import Digest, HashAlgorithm
 from agentproxy.protocol.errors import LocalProtocolError, RemoteProtocolError
 from agentproxy.protocol.fields import MAX_CLAIM, Asserted, Claims, Head, KeyFacts
+from agentproxy.protocol.hashstates import HashState
 from agentproxy.protocol.keys import Curve, EccPublicKey, Fingerprint, Keygrip, RsaPublicKey
 from agentproxy.protocol.messages import (
     FROM_ORACLE,
@@ -31,6 +32,8 @@ from agentproxy.protocol.messages import (
     Refused,
     Rejected,
     RejectionCode,
+    Seal,
+    Sealed,
     SelectedKey,
     SelectKey,
     ServedKey,
@@ -38,7 +41,9 @@ from agentproxy.protocol.messages import (
     Signed,
     Welcome,
 )
-from agentproxy.protocol.signatures import EcdsaSignature, EddsaSignature, RsaSignature
+from agentproxy.protocol.openpgp import DocumentSignature
+from agentproxy.protocol.seal_messages import SealState, StateSealed
+from agentproxy.protocol.signatures import DsaSignature, EcdsaSignature, EddsaSignature, RsaSignature
 from agentproxy.protocol.signer_messages import (
     FROM_SIGNER,
     TO_SIGNER,
@@ -64,6 +69,16 @@ ID = "0123456789abcdef" * 2
 NOON = datetime(2026, 11, 22, 12, 0, 0, 5, tzinfo=UTC)
 HEAD = Head("node-1", 7, b"\x07" * 32)
 DIGEST = Digest(HashAlgorithm.SHA256, b"\x11" * 32)
+STATE = HashState.initial(HashAlgorithm.SHA512).updated(b"x" * 200)
+SEALS = [
+    DocumentSignature(Fingerprint(b"\x01" * 20), datetime(2026, 11, 22, tzinfo=UTC), DIGEST, signature)
+    for signature in (
+        RsaSignature(b"\x81" * 512),
+        DsaSignature(b"\x01", b"\x02"),
+        EcdsaSignature(b"\x01", b"\x02"),
+        EddsaSignature(bytes(32), bytes(32)),
+    )
+]
 GRIP = Keygrip(b"\xab" * 20)
 CLAIMS = Claims(
     1000, "ci", 42, ("gpg --detach-sign", "rpmsign --addsign x"), "/x.rpm", "x-0:1-1.noarch", {"job": "7"}, ("el9",)
@@ -95,6 +110,8 @@ RELAY_MESSAGES: list[FromRelay] = [
     Hello(1, "bo_secret", "blind-oracle 0.1.0"),
     Sign(ID, GRIP, DIGEST, 30_000),
     Sign(ID, GRIP, DIGEST, 0, "el9", CLAIMS),
+    Seal(ID, GRIP, STATE, 30_000),
+    Seal(ID, GRIP, STATE, 0, "el9", CLAIMS),
     FetchCertificate(ID, Fingerprint(b"\x01" * 20)),
     SelectKey(ID, "el10-x86_64"),
     SelectKey(ID, "el7-x86_64", "legacy"),
@@ -108,6 +125,7 @@ ORACLE_MESSAGES: list[FromOracle] = [
     Signed(ID, RsaSignature(b"\x81" * 512), HEAD),
     Signed(ID, EcdsaSignature(b"\x01", b"\x02"), HEAD),
     Signed(ID, EddsaSignature(bytes(57), bytes(57)), HEAD),
+    *(Sealed(ID, seal, HEAD) for seal in SEALS),
     *(Refused(ID, code, "a reason", 1500) for code in RefusalCode),
     *(Failed(ID, code, retryable=True) for code in FailureCode),
     Certificate(ID, 1, 2, b"\x99\x00"),
@@ -122,6 +140,7 @@ SIGNER_REQUESTS: list[ToSigner] = [
     ListKeys(1),
     SignDigest(2, ID, GRIP, DIGEST, ASSERTED),
     SignDigest(2, ID, GRIP, DIGEST, Asserted()),
+    SealState(2, ID, GRIP, STATE, ASSERTED),
     Record(
         3, "sign", Outcome.REFUSED, "rate_limited: 10 a minute", ASSERTED, ID, GRIP, DIGEST, {"a": "b"}, durable=False
     ),
@@ -132,6 +151,7 @@ SIGNER_REQUESTS: list[ToSigner] = [
 SIGNER_ANSWERS: list[FromSigner] = [
     Keys(1, "node-1", (facts(ED25519), facts(RSA)), HEAD),
     DigestSigned(2, RsaSignature(b"\x01"), HEAD),
+    *(StateSealed(2, seal, HEAD) for seal in SEALS),
     Recorded(3, HEAD),
     Issued(4, "PEM", "PEM", "PEM", b"\x05" * 32, NOON),
     StatusReport(5, operational=False, reason="audit log: no space", keys=2, signatures=9),
@@ -292,7 +312,7 @@ def test_messages_travel_in_their_own_direction_only() -> None:
 
 def test_secrets_do_not_show_in_a_representation() -> None:
     assert "bo_secret" not in repr(RELAY_MESSAGES[0])
-    assert "private_key" not in repr(SIGNER_ANSWERS[3])
+    assert "private_key" not in repr(next(answer for answer in SIGNER_ANSWERS if isinstance(answer, Issued)))
 
 
 TIMES = [

@@ -208,7 +208,7 @@ async def test_without_a_writable_log_no_key_is_touched(tmp_path: Path) -> None:
 async def test_a_lone_quick_signature_is_made_at_once_and_recorded(tmp_path: Path) -> None:
     with _desk(tmp_path) as desk:
         # Known from an earlier signature; made here, one would leave its thread busy for a moment after its answer.
-        desk.requests._quick.add(desk.grip)
+        desk.requests._signing._quick.add(desk.grip)
         answers: list[FromSigner] = []
         request = sign_request(1, desk.grip, 1)
         desk.requests.handle(request, lambda payload: answers.append(FROM_SIGNER.decode(payload)), alone=True)
@@ -220,13 +220,13 @@ async def test_a_lone_quick_signature_is_made_at_once_and_recorded(tmp_path: Pat
 async def test_a_signature_shows_whether_its_key_is_quick(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with _desk(tmp_path) as desk:
         for limit, is_quick in ((10**12, True), (0, False)):  # whatever else this machine does
-            monkeypatch.setattr("agentproxy.signer.requests.QUICK_NS", limit)
+            monkeypatch.setattr("agentproxy.signer.signing.QUICK_NS", limit)
             await desk.sign()
-            assert (desk.grip in desk.requests._quick) is is_quick
+            assert (desk.grip in desk.requests._signing._quick) is is_quick
 
 
 async def test_a_slow_key_does_not_stop_the_event_loop(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("agentproxy.signer.requests.QUICK_NS", 0)
+    monkeypatch.setattr("agentproxy.signer.signing.QUICK_NS", 0)
     with _desk(tmp_path) as desk:
         await desk.sign(1)
         desk.backend.gate.clear()

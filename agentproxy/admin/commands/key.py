@@ -7,7 +7,6 @@ from pathlib import Path
 import click
 from rich.console import Console
 
-from agentproxy.admin.armor import armored
 from agentproxy.admin.importing import MAX_EXPORT, ImportedKey, KeyImport
 from agentproxy.admin.intake import take_key
 from agentproxy.admin.keylisting import KeyRow, KeyUse, key_row, key_rows, key_use, key_warnings
@@ -18,6 +17,7 @@ from agentproxy.admin.servedkeys import served_keys
 from agentproxy.oracle.config import OracleConfig
 from agentproxy.oracle.policy import Deny, Policy
 from agentproxy.oracle.selection import select_key
+from agentproxy.protocol.armor import armored
 from agentproxy.protocol.errors import ConfigError, RemoteProtocolError
 from agentproxy.protocol.fields import check_name
 from agentproxy.protocol.keys import Fingerprint

@@ -1,0 +1,142 @@
+"""OpenPGP signatures over documents, version 4, from their numbers: what is hashed, the packet, its armor.
+
+Nothing but time and issuer goes into a signature, and only its signer chooses them; so a packet follows from few
+values, and those travel instead of it. Source: RFC 9580, 4.2.1 (packets), 5.2.3 (version 4), 5.2.4 (what is hashed) and
+9.1 (numbers of algorithms).
+"""
+
+from dataclasses import dataclass
+from datetime import datetime
+
+from agentproxy.protocol.armor import armored
+from agentproxy.protocol.digests import Digest, HashAlgorithm
+from agentproxy.protocol.errors import RemoteProtocolError
+from agentproxy.protocol.keys import Curve, DsaPublicKey, Fingerprint, PublicKey, RsaPublicKey
+from agentproxy.protocol.signatures import DsaSignature, EcdsaSignature, RsaSignature, Signature
+
+__all__ = ["DocumentSignature", "algorithm_of", "trailer"]
+
+BINARY_DOCUMENT = 0x00  # 5.2.1.1: the only type that is made here
+_RSA, _DSA, _ECDSA, _EDDSA = 1, 17, 19, 22
+_SIGNATURE_PACKET = 0xC2  # tag 2 in the present format
+_CREATED, _ISSUER, _ISSUER_FINGERPRINT = 2, 16, 33  # types of subpackets (5.2.3.7)
+
+
+def algorithm_of(key: PublicKey) -> int:
+    """OpenPGP's number of the algorithm of a key's signatures.
+
+    Raises:
+        RemoteProtocolError: an Ed448 key, for which GnuPG makes keys of another version only.
+    """
+    if isinstance(key, RsaPublicKey):
+        return _RSA
+    if isinstance(key, DsaPublicKey):
+        return _DSA
+    if key.curve is Curve.ED448:
+        raise RemoteProtocolError("there are no version 4 signatures with Ed448")
+    return _EDDSA if key.curve is Curve.ED25519 else _ECDSA
+
+
+def trailer(algorithm: int, hash_algorithm: HashAlgorithm, fingerprint: Fingerprint, created: datetime) -> bytes:
+    """What is hashed behind the document: the signature's own beginning, and its length.
+
+    Args:
+        algorithm: of the key, as `algorithm_of` gives it.
+        hash_algorithm: of the signature.
+        fingerprint: the issuer's; 20 bytes.
+        created: the signature's time; fractions of a second are dropped.
+
+    Raises:
+        RemoteProtocolError: the issuer is no version 4 key, or the time does not fit.
+    """
+    head = _head(algorithm, hash_algorithm, fingerprint, created)
+    return head + b"\x04\xff" + len(head).to_bytes(4, "big")
+
+
+def _head(algorithm: int, hash_algorithm: HashAlgorithm, fingerprint: Fingerprint, created: datetime) -> bytes:
+    if len(fingerprint.value) != 20:
+        raise RemoteProtocolError("version 4 signatures are for version 4 keys")
+    seconds = int(created.timestamp())
+    if not 0 < seconds < 1 << 32:
+        raise RemoteProtocolError("an OpenPGP time lies between 1970 and 2106")
+    hashed = _subpacket(_ISSUER_FINGERPRINT, b"\x04" + fingerprint.value)
+    hashed += _subpacket(_CREATED, seconds.to_bytes(4, "big"))
+    return bytes([4, BINARY_DOCUMENT, algorithm, hash_algorithm]) + len(hashed).to_bytes(2, "big") + hashed
+
+
+def _subpacket(kind: int, body: bytes) -> bytes:
+    return bytes([1 + len(body), kind]) + body
+
+
+def _mpi(number: bytes) -> bytes:
+    octets = number.lstrip(b"\x00")
+    return int.from_bytes(octets, "big").bit_length().to_bytes(2, "big") + octets
+
+
+@dataclass(frozen=True, slots=True)
+class DocumentSignature:
+    """A detached signature over a binary document.
+
+    Raises:
+        RemoteProtocolError: parts that no version 4 signature can have.
+    """
+
+    fingerprint: Fingerprint  # of the key that signed: a version 4 key
+    created: datetime  # whole seconds
+    digest: Digest  # of the document with `trailer` behind it
+    signature: Signature
+
+    def __post_init__(self) -> None:
+        if self.created.microsecond:
+            raise RemoteProtocolError("created: OpenPGP counts whole seconds")
+        _ = self.trailer
+
+    @property
+    def key_id(self) -> str:
+        """16 upper-case hex digits."""
+        return self.fingerprint.key_id
+
+    @property
+    def trailer(self) -> bytes:
+        """What was hashed behind the document."""
+        return trailer(self._algorithm, self.digest.algorithm, self.fingerprint, self.created)
+
+    @property
+    def packet(self) -> bytes:
+        """The signature as RPM headers and detached signature files hold it, binary."""
+        head = _head(self._algorithm, self.digest.algorithm, self.fingerprint, self.created)
+        unhashed = _subpacket(_ISSUER, bytes.fromhex(self.key_id))
+        body = head + len(unhashed).to_bytes(2, "big") + unhashed + self.digest.value[:2]
+        body += b"".join(_mpi(number) for number in self._numbers)
+        return bytes([_SIGNATURE_PACKET]) + _length(len(body)) + body
+
+    @property
+    def armored(self) -> str:
+        """The packet as text, as in an .asc file."""
+        return armored(self.packet, "SIGNATURE").decode("ascii")
+
+    @property
+    def _algorithm(self) -> int:
+        match self.signature:
+            case RsaSignature():
+                return _RSA
+            case DsaSignature():
+                return _DSA
+            case EcdsaSignature():
+                return _ECDSA
+        if len(self.signature.r) != Curve.ED25519.field_size:
+            raise RemoteProtocolError("there are no version 4 signatures with Ed448")
+        return _EDDSA
+
+    @property
+    def _numbers(self) -> tuple[bytes, ...]:
+        if isinstance(self.signature, RsaSignature):
+            return (self.signature.s,)
+        return (self.signature.r, self.signature.s)
+
+
+def _length(size: int) -> bytes:
+    """The length of a packet's body in the present format (4.2.1.1, 4.2.1.2); ours have less than 8384 bytes."""
+    if size < 192:
+        return bytes([size])
+    return (size - 192 + 0xC000).to_bytes(2, "big")
