@@ -13,6 +13,7 @@ from agentproxy.protocol.fields import Head
 from agentproxy.protocol.messages import PROTOCOL_VERSION, Hello
 from agentproxy.runtime.files import read_private
 from agentproxy.runtime.tls import client_context, handshake
+from agentproxy.runtime.tlsstream import TlsStream
 from relay.config import OracleAddress, RelayConfig
 from relay.credentials import CredentialSet
 from relay.link import LinkLostError, oracle_words
@@ -69,7 +70,7 @@ class Dialer:
         try:
             with trio.fail_after(CONNECT_SECONDS):
                 tcp = await trio.open_tcp_stream(oracle.host, oracle.port)
-                stream = trio.SSLStream(tcp, context, server_hostname=oracle.server_name)
+                stream = TlsStream(tcp, context, server_hostname=oracle.server_name)
                 await handshake(stream)
         except trio.TooSlowError:
             raise LinkLostError(f"no connection within {CONNECT_SECONDS:.0f} s") from None

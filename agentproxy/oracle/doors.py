@@ -11,6 +11,7 @@ from agentproxy.oracle.stream import RelayStream
 from agentproxy.protocol.errors import RemoteProtocolError
 from agentproxy.runtime.streams import FramedStream
 from agentproxy.runtime.tls import handshake
+from agentproxy.runtime.tlsstream import TlsStream
 
 __all__ = ["Doors"]
 
@@ -56,14 +57,14 @@ class Doors:
 
     async def _shake_hands(self, raw: trio.SocketStream) -> None:
         address = _address(raw)
-        stream = trio.SSLStream(raw, self._context, server_side=True)
+        stream = TlsStream(raw, self._context, server_side=True)
         try:
             await handshake(stream)
         except RemoteProtocolError as error:
             logger.info("no TLS, address=%s reason=%s", address, error)
             return
         framed = FramedStream(stream)
-        relay = RelayStream(self._reception, framed, stream.getpeercert(binary_form=True), address)
+        relay = RelayStream(self._reception, framed, stream.tls.getpeercert(binary_form=True), address)
         self._streams.add(relay)
         try:
             await relay.serve()

@@ -1,19 +1,25 @@
 """A stream of bytes as a stream of frames, made for many small messages in flight.
 
-What arrived together is handed over together, and what is ready to leave goes out in one write: under load the cost
-of a system call (and of a TLS record) is shared by all messages that are ready.
+What arrived together is handed over together. A lone message leaves before `send_soon` returns; what follows it
+closely goes out in one write: under load the cost of a system call (and of a TLS record) is shared by all messages
+that are ready.
 """
+
+import time
 
 import trio
 
 from agentproxy.protocol.errors import LocalProtocolError, RemoteProtocolError
 from agentproxy.protocol.frames import FrameReader, encode_frame
+from agentproxy.runtime.directstream import DirectStream
 from agentproxy.runtime.tls import explain
+from agentproxy.runtime.tlsstream import TlsStream
 
 __all__ = ["EndOfStream", "FramedStream"]
 
 MAX_UNSENT = 4 * 1024 * 1024  # bytes; some 6000 answers for a peer that does not read, then it is cut off
 WRITE_SECONDS = 20.0  # a peer that takes nothing for so long is gone, or holds our memory on purpose
+GATHER_SECONDS = 0.0002  # about as long as an event loop works on what arrived together
 CLOSE_SECONDS = 2.0  # TLS wants to say goodbye; a peer that does not listen must not keep us
 
 
@@ -29,9 +35,11 @@ class FramedStream:
     """
 
     def __init__(self, stream: trio.abc.Stream) -> None:
-        self._stream = stream
+        self._stream = DirectStream(stream) if isinstance(stream, trio.SocketStream) else stream
+        self._direct = self._stream if isinstance(self._stream, DirectStream | TlsStream) else None
         self._reader = FrameReader()
         self._unsent = bytearray()
+        self._last_write = 0.0  # seconds
         self._wake = trio.Event()
         self._ended = False
 
@@ -63,7 +71,7 @@ class FramedStream:
         return payloads
 
     def send_soon(self, payload: bytes) -> None:
-        """Put one payload (1 to MAX_PAYLOAD bytes) into the outgoing buffer; the sender's task writes it.
+        """Send one payload (1 to MAX_PAYLOAD bytes), at once or by the sender's task.
 
         Raises:
             LocalProtocolError: an impossible payload, or `end_soon` was called before.
@@ -74,8 +82,23 @@ class FramedStream:
         frame = encode_frame(payload)
         if len(self._unsent) + len(frame) > MAX_UNSENT:
             raise RemoteProtocolError("the peer does not read its answers")
+        if not self._unsent and self._write_now(frame):
+            return
         self._unsent += frame
         self._wake.set()
+
+    def _write_now(self, frame: bytes) -> bool:
+        """Write a lone frame; False leaves it to the sender, also when the stream is broken, which the sender tells."""
+        now = time.perf_counter()
+        if self._direct is None or self._direct.unsent or now - self._last_write < GATHER_SECONDS:
+            return False
+        self._last_write = now
+        try:
+            if not self._direct.send_now(frame):
+                self._wake.set()
+        except (trio.BrokenResourceError, trio.ClosedResourceError):
+            return False
+        return True
 
     def end_soon(self) -> None:
         """Let `run_sender` return once everything is written; further sending is an error."""
@@ -83,24 +106,29 @@ class FramedStream:
         self._wake.set()
 
     async def run_sender(self) -> None:
-        """Write what is ready until `end_soon`; one task per stream runs this.
+        """Write what `send_soon` could not until `end_soon`; one task per stream runs this.
 
         Raises:
             RemoteProtocolError: the stream broke, or the peer took nothing for WRITE_SECONDS.
         """
-        while self._unsent or not self._ended:
-            if not self._unsent:
+        while True:
+            if self._unsent or (self._direct is not None and self._direct.unsent):
+                ready, self._unsent = self._unsent, bytearray()
+                await self._write(ready)
+            elif self._ended:
+                return
+            else:
                 # Nobody can append between this test and the wait: there is no await between them.
                 self._wake = trio.Event()
                 await self._wake.wait()
-                continue
-            ready, self._unsent = self._unsent, bytearray()
-            await self._write(ready)
 
     async def _write(self, ready: bytearray) -> None:
+        self._last_write = time.perf_counter()
         try:
+            if self._direct is not None and self._direct.send_now(ready):
+                return
             with trio.fail_after(WRITE_SECONDS):
-                await self._stream.send_all(ready)
+                await (self._stream.send_all(ready) if self._direct is None else self._direct.flush())
         except trio.BrokenResourceError as error:
             raise RemoteProtocolError(explain(error)) from error
         except trio.TooSlowError as error:

@@ -12,6 +12,7 @@ from typing import NoReturn
 import trio
 
 from agentproxy.protocol.errors import ConfigError, RemoteProtocolError
+from agentproxy.runtime.tlsstream import TlsStream
 
 __all__ = ["certificate_sha256", "client_context", "explain", "handshake", "server_context"]
 
@@ -97,7 +98,7 @@ def _no_passphrase(key: Path) -> Callable[[], str]:
     return refuse
 
 
-async def handshake(stream: trio.SSLStream[trio.SocketStream]) -> None:
+async def handshake(stream: TlsStream) -> None:
     """Do the handshake of either side; a peer whose certificate we refuse is told why before the stream closes.
 
     Raises:
@@ -115,22 +116,18 @@ async def handshake(stream: trio.SSLStream[trio.SocketStream]) -> None:
     if failure is None:
         await trio.aclose_forcefully(stream)
         raise RemoteProtocolError(f"no TLS handshake within {HANDSHAKE_SECONDS:.0f} s")
-    await _send_alert(stream)
+    await _let_alert_arrive(stream)
     raise RemoteProtocolError(explain(failure)) from failure
 
 
-async def _send_alert(stream: trio.SSLStream[trio.SocketStream]) -> None:
-    # trio drops what OpenSSL wants to say about a failed handshake. Without it the peer sees only the end of the
-    # stream and cannot tell an unknown certificate from a crashed server.
-    alert: bytes = stream._outgoing.read()  # noqa: SLF001  there is no public way
-    transport = stream.transport_stream
+async def _let_alert_arrive(stream: TlsStream) -> None:
+    # Without the alert the peer could not tell an unknown certificate from a crashed server.
     try:
         with trio.move_on_after(ALERT_SECONDS):
-            await transport.send_all(alert)
-            await transport.send_eof()
+            await stream.transport.send_eof()
             # Closing with unread bytes would reset the connection, and the alert could be lost with it.
             for _ in range(ALERT_READS):
-                if not await transport.receive_some():
+                if not await stream.transport.receive_some():
                     break
     except trio.BrokenResourceError:
         pass  # the peer is gone; nobody is left to be told
@@ -138,13 +135,13 @@ async def _send_alert(stream: trio.SSLStream[trio.SocketStream]) -> None:
         await trio.aclose_forcefully(stream)
 
 
-def certificate_sha256(stream: trio.SSLStream[trio.SocketStream]) -> str:
+def certificate_sha256(stream: TlsStream) -> str:
     """SHA-256 of the peer's certificate (DER) in lower-case hex; after the handshake.
 
     Raises:
         RemoteProtocolError: the peer showed none.
     """
-    certificate: bytes | None = stream.getpeercert(binary_form=True)
+    certificate = stream.tls.getpeercert(binary_form=True)
     if not certificate:
         raise RemoteProtocolError("the peer showed no certificate")
     return hashlib.sha256(certificate).hexdigest()

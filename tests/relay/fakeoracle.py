@@ -29,6 +29,7 @@ from agentproxy.protocol.messages import (
 )
 from agentproxy.runtime.streams import EndOfStream, FramedStream
 from agentproxy.runtime.tls import handshake
+from agentproxy.runtime.tlsstream import TlsStream
 from agentproxy.signer.backend import Backend
 
 HEAD = Head("node-a", 7, bytes(range(32)))
@@ -86,7 +87,7 @@ class FakeOracle:
             stream.send_soon(FROM_ORACLE.encode(message))
 
     async def _connection(self, tcp: trio.SocketStream) -> None:
-        stream = trio.SSLStream(tcp, self._context, server_side=True)
+        stream = TlsStream(tcp, self._context, server_side=True)
         try:
             await handshake(stream)
         except RemoteProtocolError:

@@ -6,11 +6,13 @@ from pathlib import Path
 
 import pytest
 import trio
+import trio.testing
 import trustme
 
 from agentproxy.protocol.errors import ConfigError, RemoteProtocolError
 from agentproxy.runtime.streams import EndOfStream, FramedStream
 from agentproxy.runtime.tls import certificate_sha256, client_context, explain, handshake, server_context
+from agentproxy.runtime.tlsstream import TlsStream
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +57,7 @@ async def conversation(server: ssl.SSLContext, client: ssl.SSLContext, name: str
 
     async def answer(raw: trio.SocketStream) -> None:
         nonlocal seen
-        stream = trio.SSLStream(raw, server, server_side=True)
+        stream = TlsStream(raw, server, server_side=True)
         framed = FramedStream(stream)
         try:
             await handshake(stream)
@@ -75,7 +77,7 @@ async def conversation(server: ssl.SSLContext, client: ssl.SSLContext, name: str
             nursery.start_soon(trio.serve_listeners, answer, listeners)
             port = listeners[0].socket.getsockname()[1]
             raw = await trio.open_tcp_stream("127.0.0.1", port)
-            stream = trio.SSLStream(raw, client, server_hostname=name)
+            stream = TlsStream(raw, client, server_hostname=name)
             framed = FramedStream(stream)
             try:
                 await handshake(stream)
@@ -84,8 +86,10 @@ async def conversation(server: ssl.SSLContext, client: ssl.SSLContext, name: str
                 framed.end_soon()
                 await framed.run_sender()
                 assert await framed.receive() == [b"hello"]
-                assert stream.version() == "TLSv1.3"
-                assert not stream.session.has_ticket
+                assert stream.tls.version() == "TLSv1.3"
+                session = stream.tls.session
+                assert session is not None
+                assert not session.has_ticket
             finally:
                 with trio.fail_after(5, shield=True):
                     await framed.aclose()
@@ -192,9 +196,72 @@ async def test_a_peer_that_says_nothing_is_dropped(server: Files, autojump_clock
     [listener] = await trio.open_tcp_listeners(0, host="127.0.0.1")
     async with listener:
         silent = await trio.open_tcp_stream(*listener.socket.getsockname())
-        served = trio.SSLStream(await listener.accept(), context, server_side=True)
+        served = TlsStream(await listener.accept(), context, server_side=True)
         with pytest.raises(RemoteProtocolError, match="no TLS handshake within 10 s"):
             await handshake(served)
         with trio.fail_after(5):
             assert await silent.receive_some() == b""
         await silent.aclose()
+
+
+async def two_ends(server: Files, client: Files) -> tuple[TlsStream, TlsStream]:
+    """Server's and client's end of a connection that is up."""
+    contexts = (
+        server_context(server.certificate, server.key, client.authority),
+        client_context(server.authority, client.certificate, client.key),
+    )
+    [listener] = await trio.open_tcp_listeners(0, host="127.0.0.1")
+    async with listener:
+        theirs = TlsStream(
+            await trio.open_tcp_stream(*listener.socket.getsockname()), contexts[1], server_hostname="localhost"
+        )
+        ours = TlsStream(await listener.accept(), contexts[0], server_side=True)
+    with trio.fail_after(5):
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(ours.do_handshake)
+            nursery.start_soon(theirs.do_handshake)
+    return ours, theirs
+
+
+async def test_megabytes_cross_both_ways_at_once_while_nobody_hurries_to_read(server: Files, client: Files) -> None:
+    ours, theirs = await two_ends(server, client)
+    much = bytes(range(256)) * 16_384
+    received: dict[TlsStream, bytearray] = {ours: bytearray(), theirs: bytearray()}
+
+    async def read(stream: TlsStream) -> None:
+        while len(received[stream]) < len(much):
+            received[stream] += await stream.receive_some()
+
+    async with ours, theirs:
+        with trio.fail_after(20):
+            async with trio.open_nursery() as nursery:
+                for stream in (ours, theirs):
+                    nursery.start_soon(stream.send_all, much)
+                await trio.testing.wait_all_tasks_blocked()
+                for stream in (ours, theirs):
+                    nursery.start_soon(read, stream)
+    assert received == {ours: bytearray(much), theirs: bytearray(much)}
+
+
+async def test_a_goodbye_is_an_end_and_a_cut_connection_is_not(server: Files, client: Files) -> None:
+    ours, theirs = await two_ends(server, client)
+    ours.send_now(b"last words")
+    await ours.aclose()
+    assert await theirs.receive_some() == b"last words"
+    assert await theirs.receive_some() == b""
+    await theirs.aclose()
+    ours, theirs = await two_ends(server, client)
+    await ours.transport.aclose()  # without goodbye: anybody between us could do that
+    with pytest.raises(trio.BrokenResourceError):
+        await theirs.receive_some()
+    await theirs.aclose()
+
+
+async def test_bytes_that_are_not_tls_break_the_connection(server: Files, client: Files) -> None:
+    ours, theirs = await two_ends(server, client)
+    ours.transport.send_now(b"GET / HTTP/1.1\r\n\r\n")
+    with pytest.raises(trio.BrokenResourceError) as broken:
+        await theirs.receive_some()
+    assert "TLS" in explain(broken.value)
+    await ours.aclose()
+    await theirs.aclose()

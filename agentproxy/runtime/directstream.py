@@ -1,0 +1,112 @@
+"""A connected socket for many small messages: what is written leaves before the call returns.
+
+trio's own stream switches tasks around each operation, and a signature has a dozen of them: on a processor that has
+just woken up, each costs as much as the signature's arithmetic. Here reading waits once, and writing does not wait
+unless the kernel's buffer is full.
+"""
+
+import errno
+import os
+
+import trio
+
+__all__ = ["DirectStream"]
+
+RECEIVE_BYTES = 65_536
+
+
+class DirectStream(trio.abc.HalfCloseableStream):  # our one base class: wherever trio's streams go, this may go
+    """A socket's bytes, both ways; one task reads.
+
+    Args:
+        stream: whose socket it is; it stays the one that closes it.
+    """
+
+    def __init__(self, stream: trio.SocketStream) -> None:
+        self._stream = stream
+        self._unsent = bytearray()
+
+    @property
+    def unsent(self) -> int:
+        """Bytes that the kernel has not taken yet: `flush` waits for them."""
+        return len(self._unsent)
+
+    @property
+    def socket(self) -> trio.socket.SocketType:
+        """The socket, for its options and addresses."""
+        return self._stream.socket
+
+    async def receive_some(self, max_bytes: int | None = None) -> bytes:
+        """Wait for bytes, as trio's streams do; empty at the end."""
+        # Without a first attempt: mostly nothing is there yet, and asking the kernel twice costs more than waiting.
+        while True:
+            await trio.lowlevel.wait_readable(self._descriptor())
+            try:
+                return os.read(self._descriptor(), max_bytes or RECEIVE_BYTES)
+            except BlockingIOError:
+                continue
+            except OSError as error:
+                raise _broken(error) from error
+
+    def send_now(self, data: bytes | bytearray) -> bool:
+        """Write; False when a part is left, which goes out before everything later once somebody awaits `flush`.
+
+        Raises:
+            trio.BrokenResourceError: the other side is gone.
+        """
+        if self._unsent:
+            self._unsent += data
+            return False
+        sent = self._write(data)
+        if sent == len(data):
+            return True
+        self._unsent += data[sent:]
+        return False
+
+    async def flush(self) -> None:
+        """Wait until the kernel has taken everything; one task does.
+
+        Raises:
+            trio.BrokenResourceError: the other side is gone.
+        """
+        while self._unsent:
+            await trio.lowlevel.wait_writable(self._descriptor())
+            del self._unsent[: self._write(self._unsent)]
+
+    async def send_all(self, data: bytes | bytearray | memoryview) -> None:
+        """Write, and wait if need be, as trio's streams do."""
+        await trio.lowlevel.checkpoint()
+        if not self.send_now(bytes(data)):
+            await self.flush()
+
+    async def wait_send_all_might_not_block(self) -> None:
+        """Wait until the kernel takes something."""
+        await trio.lowlevel.wait_writable(self._descriptor())
+
+    async def send_eof(self) -> None:
+        """Tell the other side that nothing more will come."""
+        await self.flush()
+        await self._stream.send_eof()
+
+    async def aclose(self) -> None:
+        """Close the socket; whoever waits for it gets trio.ClosedResourceError."""
+        await self._stream.aclose()
+
+    def _descriptor(self) -> int:
+        # Asked for each time: the number of a socket that was closed may be another one's by now.
+        descriptor = self._stream.socket.fileno()
+        if descriptor < 0:
+            raise trio.ClosedResourceError("this socket was closed here")
+        return descriptor
+
+    def _write(self, data: bytes | bytearray) -> int:
+        try:
+            return os.write(self._descriptor(), data)
+        except BlockingIOError:
+            return 0
+        except OSError as error:
+            raise _broken(error) from error
+
+
+def _broken(error: OSError) -> trio.BrokenResourceError:
+    return trio.BrokenResourceError(f"the connection broke: {errno.errorcode.get(error.errno or 0, error.strerror)}")
