@@ -17,6 +17,7 @@ strace|strace|injects faults in tests
 faketime|faketime|lets clocks jump in tests
 shellcheck|shellcheck|checks our shell scripts
 socat|socat|speaks to sockets in tests
+systemd-analyze|systemd|checks our units
 pg_ctlcluster|postgresql|holds a registry that several oracles share, in tests
 "
 

@@ -55,6 +55,7 @@ def test_where_nothing_is_missing_nothing_happens(bare: Path, tmp_path: Path) ->
         "shellcheck",
         "socat",
         "pg_ctlcluster",
+        "systemd-analyze",
         "faketime",
     ]:
         (bare / name).symlink_to("/bin/true")
