@@ -92,6 +92,7 @@ async def serve(config: RelayConfig, task_status: trio.TaskStatus[Relay] = trio.
         async with trio.open_nursery() as nursery:
             nursery.start_soon(relay.client.run)
             nursery.start_soon(relay.heads.keep)
+            nursery.start_soon(relay.departures.run)
             most = room_for(config.max_connections)
             for listener, door in listeners:
                 serve_gpg = functools.partial(relay.serve_gpg, door=door)

@@ -52,30 +52,43 @@ class RequestLog:
 
     def __init__(self, length: int) -> None:
         self._entries: deque[RequestEntry] = deque(maxlen=length)
+        self._late: list[RequestEntry] = []
         self.counts: dict[Outcome, int] = dict.fromkeys(Outcome, 0)
 
     def add(self, entry: RequestEntry) -> None:
-        """Keep the entry and log it."""
+        """Keep the entry and log it; the line of a signature waits for `write_late`, or for the next line."""
         self._entries.append(entry)
         self.counts[entry.outcome] += 1
-        level = logging.INFO if entry.outcome in {Outcome.SIGNED, Outcome.ABANDONED} else logging.WARNING
-        logger.log(
-            level,
-            "%s, request=%s key=%s keygrip=%s hash=%s code=%s reason=%r duration_ms=%d socket=%s uid=%s pid=%s",
-            entry.outcome.value,
-            entry.id,
-            entry.key or "-",
-            entry.keygrip or "-",
-            entry.hash_algorithm or "-",
-            entry.code or "-",
-            entry.reason,
-            entry.duration_ms,
-            entry.socket or "-",
-            entry.uid,
-            entry.pid,
-        )
+        self._late.append(entry)
+        if entry.outcome is not Outcome.SIGNED:
+            self.write_late()
+
+    def write_late(self) -> None:
+        """Write the lines that were put off; called when gpg has its signature."""
+        late, self._late = self._late, []
+        for entry in late:
+            _log(entry)
 
     def last(self, count: int) -> Sequence[RequestEntry]:
         """The newest entries, newest first."""
         newest = list(self._entries)[-count:] if count > 0 else []
         return newest[::-1]
+
+
+def _log(entry: RequestEntry) -> None:
+    level = logging.INFO if entry.outcome in {Outcome.SIGNED, Outcome.ABANDONED} else logging.WARNING
+    logger.log(
+        level,
+        "%s, request=%s key=%s keygrip=%s hash=%s code=%s reason=%r duration_ms=%d socket=%s uid=%s pid=%s",
+        entry.outcome.value,
+        entry.id,
+        entry.key or "-",
+        entry.keygrip or "-",
+        entry.hash_algorithm or "-",
+        entry.code or "-",
+        entry.reason,
+        entry.duration_ms,
+        entry.socket or "-",
+        entry.uid,
+        entry.pid,
+    )

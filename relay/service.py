@@ -10,8 +10,9 @@ from agentproxy.protocol.messages import ServedKey
 from agentproxy.runtime.unixsocket import peer_of
 from relay.client import Client
 from relay.config import RelayConfig
-from relay.conversation import converse
+from relay.conversation import Conversation
 from relay.credentials import CredentialStore, credentials_directory
+from relay.departures import Departures
 from relay.dial import Dialer
 from relay.door import Door, Visitor, open_doors
 from relay.heads import Heads
@@ -47,6 +48,7 @@ class Relay:
         # Credentials that somebody else has put somewhere else are somebody else's to renew.
         renewable = store if config.token == store.current.token else None
         self.client = Client(config.oracles, Dialer(config, self.heads.all), self.keys.replace, self.heads, renewable)
+        self.departures = Departures()
         self.doors = open_doors(config)
         self._service = SigningService(self.client, self.keys, self.log, float(config.deadline_seconds))
         self._session_keys: dict[str, tuple[SessionKey, ...]] = {}  # by the socket's name
@@ -67,7 +69,8 @@ class Relay:
             return
         self.connections += 1
         try:
-            await converse(stream, functools.partial(self._new_session, door), self._service, visitor)
+            conversation = Conversation(stream, self._service, self.departures, visitor)
+            await conversation.run(functools.partial(self._new_session, door))
         finally:
             self.connections -= 1
 

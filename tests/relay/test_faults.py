@@ -240,6 +240,63 @@ async def test_gpg_that_goes_away_ends_its_wait_alone(runner: Runner) -> None:
     assert runner.oracle.connections == 1
 
 
+class Ear(logging.Handler):
+    """Hears one line."""
+
+    def __init__(self, words: str) -> None:
+        super().__init__()
+        self.words = words
+        self.heard = trio.Event()
+
+    def emit(self, record: logging.LogRecord) -> None:
+        if self.words in record.getMessage():
+            self.heard.set()
+
+
+async def test_gpg_that_goes_away_is_noticed_while_the_oracle_still_thinks(
+    runner: Runner, caplog: pytest.LogCaptureFixture
+) -> None:
+    started = trio.Event()
+
+    async def think(request: Sign) -> FromOracle | bytes | None:
+        started.set()
+        await trio.sleep_forever()
+        raise AssertionError("nobody wakes it")
+
+    runner.oracle.answer = think
+    ear = Ear("abandoned, ")
+    log = logging.getLogger("relay.requestlog")
+    log.addHandler(ear)
+    try:
+        with caplog.at_level("INFO"):
+            async with runner.both():
+                async with trio.open_nursery() as nursery:
+                    nursery.start_soon(runner.sign)
+                    await started.wait()
+                    nursery.cancel_scope.cancel()  # kills gpg
+                with trio.fail_after(20):  # the deadline of a request is longer
+                    await ear.heard.wait()
+    finally:
+        log.removeHandler(ear)
+
+
+async def test_a_client_that_sends_ahead_and_floods_while_it_waits_gets_its_answers_in_order(runner: Runner) -> None:
+    grip = str(runner.keys.facts["ed"].keygrip)
+    ahead = 50_000  # commands: more than we would keep for it
+    async with runner.both():
+        stream = await trio.open_unix_socket(runner.socket)
+        async with stream, trio.open_nursery() as nursery:
+            wanted = f"SIGKEY {grip}\nSETHASH 8 {'5A' * 32}\nPKSIGN\n".encode()
+            nursery.start_soon(stream.send_all, wanted + b"NOP\n" * ahead)
+            received = b""
+            with trio.fail_after(30):
+                while received.count(b"OK\n") < ahead + 3:
+                    received += await stream.receive_some()
+    _, signature, rest = received.partition(b"D (7:sig-val")
+    assert signature
+    assert rest.endswith(b"OK\n" * (ahead + 1))
+
+
 async def test_ten_thousand_resets_are_answered(runner: Runner) -> None:
     async with runner.both():
         stream = await trio.open_unix_socket(runner.socket)
