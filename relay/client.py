@@ -1,108 +1,57 @@
-"""The relay's client: keeps a connection to an oracle up, and asks over it.
+"""The relay's client: chooses among oracles, and asks the best one over connections that all gpg processes share.
 
-All gpg processes share one connection. When it dies, requests wait for the next one within their deadlines.
+When a connection dies or an oracle fails, its requests go to another, within their deadlines.
 """
 
 import logging
-import random
-from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass
-from datetime import UTC, datetime
-from typing import NoReturn, Protocol
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 
 import trio
 
-from agentproxy.protocol.digests import Digest
-from agentproxy.protocol.errors import ConfigError, RemoteProtocolError
-from agentproxy.protocol.fields import Claims, Head
-from agentproxy.protocol.hashstates import HashState
-from agentproxy.protocol.keys import Fingerprint, Keygrip
+from agentproxy.protocol.keys import Fingerprint
 from agentproxy.protocol.messages import (
     Credentials,
-    Drain,
     Failed,
+    FailureCode,
     FetchCertificate,
-    FromOracle,
-    KeysChanged,
-    Ping,
-    Pong,
     Refused,
-    Rejected,
+    RejectionCode,
     Seal,
     Sealed,
     ServedKey,
     Sign,
     Signed,
-    Welcome,
 )
+from relay.carrier import Answer, Carrier
+from relay.choice import order, wanted
 from relay.config import OracleAddress
-from relay.connectionstate import ConnectionState
+from relay.connectionstate import ConnectionState, OracleState
 from relay.credentials import CredentialStore
 from relay.lines import Dial, Lines
-from relay.link import Link, LinkLostError, RejectedError
-from relay.pending import Answer, DeadlineError, PendingRequests, Question, UnreachableError, new_request_id
+from relay.link import RejectedError
+from relay.pending import STALL_SECONDS, PendingRequests, Question, UnreachableError, new_request_id
+from relay.renewal import Renewal
+from relay.signrequests import SealRequest, SignRequest
+from relay.way import HeadKeeper, Way
 
-__all__ = ["Client", "DeadlineError", "SealRequest", "SignRequest", "UnreachableError"]
+__all__ = ["Client"]
 
 logger = logging.getLogger(__name__)
 
-# The first retry is quick, since most ends are restarts; then twice as long each time.
-FIRST_RETRY_SECONDS = 0.1
-# With nobody waiting, a thousand relays that lost their oracle must not hammer it when it comes back.
-IDLE_RETRY_SECONDS = 15.0
-# With a gpg waiting, several tries must fit into its deadline.
-BUSY_RETRY_SECONDS = 2.0
-# A connection that lives shorter does not end the back-off: an oracle that greets and dies is not well.
-STABLE_SECONDS = 5.0
 # While the signer behind the oracle restarts, on a busy host with keys to unlock for some seconds, no build shall
 # fail. Later tries are the caller's own business.
 FAILURE_RETRY_SECONDS = (0.25, 0.5, 1.0, 2.0)
-# More wrong than this, and certificates and tokens begin to fail for reasons that nobody understands.
-MAX_CLOCK_DIFFERENCE_SECONDS = 120
 CERTIFICATE_SECONDS = 10.0
 _ANOTHER = "the oracle answers another question than it was asked"
-
-
-@dataclass(frozen=True, slots=True)
-class SignRequest:
-    """What gpg wants signed, and what the relay knows about it."""
-
-    id: str
-    keygrip: Keygrip
-    digest: Digest
-    distribution: str | None = None
-    claims: Claims | None = None
-    socket: str | None = None  # the name of the one that gpg came by
-
-
-@dataclass(frozen=True, slots=True)
-class SealRequest:
-    """A document to be signed, by the state of its hash."""
-
-    id: str
-    keygrip: Keygrip
-    state: HashState
-    distribution: str | None = None
-    claims: Claims | None = None
-
-
-class HeadKeeper(Protocol):
-    """Who remembers the ends of audit logs; `relay.heads.Heads` does."""
-
-    def note(self, head: Head) -> None:
-        """An answer's head; answers may overtake each other."""
-
-    def welcomed(self, head: Head) -> None:
-        """A new connection's first head."""
 
 
 class Client:
     """Asks oracles to sign.
 
     Args:
-        oracles: tried in turn; the first that answers is kept.
+        oracles: the first that is well is asked; the next one's connection is kept warm.
         dial: opens connections.
-        keys_arrived: gets the keys of each `welcome` and `keys_changed`.
+        keys_arrived: gets the keys that the oracle in use serves, whenever they may be others.
         heads: gets each end of an oracle's audit log.
         store: where `dial` finds its credentials, when they can be replaced.
     """
@@ -115,63 +64,66 @@ class Client:
         heads: HeadKeeper,
         store: CredentialStore | None = None,
     ) -> None:
-        self._oracles = oracles
         self._keys_arrived = keys_arrived
-        self._heads = heads
-        self._pending = PendingRequests()
-        self._was_welcome = False
+        self._pending = PendingRequests(self._stalled)
+        self._ways = [Way(oracle, dial, self._pending, heads, self) for oracle in oracles]
+        self._by_address = {way.address: way for way in self._ways}
+        self._best: Way | None = None
+        self._renewal = Renewal(store, lambda: [way.lines for way in self._ways if way.carrier is not None])
         self._unreachable_since: float | None = trio.current_time()
-        self._lines = Lines(dial, store, self, self._pending.detach)
-        self.state = ConnectionState(connected=False, address=oracles[0].address, since=_now(), problem="not tried yet")
+        self._keys: tuple[ServedKey, ...] | None = None  # of the oracle in use
+        self._keys_due = trio.Event()
+        self._tasks: trio.Nursery | None = None
+        self._timers: set[float] = set()  # when `changed` will be called
+        self._has_twins = False
 
     async def sign(self, request: SignRequest, deadline_seconds: float) -> Signed | Refused | Failed:
-        """Ask for a signature, also across connections and restarts, until `deadline_seconds` have passed.
+        """Ask for a signature, also across oracles, connections and restarts, until `deadline_seconds` have passed.
 
         Raises:
             UnreachableError: no oracle was there in time.
             DeadlineError: an oracle was, and did not answer in time.
-            RejectedError: the oracle does not take this relay at all.
+            RejectedError: no oracle takes this relay at all.
         """
-        expires = trio.current_time() + deadline_seconds
-
-        def make() -> Sign:
-            left_ms = max(0, int((expires - trio.current_time()) * 1000))
-            return Sign(
-                request.id,
-                request.keygrip,
-                request.digest,
-                left_ms,
-                request.distribution,
-                request.claims,
-                request.socket,
-            )
-
-        answer = await self._ask(request.id, expires, make)
+        answer = await self._ask(_question(request, deadline_seconds))
         if not isinstance(answer, Signed | Refused | Failed):
             raise UnreachableError(_ANOTHER)
         return answer
 
     async def seal(self, request: SealRequest, deadline_seconds: float) -> Sealed | Refused | Failed:
         """Ask for an OpenPGP signature over a document; as `sign`."""
-        expires = trio.current_time() + deadline_seconds
-
-        def make() -> Seal:
-            left_ms = max(0, int((expires - trio.current_time()) * 1000))
-            return Seal(request.id, request.keygrip, request.state, left_ms, request.distribution, request.claims)
-
-        answer = await self._ask(request.id, expires, make)
+        answer = await self._ask(_question(request, deadline_seconds))
         if not isinstance(answer, Sealed | Refused | Failed):
             raise UnreachableError(_ANOTHER)
         return answer
 
-    async def _ask(self, request_id: str, expires: float, make: Callable[[], Question]) -> Answer:
-        """The last answer, after some more tries when the oracle failed and says that they may help."""
-        for pause in FAILURE_RETRY_SECONDS:
-            answer = await self._pending.ask(request_id, expires, make)
-            if not isinstance(answer, Failed) or not answer.retryable or trio.current_time() + pause >= expires:
+    async def _ask(self, question: Question) -> Answer:
+        """The last answer, after more tries when an oracle failed: at others, and later where that may help."""
+        pauses = iter(FAILURE_RETRY_SECONDS)
+        while True:
+            answer = await self._pending.ask(question)
+            if not isinstance(answer, Failed) or not await self._may_retry(question, answer, pauses):
                 return answer
-            await trio.sleep(pause)
-        return await self._pending.ask(request_id, expires, make)
+
+    async def _may_retry(self, question: Question, failure: Failed, pauses: Iterator[float]) -> bool:
+        """After a failure: whether to ask again, at once another oracle that has not failed it, else after a pause."""
+        if question.answered_by is not None:
+            question.avoid.add(question.answered_by.oracle)
+            if failure.code is FailureCode.NOT_OPERATIONAL and self._has_other(question):
+                self._by_address[question.answered_by.oracle].ail("the oracle is not operational")
+        question.may_pass = question.may_pass or failure.retryable
+        if self._has_other(question):
+            return True
+        pause = next(pauses, None)
+        if not question.may_pass or pause is None or trio.current_time() + pause >= question.expires:
+            return False
+        question.avoid.clear()
+        question.may_pass = False
+        await trio.sleep(pause)
+        return True
+
+    def _has_other(self, question: Question) -> bool:
+        return any(way.candidate().is_connected and way.address not in question.avoid for way in self._ways)
 
     async def certificate(self, fingerprint: Fingerprint) -> bytes:
         """The OpenPGP certificate, binary, that the key with this fingerprint stands in.
@@ -182,47 +134,117 @@ class Client:
         """
         request_id = new_request_id()
         expires = trio.current_time() + CERTIFICATE_SECONDS
-        answer = await self._pending.ask(request_id, expires, lambda: FetchCertificate(request_id, fingerprint))
+        question = Question(request_id, expires, lambda: FetchCertificate(request_id, fingerprint))
+        answer = await self._pending.ask(question)
         if not isinstance(answer, tuple):
             raise UnreachableError(f"the oracle gives no certificate for {fingerprint}")
         return b"".join(part.data for part in answer)
 
-    async def run(self) -> NoReturn:
-        """Keep a connection up until cancelled."""
-        tries = 0
+    async def run(self) -> None:
+        """Keep connections up until cancelled."""
+        async with trio.open_nursery() as nursery:
+            self._tasks = nursery
+            self.changed()
+            nursery.start_soon(self._follow_keys)
+            for way in self._ways:
+                nursery.start_soon(way.run)
+
+    async def _follow_keys(self) -> None:
         while True:
-            for oracle in self._oracles:
-                started, self._was_welcome = trio.current_time(), False
-                try:
-                    await self._lines.use(oracle)
-                except (LinkLostError, RejectedError, ConfigError) as error:
-                    self._lost(oracle, error)
-                if trio.current_time() - started >= STABLE_SECONDS and self._was_welcome:
-                    tries = 0
-            await self._pause(tries)
-            tries += 1
+            await self._keys_due.wait()
+            self._keys_due = trio.Event()
+            await self._keys_arrived(self._keys or ())
 
-    def _lost(self, oracle: OracleAddress, error: LinkLostError | RejectedError | ConfigError) -> None:
-        problem = str(error)
-        self._pending.lost(problem)
-        # The same problem once: an oracle that is away for a night must not fill the log.
-        level = logging.DEBUG if problem == self.state.problem else logging.WARNING
-        logger.log(level, "no connection to the oracle, address=%s reason=%s", oracle.address, problem)
-        if self._unreachable_since is None:
+    def changed(self) -> None:
+        """Choose anew where requests go (for the ways)."""
+        now = trio.current_time()
+        candidates = [way.candidate() for way in self._ways]
+        current = self._ways.index(self._best) if self._best is not None else None
+        chosen = [self._ways[place] for place in order(candidates, current, now)]
+        self._take(chosen[0] if chosen else None)
+        for way, is_wanted in zip(self._ways, wanted(candidates, now), strict=True):
+            way.want(wanted=is_wanted or way is self._best)
+            way.take_stand(is_best=way is self._best)
+        self._note_reach()
+        self._pending.prefer([way.carrier for way in chosen if way.carrier is not None])
+        for moment in {moment for way in self._ways for moment in way.moments() if moment > now} - self._timers:
+            self._timers.add(moment)
+            if self._tasks is not None:
+                self._tasks.start_soon(self._change_at, moment)
+
+    async def _change_at(self, moment: float) -> None:
+        await trio.sleep_until(moment)
+        self._timers.discard(moment)
+        self.changed()
+
+    def _take(self, best: Way | None) -> None:
+        if best is not None and best.keys is not self._keys:
+            self._keys = best.keys
+            self._keys_due.set()
+        if best is not None and best is not self._best and len(self._ways) > 1:
+            before = self._best.state if self._best is not None else None
+            logger.log(
+                logging.INFO if before is None or not before.problem else logging.WARNING,
+                "requests go to another oracle, node=%s address=%s before=%s reason=%r",
+                best.state.node, best.address, before.address if before else "-", before.problem if before else "",
+            )  # fmt: skip
+        self._best = best
+
+    def _note_reach(self) -> None:
+        nodes = [way.carrier.node for way in self._ways if way.carrier is not None]
+        if nodes:
+            self._unreachable_since = None
+        elif self._unreachable_since is None:
             self._unreachable_since = trio.current_time()
-        if self.state.connected or problem != self.state.problem:
-            self.state = ConnectionState(connected=False, address=oracle.address, since=_now(), problem=problem)
-        if isinstance(error, RejectedError):
-            self._pending.reject(error)
+        self._pending.problem = self._problem()
+        has_twins = len(set(nodes)) < len(nodes)
+        if has_twins and not self._has_twins:
+            logger.warning("two addresses lead to one oracle, or two oracles have one name, nodes=%s", ",".join(nodes))
+        self._has_twins = has_twins
 
-    async def _pause(self, tries: int) -> None:
-        # Jitter, so that many relays that lost one oracle together do not come back together.
-        factor = random.uniform(0.5, 1.0)  # noqa: S311  no secret
-        idle = min(FIRST_RETRY_SECONDS * 2.0 ** min(tries, 16), IDLE_RETRY_SECONDS) * factor
-        busy = min(idle, BUSY_RETRY_SECONDS * factor)
-        await trio.sleep(busy)
-        with trio.move_on_after(idle - busy):
-            await self._pending.wanted()
+    def _problem(self) -> str:
+        if len(self._ways) == 1:
+            return self._ways[0].state.problem
+        return "; ".join(f"{way.address}: {way.state.problem}" for way in self._ways if way.state.problem)
+
+    def _stalled(self, carrier: Carrier) -> None:
+        """A connection carries requests and no answers: give them to another oracle, too, if there is one."""
+        way = self._by_address[carrier.oracle]
+        if any(other.is_well for other in self._ways if other is not way):
+            way.ail(f"it has answered nothing for {STALL_SECONDS:.0f} s")
+            self._pending.move_on(carrier)
+
+    def was_rejected(self, rejection: RejectedError) -> None:
+        """Tell those who wait, unless another oracle may take this relay (for the ways)."""
+        if any(way.candidate().is_connected or way.candidate().is_untried for way in self._ways):
+            return
+        # One that is not operational may become so, and one that is away may come back: what counts is who is sure.
+        if rejection.code is not RejectionCode.NOT_OPERATIONAL or all(way.rejection is not None for way in self._ways):
+            self._pending.reject(rejection)
+
+    def renew_soon(self, credentials: Credentials, lines: Lines) -> None:
+        """Store and use new credentials (for the ways)."""
+        if self._tasks is not None:
+            self._tasks.start_soon(self._renewal.take, credentials, lines)
+
+    @property
+    def state(self) -> ConnectionState:
+        """Whether requests can be sent, and where they go."""
+        best = self._best
+        if best is not None:
+            return ConnectionState(connected=True, address=best.address, since=best.state.since, node=best.state.node)
+        first = self._ways[0].state
+        return ConnectionState(connected=False, address=first.address, since=first.since, problem=self._problem())
+
+    @property
+    def oracles(self) -> tuple[OracleState, ...]:
+        """How each oracle is, in the configuration's order."""
+        return tuple(way.state for way in self._ways)
+
+    @property
+    def moved(self) -> int:
+        """How many requests were sent to another node after the first."""
+        return self._pending.moved
 
     @property
     def waiting(self) -> int:
@@ -238,41 +260,11 @@ class Client:
         """Return as soon as no request waits for an answer."""
         await self._pending.idle()
 
-    def is_busy(self) -> bool:
-        """Whether somebody waits for an answer (for the link)."""
-        return len(self._pending) > 0
 
-    async def welcomed(self, link: Link, welcome: Welcome) -> None:
-        """Send what waits (for the link)."""
-        self._was_welcome, self._unreachable_since = True, None
-        address = self._lines.welcomed(link).address
-        self.state = ConnectionState(connected=True, address=address, since=_now(), node=welcome.node)
-        logger.info("connected, address=%s node=%s runner=%s", address, welcome.node, welcome.runner)
-        if welcome.head is not None:
-            self._heads.welcomed(welcome.head)
-        difference = abs((welcome.time - _now()).total_seconds())
-        if difference > MAX_CLOCK_DIFFERENCE_SECONDS:
-            logger.warning("this clock and the oracle's differ, seconds=%.0f", difference)
-        self._pending.attach(link, welcome.max_in_flight)
-        await self._keys_arrived(welcome.keys)
+def _question(request: SignRequest | SealRequest, deadline_seconds: float) -> Question:
+    expires = trio.current_time() + deadline_seconds
 
-    async def received(self, message: FromOracle) -> None:
-        """Handle what the oracle says (for the link)."""
-        match message:
-            case KeysChanged():
-                await self._keys_arrived(message.keys)
-            case Credentials():
-                self._lines.renew_soon(message)
-            case Drain():
-                self._pending.drain()
-            case Signed() | Sealed():
-                self._heads.note(message.head)
-                self._pending.settle(message)
-            case Welcome() | Rejected() | Ping() | Pong():
-                raise RemoteProtocolError("the link handles these")
-            case _:
-                self._pending.settle(message)
+    def make() -> Sign | Seal:
+        return request.message(max(0, int((expires - trio.current_time()) * 1000)))
 
-
-def _now() -> datetime:
-    return datetime.now(UTC)
+    return Question(request.id, expires, make, request.sent_to)

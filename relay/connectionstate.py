@@ -1,17 +1,40 @@
-"""How the way to the oracle is: the client keeps it, `status` shows it."""
+"""How the way to the oracles is: the client keeps it, `status` shows it."""
 
+import enum
 from dataclasses import dataclass
 from datetime import datetime
 
-__all__ = ["ConnectionState"]
+__all__ = ["ConnectionState", "OracleState", "Standing"]
 
 
 @dataclass(frozen=True, slots=True)
 class ConnectionState:
-    """How the way to the oracle is."""
+    """Whether requests can be sent, and where they go."""
 
     connected: bool
     address: str
     since: datetime
     node: str = ""
     problem: str = ""  # why not connected
+
+
+class Standing(enum.StrEnum):
+    """What an oracle is to this relay just now."""
+
+    BEST = "best"  # requests go there
+    WARM = "warm"  # connected, for when the best one fails
+    AILING = "ailing"  # connected, and asked only when no other is there, for a reason of its own
+    DRAINING = "draining"  # it goes away and finishes what it has
+    AWAY = "away"  # no connection, for a reason that is told
+    SPARE = "spare"  # not needed: two that come before it are well
+
+
+@dataclass(frozen=True, slots=True)
+class OracleState:
+    """One oracle of the configuration."""
+
+    address: str
+    standing: Standing
+    since: datetime  # when it came to that
+    node: str = ""  # what it called itself the last time
+    problem: str = ""  # why it is ailing or away

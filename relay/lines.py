@@ -3,26 +3,20 @@
 A renewal loses no request: the new connection is welcome before the old one ends, and that one brings its last answers.
 """
 
-import logging
-from collections.abc import Callable
 from typing import NoReturn, Protocol
 
 import trio
 
-from agentproxy.protocol.errors import ConfigError, LocalProtocolError
-from agentproxy.protocol.messages import Credentials, Hello, RejectionCode
+from agentproxy.protocol.errors import ConfigError
+from agentproxy.protocol.messages import Hello
 from relay.config import OracleAddress
-from relay.credentials import CredentialStore
 from relay.link import Link, LinkLostError, LinkOwner, RejectedError
 
 __all__ = ["Dial", "Lines"]
 
-logger = logging.getLogger(__name__)
-
-# Renewed credentials: how long the oracle may take to welcome them, which it records first; how often it is tried at
-# once (later, the next connection uses them anyway); and how long answers may still come over the old connection.
+# How long the oracle may take to welcome renewed credentials, which it records first, and how long answers may still
+# come over the old connection.
 SUCCESSION_SECONDS = 20.0
-SUCCESSION_RETRY_SECONDS = (1.0, 5.0, 30.0, 60.0)
 LEAVING_SECONDS = 60.0
 
 
@@ -49,36 +43,30 @@ class _Line:
 
 
 class Lines:
-    """Opens, replaces and ends connections.
+    """Opens, replaces and ends connections to one oracle.
 
     Args:
+        oracle: the other end.
         dial: opens them.
-        store: where `dial` finds its credentials, when they can be replaced.
         owner: gets what arrives over each.
-        detach: called at the end of each.
     """
 
-    def __init__(
-        self, dial: Dial, store: CredentialStore | None, owner: LinkOwner, detach: Callable[[Link], None]
-    ) -> None:
+    def __init__(self, oracle: OracleAddress, dial: Dial, owner: LinkOwner) -> None:
+        self._oracle = oracle
         self._dial = dial
-        self._store = store
         self._owner = owner
-        self._detach = detach
         self._line: _Line | None = None  # the one in use
-        self._oracle: OracleAddress | None = None  # its other end
         self._successor: _Line | None = None  # another, which is not welcome yet
         self._tasks: trio.Nursery | None = None
 
-    async def use(self, oracle: OracleAddress) -> NoReturn:
-        """Use one oracle until its last connection ends: a renewal puts another in the place of the first.
+    async def use(self) -> NoReturn:
+        """Use the oracle until the last connection ends: a renewal puts another in the place of the first.
 
         Raises:
             LinkLostError, RejectedError: why it ended, or never came up.
             ConfigError: the credentials cannot be read.
         """
-        stream = await self._dial.connect(oracle)
-        self._oracle = oracle
+        stream = await self._dial.connect(self._oracle)
         async with trio.open_nursery() as nursery:
             line = self._line = _Line(Link(stream, self._dial.hello(), self._owner))
             self._tasks = nursery
@@ -87,22 +75,15 @@ class Lines:
             while line is not self._line:
                 line = self._line
                 await line.ended.wait()
-            nursery.cancel_scope.cancel()  # a renewal on its way, and a replaced connection that has not ended yet
+            self._line = self._tasks = None
+            nursery.cancel_scope.cancel()  # a replaced connection that has not ended yet
         raise line.error
 
-    def welcomed(self, link: Link) -> OracleAddress:
-        """The oracle took us over `link`, which is the one in use from now on; which oracle that is."""
+    def welcomed(self, link: Link) -> None:
+        """The oracle took us over `link`, which is the one in use from now on."""
         if self._successor is not None and self._successor.link is link:
             self._line, self._successor = self._successor, None
             self._line.settled.set()
-        if self._oracle is None:
-            raise LocalProtocolError("a welcome without a connection")
-        return self._oracle
-
-    def renew_soon(self, credentials: Credentials) -> None:
-        """Store new credentials and connect with them, before the connection with the old ones ends."""
-        if self._tasks is not None:
-            self._tasks.start_soon(self._renew, credentials)
 
     async def _run_line(self, line: _Line) -> None:
         try:
@@ -110,43 +91,20 @@ class Lines:
         except (LinkLostError, RejectedError) as error:
             line.error = error
         finally:
-            self._detach(line.link)
             line.settled.set()
             line.ended.set()
 
-    async def _renew(self, credentials: Credentials) -> None:
-        if self._store is None:
-            logger.warning("the oracle sent new credentials, and relay.yaml names none that it could replace")
-            return
-        try:
-            before = await trio.to_thread.run_sync(self._store.replace, credentials)
-        except ConfigError as error:
-            logger.error("new credentials are not stored, the old ones stay: %s", error)  # noqa: TRY400  no bug
-            return
-        logger.info("new credentials stored, expires=%s", credentials.expires)
-        for pause in SUCCESSION_RETRY_SECONDS:
-            problem = await self._succeed()
-            if problem is None:
-                await trio.to_thread.run_sync(self._store.tidy)
-                return
-            logger.warning("no connection with the new credentials yet, reason=%s", problem)
-            if isinstance(problem, RejectedError) and problem.code is not RejectionCode.NOT_OPERATIONAL:
-                await trio.to_thread.run_sync(self._store.restore, before)
-                return
-            await trio.sleep(pause)
-        # The next connection, whenever that is made, uses them.
-
-    async def _succeed(self) -> LinkLostError | RejectedError | ConfigError | None:
-        """Put a new connection in the place of the present one; None when that worked."""
-        old, oracle = self._line, self._oracle
-        if old is None or oracle is None or self._tasks is None:
+    async def succeed(self) -> LinkLostError | RejectedError | ConfigError | None:
+        """Put a connection with the present credentials in the place of the one in use; None when that worked."""
+        old = self._line
+        if old is None or self._tasks is None:
             return LinkLostError("there is no connection to replace")
         try:
-            stream = await self._dial.connect(oracle)
+            stream = await self._dial.connect(self._oracle)
             line = _Line(Link(stream, self._dial.hello(), self._owner))
         except (LinkLostError, ConfigError) as error:
             return error
-        if old.ended.is_set():
+        if old.ended.is_set() or self._tasks is None:
             await trio.aclose_forcefully(stream)
             return LinkLostError("the present connection ended meanwhile")
         self._successor = line
@@ -157,7 +115,10 @@ class Lines:
             line.link.end("no welcome in time")
             await line.ended.wait()
             return line.error
+        self._tasks.start_soon(self._end_late, old)
+        return None
+
+    async def _end_late(self, old: _Line) -> None:
         with trio.move_on_after(LEAVING_SECONDS):
             await old.ended.wait()
         old.link.end("it was replaced, and its last answers did not come")
-        return None

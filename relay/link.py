@@ -88,8 +88,12 @@ class LinkOwner(Protocol):
         """The oracle took us: requests may be sent."""
         ...
 
-    async def received(self, message: FromOracle) -> None:
+    async def received(self, link: "Link", message: FromOracle) -> None:
         """A message that is not about the link itself."""
+        ...
+
+    def ended(self, link: "Link") -> None:
+        """Nothing more will come; whether `run` returns at once or says goodbye first."""
         ...
 
 
@@ -136,6 +140,7 @@ class Link:
                     nursery.start_soon(self._guard, self._watch)
                     nursery.start_soon(self._guard, self._converse)
         finally:
+            self._owner.ended(self)  # before the goodbye: requests shall not wait for it
             with trio.CancelScope(shield=True):  # bounded by FramedStream's CLOSE_SECONDS
                 await self._framed.aclose()
         # Cancelled from outside, the nursery raises Cancelled and this line is not reached.
@@ -189,7 +194,7 @@ class Link:
                 case Welcome():
                     raise RemoteProtocolError(f"{message.tag} comes once, as the answer to hello")
                 case _:
-                    await self._owner.received(message)
+                    await self._owner.received(self, message)
 
     async def _watch(self) -> None:
         """Ping a silent peer, and end the link when it stays silent."""

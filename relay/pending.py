@@ -1,34 +1,30 @@
 """The requests that wait for an answer, whatever becomes of the connections that carry them.
 
-A request stays in this table until its answer, its deadline or its caller's end. A new connection gets all of them
-again with the same ids, so the oracle joins each to what it already does for it.
+A request stays in this table until its answer, its deadline or its caller's end. When its connection ends or says
+nothing, it goes over another one with the same id, so an oracle joins it to what it already does for it.
 """
 
+import logging
 import secrets
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import trio
 
-from agentproxy.protocol.errors import BlindOracleError, RemoteProtocolError
-from agentproxy.protocol.messages import (
-    Certificate,
-    Failed,
-    FetchCertificate,
-    Refused,
-    Seal,
-    Sealed,
-    SelectedKey,
-    SelectKey,
-    Sign,
-    Signed,
-)
-from relay.link import Link, RejectedError
+from agentproxy.protocol.errors import BlindOracleError
+from agentproxy.protocol.messages import Failed
+from relay.carrier import Answer, Asked, Carrier, Reply
+from relay.link import RejectedError
 
 __all__ = ["Answer", "DeadlineError", "PendingRequests", "Question", "UnreachableError", "new_request_id"]
 
-Question = Sign | Seal | FetchCertificate | SelectKey
-Answer = Signed | Sealed | SelectedKey | Refused | Failed | tuple[Certificate, ...]
+logger = logging.getLogger(__name__)
+
+# How often a request that waits looks whether the others have left it room, and whether its oracle still answers.
+LOOK_SECONDS = 2.5
+# An oracle that has requests and answers none of them for so long hangs, whatever its pings say: it is longer than a
+# busy disk takes, and leaves the next oracle half of a short deadline. One that answers others is busy, not hung.
+STALL_SECONDS = 5.0
 
 
 class UnreachableError(BlindOracleError):
@@ -44,51 +40,80 @@ def new_request_id() -> str:
     return secrets.token_hex(16)
 
 
-# An oracle answers everything, at the latest when the time that we gave it has passed. What is overdue by more than
-# this it forgot: without this limit each such request would take a place in the window for ever.
-FORGOTTEN_SECONDS = 10.0
+class Question:
+    """One request, which may be asked again under its id after a failure.
 
+    Args:
+        expires: on trio's clock.
+        make: called at each sending: the remaining time differs.
+        sent_to: gets the name of each node that was sent it, in order.
 
-class _Request:
-    __slots__ = ("answer", "done", "expires", "id", "make", "parts", "rejection", "times_sent")
+    Attributes:
+        avoid: addresses of oracles that are asked only when there is no other.
+        answered_by: who gave the last answer.
+    """
 
-    def __init__(self, request_id: str, expires: float, make: Callable[[], Question]) -> None:
+    __slots__ = (
+        "answer", "answered_by", "avoid", "done", "expires", "id", "is_queued", "make", "may_pass", "rejection",
+        "sent_to", "was_lost",
+    )  # fmt: skip
+
+    def __init__(
+        self,
+        request_id: str,
+        expires: float,
+        make: Callable[[], Asked],
+        sent_to: list[str] | None = None,
+    ) -> None:
         self.id = request_id
         self.expires = expires
-        self.make = make  # called at each sending: the remaining time differs
+        self.make = make
+        self.sent_to = [] if sent_to is None else sent_to
+        self.avoid: set[str] = set()
         self.done = trio.Event()
         self.answer: Answer | None = None
+        self.answered_by: Carrier | None = None
         self.rejection: RejectedError | None = None
-        self.parts: list[Certificate] = []
-        self.times_sent = 0
+        self.is_queued = False
+        self.may_pass = False  # one of those that failed it said that a later try may help
+        self.was_lost = False  # a connection died under it
+
+    def begin(self) -> None:
+        """Forget the last answer."""
+        self.answer = self.answered_by = None
+        self.done = trio.Event()
 
 
 class PendingRequests:
-    """Sends what may be sent, and wakes whom an answer is for."""
+    """Sends what may be sent, and wakes whom an answer is for.
 
-    def __init__(self) -> None:
-        self._open: dict[str, _Request] = {}
-        self._unsent: deque[_Request] = deque()
-        # Until when each may take. Also those of callers that are gone: the oracle still works on them.
-        self._in_flight: dict[str, float] = {}
-        self._link: Link | None = None
-        self._problem = "no connection yet"
-        # A link that has been replaced, and the requests whose answers still come over it.
-        self._leaving: Link | None = None
-        self._staying: set[str] = set()
-        self._window = 0
-        self._draining = False
-        self._wanted = trio.Event()
+    Args:
+        stalled: called with a carrier that has requests and has answered none for STALL_SECONDS.
+
+    Attributes:
+        moved: how many requests were sent to another node after the first.
+        problem: why there is no connection, for those whose time is over.
+    """
+
+    def __init__(self, stalled: Callable[[Carrier], None] = lambda _: None) -> None:
+        self.moved = 0
+        self.problem = "no connection yet"
+        self._stalled = stalled
+        self._open: dict[str, Question] = {}
+        self._unsent: deque[Question] = deque()
+        self._carriers: list[Carrier] = []  # all that live
+        self._order: Sequence[Carrier] = ()  # those in use, best first
+        self._stuck = trio.Event()
         self._settled = trio.Event()
 
     def __len__(self) -> int:
         return len(self._open)
 
-    async def wanted(self) -> None:
-        """Return as soon as somebody waits for an answer."""
-        while not self._open:
-            self._wanted = trio.Event()
-            await self._wanted.wait()
+    async def stuck(self) -> None:
+        """Return as soon as somebody waits, and there is no oracle to ask."""
+        while not self._open or self._order:
+            self._stuck = trio.Event()
+            await self._stuck.wait()
 
     async def idle(self) -> None:
         """Return as soon as nobody waits for an answer."""
@@ -96,137 +121,151 @@ class PendingRequests:
             self._settled = trio.Event()
             await self._settled.wait()
 
-    async def ask(self, request_id: str, expires: float, make: Callable[[], Question]) -> Answer:
-        """The answer to `make()`, if it comes until `expires` (on trio's clock).
+    async def ask(self, question: Question) -> Answer:
+        """The answer, if it comes until the question expires.
 
         Raises:
             RejectedError: no oracle takes this relay.
             DeadlineError: an oracle had the request all the time and did not answer.
             UnreachableError: there was none, or connections died under the request.
         """
-        request = _Request(request_id, expires, make)
-        self._open[request_id] = request
-        self._unsent.append(request)
-        self._wanted.set()
+        question.begin()
+        self._open[question.id] = question
+        self._queue((question,))
+        self._stuck.set()
         self._pump()
         try:
-            await self._done(request)
+            await self._done(question)
         finally:
-            del self._open[request_id]
+            del self._open[question.id]
             self._settled.set()
-        if request.rejection is not None:
-            raise request.rejection
-        if request.answer is None:
-            raise self._too_late(request)
-        return request.answer
+        if question.rejection is not None:
+            raise question.rejection
+        if question.answer is None:
+            raise self._too_late(question)
+        return question.answer
 
-    async def _done(self, request: _Request) -> None:
-        with trio.move_on_at(request.expires):
-            while not request.done.is_set():
-                with trio.move_on_after(FORGOTTEN_SECONDS):
-                    await request.done.wait()
+    async def _done(self, question: Question) -> None:
+        with trio.move_on_at(question.expires):
+            while not question.done.is_set():
+                with trio.move_on_after(LOOK_SECONDS):
+                    await question.done.wait()
+                if question.done.is_set():
+                    return  # before anything else: it is the usual case
+                for carrier in tuple(self._carriers):
+                    if carrier.is_stalled(STALL_SECONDS):
+                        self._stalled(carrier)
                 self._pump()  # places that forgotten requests held may be free by now
 
-    def _too_late(self, request: _Request) -> DeadlineError | UnreachableError:
-        if request.times_sent == 1 and request.id in self._in_flight:
-            return DeadlineError("the oracle did not answer in time")
-        return UnreachableError(f"no oracle in reach: {self._problem or 'too many requests before this one'}")
+    def _too_late(self, question: Question) -> DeadlineError | UnreachableError:
+        if not any(question.id in carrier.in_flight for carrier in self._carriers):
+            return UnreachableError(f"no oracle in reach: {self.problem or 'too many requests before this one'}")
+        if question.was_lost:
+            return UnreachableError("the connection broke under the request, and its repeat was not answered in time")
+        return DeadlineError("the oracle did not answer in time")
 
-    def attach(self, link: Link, window: int) -> None:
-        """Send over `link` from now on, at most `window` requests in flight; begin with all that are open.
-
-        What is in flight over another link that still lives stays there; that one ends when it is answered.
-        """
-        if self._link is not None and self._link is not link:
-            self._leaving, self._staying = self._link, set(self._in_flight)
-        self._link = link
-        self._problem = ""
-        self._window = max(1, window)
-        self._draining = False
-        self._unsent = deque(request for request in self._open.values() if request.id not in self._staying)
-        self._end_if_left()
+    def prefer(self, order: Sequence[Carrier]) -> None:
+        """Send over these from now on, the first unless a request avoids it. What is in flight stays where it is."""
+        self._order = order
+        self._carriers += (carrier for carrier in order if carrier not in self._carriers)
+        if not order:
+            self._stuck.set()
         self._pump()
 
-    def lost(self, problem: str) -> None:
-        """There is no connection, because of `problem`."""
-        self._problem = problem
+    def lost(self, carrier: Carrier) -> None:
+        """A connection has ended; what was in flight over it goes over the next one."""
+        if carrier in self._carriers:
+            self._carriers.remove(carrier)
+        self._order = [other for other in self._order if other is not carrier]
+        for question in self._waiting_at(carrier):
+            question.was_lost = True
+            self._queue((question,), first=True)
 
-    def detach(self, link: Link) -> None:
-        """`link` is gone; what was in flight over it goes over the next one."""
-        if link is self._leaving:
-            lost, self._staying, self._leaving = self._staying, set(), None
-            for request_id in lost & self._open.keys():
-                self._open[request_id].parts.clear()
-                self._unsent.append(self._open[request_id])
-            for request_id in lost:
-                self._in_flight.pop(request_id, None)
+    def move_on(self, carrier: Carrier) -> None:
+        """Ask others, too, what is in flight over a connection that may hang; whoever answers first is heard."""
+        if self._order and self._order[0] is not carrier:
+            elsewhere = self._order[0]
+            waiting = self._waiting_at(carrier)
+            self._queue([one for one in waiting if one.id not in elsewhere.in_flight], first=True)
             self._pump()
-        elif link is self._link:
-            self._link = None
-            self._in_flight = {key: at for key, at in self._in_flight.items() if key in self._staying}
-            for request in self._open.values():
-                if request.id not in self._staying:
-                    request.parts.clear()
 
-    def drain(self) -> None:
-        """Send nothing more over this link, and end it once everything in flight is answered."""
-        self._draining = True
-        self._end_if_drained()
+    def retire(self, carrier: Carrier, farewell: str) -> None:
+        """Send nothing more over a connection, and end it once everything in flight is answered."""
+        carrier.is_open = False
+        carrier.farewell = farewell
+        carrier.end_if_done()
 
     def reject(self, rejection: RejectedError) -> None:
         """End every open request: waiting would not help."""
-        for request in self._open.values():
-            if request.answer is None:
-                request.rejection = rejection
-                request.done.set()
+        for question in self._open.values():
+            if question.answer is None:
+                question.rejection = rejection
+                question.done.set()
 
-    def settle(self, message: Signed | Sealed | SelectedKey | Refused | Failed | Certificate) -> None:
+    def settle(self, carrier: Carrier, message: Reply) -> None:
         """Give an answer to whom it is for; answers to those who are gone are dropped.
 
         Raises:
             RemoteProtocolError: parts of a certificate out of order.
         """
-        request = self._open.get(message.id)
-        if isinstance(message, Certificate):
-            if request is not None:
-                _collect(request, message)
-            if message.part < message.parts:
-                return
-        self._in_flight.pop(message.id, None)
-        if request is not None and not request.done.is_set():
-            request.answer = tuple(request.parts) if isinstance(message, Certificate) else message
-            request.done.set()
-        self._staying.discard(message.id)
-        self._end_if_left()
-        self._end_if_drained()
-        self._pump()
+        answer = carrier.take(message)
+        if answer is None:
+            return
+        question = self._open.get(message.id)
+        # A failure counts only from the last one that was asked: another may still sign.
+        if question is not None and not question.done.is_set() and not self._is_elsewhere(question, carrier, answer):
+            question.answer, question.answered_by = answer, carrier
+            question.done.set()
+        carrier.end_if_done()
+        if self._unsent:
+            self._pump()
 
-    def _end_if_left(self) -> None:
-        if self._leaving is not None and not self._staying:
-            leaving, self._leaving = self._leaving, None
-            leaving.end("a connection with renewed credentials has taken its place")
+    def _is_elsewhere(self, question: Question, carrier: Carrier, answer: Answer) -> bool:
+        return isinstance(answer, Failed) and (
+            question.is_queued
+            or any(question.id in other.in_flight for other in self._carriers if other is not carrier)
+        )
 
-    def _end_if_drained(self) -> None:
-        if self._draining and not self._in_flight and self._link is not None:
-            self._link.end("the oracle goes away for maintenance")
+    def _waiting_at(self, carrier: Carrier) -> list[Question]:
+        found = (self._open.get(request_id) for request_id in reversed(carrier.in_flight))
+        return [question for question in found if question is not None and not question.done.is_set()]
+
+    def _queue(self, questions: Sequence[Question], *, first: bool = False) -> None:
+        """Let questions be sent; those that waited longest come last in `questions` when they are to be first."""
+        for question in questions:
+            if not question.is_queued:
+                question.is_queued = True
+                (self._unsent.appendleft if first else self._unsent.append)(question)
 
     def _pump(self) -> None:
-        link = self._link
-        while link is not None and not self._draining and self._unsent and self._has_room():
-            request = self._unsent.popleft()
-            if request.id in self._open and not request.done.is_set():
-                self._in_flight[request.id] = request.expires
-                request.times_sent += 1
-                link.send(request.make())
+        while self._unsent:
+            question = self._unsent[0]
+            is_wanted = self._open.get(question.id) is question and not question.done.is_set()
+            carrier = self._carrier_for(question) if is_wanted else None
+            if is_wanted and (carrier is None or not carrier.has_room()):
+                return
+            self._unsent.popleft()
+            question.is_queued = False
+            if carrier is not None:
+                self._send(question, carrier)
 
-    def _has_room(self) -> bool:
-        if len(self._in_flight) >= self._window:
-            limit = trio.current_time() - FORGOTTEN_SECONDS
-            self._in_flight = {key: expires for key, expires in self._in_flight.items() if expires > limit}
-        return len(self._in_flight) < self._window
+    def _carrier_for(self, question: Question) -> Carrier | None:
+        chosen = None
+        for carrier in self._order:
+            if carrier.is_open:
+                if carrier.oracle not in question.avoid:
+                    return carrier
+                chosen = chosen or carrier
+        return chosen
 
-
-def _collect(request: _Request, part: Certificate) -> None:
-    if part.part != len(request.parts) + 1:
-        raise RemoteProtocolError("certificate: parts come in order")
-    request.parts.append(part)
+    def _send(self, question: Question, carrier: Carrier) -> None:
+        if question.sent_to and question.sent_to[-1] != carrier.node:
+            self.moved += 1
+            logger.info(
+                "request goes to another node, request=%s from=%s to=%s",
+                question.id,
+                question.sent_to[-1],
+                carrier.node,
+            )
+        question.sent_to.append(carrier.node)
+        carrier.send(question.id, question.expires, question.make())

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 
+from relay.connectionstate import OracleState
 from relay.requestlog import RequestEntry
 from relay.status import SocketReport, StatusReport
 
@@ -16,10 +17,13 @@ def status_lines(report: StatusReport) -> Iterator[str]:
         yield f"relay {report.runner}: connected to {way.node} at {way.address} since {since}"
     else:
         yield f"relay {report.runner}: NOT CONNECTED to {way.address} since {since}: {way.problem}"
+    if len(report.oracles) > 1:
+        yield from map(_oracle_line, report.oracles)
     yield f"  {report.software}, pid {report.pid}, {report.gpg_connections} gpg connected, {report.waiting} waiting"
     for socket in report.sockets:
         yield "  " + _socket_line(socket)
-    yield "  requests: " + ", ".join(f"{count} {outcome}" for outcome, count in report.counts.items())
+    moved = f", {report.moved} tried again with another oracle" if report.moved else ""
+    yield "  requests: " + ", ".join(f"{count} {outcome}" for outcome, count in report.counts.items()) + moved
     for key in report.keys:
         expires = f", expires {key.expires:%Y-%m-%d}" if key.expires else ""
         yield f"  key {key.name} ({key.algorithm}, {key.key_type}{expires}): {key.fingerprint} {key.user_id}"
@@ -27,6 +31,12 @@ def status_lines(report: StatusReport) -> Iterator[str]:
         yield "  no keys: the oracle's policy gives this runner none, or it was never reached"
     for entry in report.last:
         yield from _entry_lines(entry)
+
+
+def _oracle_line(oracle: OracleState) -> str:
+    node = f" ({oracle.node})" if oracle.node else ""
+    problem = f": {oracle.problem}" if oracle.problem else ""
+    return f"  oracle {oracle.address}{node} {oracle.standing.value} since {oracle.since:%Y-%m-%d %H:%M:%S}{problem}"
 
 
 def _socket_line(socket: SocketReport) -> str:
@@ -38,6 +48,8 @@ def _socket_line(socket: SocketReport) -> str:
 def _entry_lines(entry: RequestEntry) -> Iterator[str]:
     name = entry.key or entry.keygrip or "-"
     yield f"  {entry.time:%Y-%m-%d %H:%M:%S} {entry.outcome.value} {name} {entry.duration_ms} ms, request {entry.id}"
+    if len(entry.nodes) > 1:
+        yield f"      sent to {', then '.join(entry.nodes)}"
     if entry.reason:
         says = f" (gpg says: {entry.gpg_says})" if entry.gpg_says else ""
         yield f"      {entry.code}: {entry.reason}{says}"

@@ -41,6 +41,7 @@ class RequestEntry:
     uid: int | None = None
     pid: int | None = None
     socket: str = ""  # the name of the one that gpg came by
+    nodes: tuple[str, ...] = ()  # the oracles that had it, in order; several: it was tried again
 
 
 class RequestLog:
@@ -79,7 +80,7 @@ def _log(entry: RequestEntry) -> None:
     level = logging.INFO if entry.outcome in {Outcome.SIGNED, Outcome.ABANDONED} else logging.WARNING
     logger.log(
         level,
-        "%s, request=%s key=%s keygrip=%s hash=%s code=%s reason=%r duration_ms=%d socket=%s uid=%s pid=%s",
+        "%s, request=%s key=%s keygrip=%s hash=%s code=%s reason=%r duration_ms=%d nodes=%s socket=%s uid=%s pid=%s",
         entry.outcome.value,
         entry.id,
         entry.key or "-",
@@ -88,6 +89,7 @@ def _log(entry: RequestEntry) -> None:
         entry.code or "-",
         entry.reason,
         entry.duration_ms,
+        ",".join(entry.nodes) or "-",
         entry.socket or "-",
         entry.uid,
         entry.pid,

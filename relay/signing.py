@@ -12,13 +12,14 @@ from agentproxy.protocol.gpgerror import GpgError
 from agentproxy.protocol.messages import Failed, FailureCode, RefusalCode, Refused, RejectionCode
 from agentproxy.protocol.signatures import Signature
 from relay.caller import claims_of
-from relay.client import Client, DeadlineError, SignRequest, UnreachableError
+from relay.client import Client
 from relay.door import Visitor
 from relay.keylist import KeyList
 from relay.link import RejectedError
-from relay.pending import new_request_id
+from relay.pending import DeadlineError, UnreachableError, new_request_id
 from relay.requestlog import Outcome, RequestEntry, RequestLog
 from relay.session import SignNeeded
+from relay.signrequests import SignRequest
 from relay.verify import Verdict, verify
 
 __all__ = ["NotSignedError", "SigningService"]
@@ -81,18 +82,18 @@ class SigningService:
         Raises:
             NotSignedError: with the words for gpg and the reason for the log, which has it already.
         """
-        request_id = new_request_id()
+        request = _request(new_request_id(), need, visitor)
         started = time.perf_counter()
         try:
-            signature = await self._checked(need, _request(request_id, need, visitor))
+            signature = await self._checked(need, request)
         except NotSignedError as error:
-            self._note(need, visitor, request_id, started, error)
+            self._note(need, visitor, request, started, error)
             raise
         except trio.Cancelled:
             gone = NotSignedError(GpgError.CANCELED, Outcome.ABANDONED, "caller_gone", "gpg ended, or the relay stops")
-            self._note(need, visitor, request_id, started, gone)
+            self._note(need, visitor, request, started, gone)
             raise
-        self._note(need, visitor, request_id, started, None)
+        self._note(need, visitor, request, started, None)
         return signature
 
     async def _checked(self, need: SignNeeded, request: SignRequest) -> Signature:
@@ -126,13 +127,13 @@ class SigningService:
         return answer.signature
 
     def _note(
-        self, need: SignNeeded, visitor: Visitor, request_id: str, started: float, error: NotSignedError | None
+        self, need: SignNeeded, visitor: Visitor, request: SignRequest, started: float, error: NotSignedError | None
     ) -> None:
         key = self.keys.find(need.keygrip)
         self.log.add(
             RequestEntry(
                 time=datetime.now(UTC),
-                id=request_id,
+                id=request.id,
                 outcome=error.outcome if error else Outcome.SIGNED,
                 code=error.code if error else "",
                 reason=str(error) if error else "",
@@ -144,6 +145,7 @@ class SigningService:
                 uid=visitor.peer.uid,
                 pid=visitor.peer.pid,
                 socket=visitor.door.name,
+                nodes=tuple(request.sent_to),
             )
         )
 

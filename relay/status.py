@@ -5,7 +5,7 @@ from datetime import datetime
 
 from agentproxy.protocol.fields import Head
 from agentproxy.protocol.keys import Fingerprint, Keygrip
-from relay.connectionstate import ConnectionState
+from relay.connectionstate import ConnectionState, OracleState
 from relay.requestlog import RequestEntry
 
 __all__ = ["CertificateReport", "ControlError", "ControlRequest", "KeyReport", "SocketReport", "StatusReport"]
@@ -63,6 +63,8 @@ class StatusReport:
     gpg_connections: int
     waiting: int  # requests that wait for the oracle now
     counts: dict[str, int]  # requests since the start, by outcome
+    moved: int = 0  # requests since the start that were sent to another oracle after the first
+    oracles: tuple[OracleState, ...] = ()  # in the configuration's order
     keys: tuple[KeyReport, ...] = ()
     heads: tuple[Head, ...] = ()
     last: tuple[RequestEntry, ...] = ()

@@ -41,6 +41,8 @@ def _status(relay: Relay, request: ControlRequest) -> StatusReport:
         gpg_connections=relay.connections,
         waiting=relay.client.waiting,
         counts={outcome.value: count for outcome, count in relay.log.counts.items()},
+        moved=relay.client.moved,
+        oracles=relay.client.oracles,
         keys=tuple(map(_key_report, relay.keys.served)),
         heads=relay.heads.all(),
         last=tuple(relay.log.last(request.last)),

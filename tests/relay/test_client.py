@@ -31,10 +31,11 @@ from agentproxy.protocol.messages import (
 )
 from agentproxy.protocol.wire import parse_time
 from agentproxy.runtime.streams import FramedStream
-from relay.client import Client, DeadlineError, SignRequest, UnreachableError
+from relay.client import Client
 from relay.config import OracleAddress
 from relay.link import LinkLostError, RejectedError
-from relay.pending import new_request_id
+from relay.pending import DeadlineError, UnreachableError, new_request_id
+from relay.signrequests import SignRequest
 
 Script = Callable[[FramedStream], Awaitable[None]]
 WELCOME = Welcome(1, "a", "b1", "test", parse_time("2026-11-22T10:00:00.000000Z"), (), 8)
