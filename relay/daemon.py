@@ -3,29 +3,26 @@
 import functools
 import gc
 import logging
-import socket
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import trio
 
 from agentproxy.protocol.errors import ConfigError
 from agentproxy.runtime import logs, systemd
-from agentproxy.runtime.serve import accept_forever, room_for, serve_until_stopped
-from agentproxy.runtime.unixsocket import bind, check_inherited
-from relay.config import CONTROL_NAME, RelayConfig, load_config
+from agentproxy.runtime.lockfile import held
+from agentproxy.runtime.serve import Arrivals, Entrance, room_for, serve_until_stopped
+from relay.config import RelayConfig, load_config
 from relay.dial import Dialer
-from relay.door import Door
 from relay.service import Relay
+from relay.sockets import Sockets, open_sockets
 
 __all__ = ["run", "serve"]
 
 logger = logging.getLogger(__name__)
 
-# How long requests that are under way may take when the relay is told to stop.
-DRAIN_SECONDS = 5.0
-# What the oracle answered last must still reach gpg.
-LAST_REPLIES_SECONDS = 0.1
+# Conversations may go on for so long when the relay is told to stop; the unit's limit (TimeoutStopSec=) is 30 s.
+MAX_DRAIN_SECONDS = 25
 MAX_CONTROL_CONNECTIONS = 16
 
 
@@ -55,75 +52,82 @@ def _make_directories(config: RelayConfig) -> None:
 
 async def _until_signal(config: RelayConfig) -> None:
     stop = trio.Event()
-
-    async def serve_until_drained() -> None:
-        async with trio.open_nursery() as nursery:
-            relay = await nursery.start(serve, config)
-            systemd.notify(READY="1")
-            # What the imports left behind lives as long as we do: no need to look at it in each collection.
-            gc.collect()
-            gc.freeze()
-            await stop.wait()
-            await relay.client.idle()
-            await trio.sleep(LAST_REPLIES_SECONDS)
-            nursery.cancel_scope.cancel()
-
-    await serve_until_stopped(serve_until_drained, drain=stop.set, drain_seconds=DRAIN_SECONDS)
+    # Whatever gpg asked for is over by then, one way or the other.
+    drain_seconds = float(min(config.deadline_seconds, MAX_DRAIN_SECONDS))
+    await serve_until_stopped(
+        functools.partial(_serve_ready, config, stop), drain=stop.set, drain_seconds=drain_seconds
+    )
 
 
-async def serve(config: RelayConfig, task_status: trio.TaskStatus[Relay] = trio.TASK_STATUS_IGNORED) -> None:
-    """Serve until cancelled; started when all sockets listen.
+async def _serve_ready(config: RelayConfig, stop: trio.Event) -> None:
+    async with trio.open_nursery() as nursery:
+        relay = await nursery.start(serve, config, stop)
+        systemd.notify(READY="1", STATUS=_status(relay))
+        # What the imports left behind lives as long as we do: no need to look at it in each collection.
+        gc.collect()
+        gc.freeze()
+
+
+async def serve(
+    config: RelayConfig, stop: trio.Event | None = None, task_status: trio.TaskStatus[Relay] = trio.TASK_STATUS_IGNORED
+) -> None:
+    """Serve until `stop` and the end of the last conversation, until nobody came for long, or until cancelled.
+
+    Started when all sockets listen. systemd's sockets stay in its hands: who connects while we leave waits there.
 
     Raises:
         ConfigError: a socket cannot be bound, or another relay serves there.
     """
-    relay = Relay(config)
-    relay.load()
-    listeners, control = _listeners(config, relay.doors)
-
-    async def serve_control_stream(stream: trio.SocketStream) -> None:
-        # Most relays are never asked, and starting without these is quicker.
-        from relay.control import serve_control  # noqa: PLC0415
-        from relay.statusanswers import control_table  # noqa: PLC0415
-
-        await serve_control(stream, control_table(relay))
-
-    try:
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(relay.client.run)
-            nursery.start_soon(relay.heads.keep)
-            nursery.start_soon(relay.departures.run)
-            most = room_for(config.max_connections)
-            for listener, door in listeners:
-                serve_gpg = functools.partial(relay.serve_gpg, door=door)
-                nursery.start_soon(accept_forever, listener, serve_gpg, most)
-            nursery.start_soon(accept_forever, control, serve_control_stream, MAX_CONTROL_CONNECTIONS)
-            logger.info("serving, runner=%s sockets=%s", config.name, ",".join(door.name for _, door in listeners))
-            task_status.started(relay)
-    finally:
-        for listener in (*(listener for listener, _ in listeners), control):
-            listener.socket.close()
+    with held(config.state / "relay.lock", "relay"):
+        relay = Relay(config)
+        relay.load()
+        sockets = open_sockets(config, relay.doors)
+        try:
+            async with trio.open_nursery() as nursery:
+                status = functools.partial(keep_status, relay)
+                for task in (relay.client.run, relay.heads.keep, relay.departures.run, status):
+                    nursery.start_soon(task)
+                arrivals = Arrivals(_entrances(relay, sockets))
+                logger.info(
+                    "serving, runner=%s sockets=%s", config.name, ",".join(door.name for door, _ in sockets.gpg)
+                )
+                task_status.started(relay)
+                await arrivals.serve(trio.Event() if stop is None else stop, _idle_seconds(config, sockets))
+                systemd.notify(STOPPING="1")
+                nursery.cancel_scope.cancel()
+        finally:
+            sockets.close()
 
 
-def _listeners(
-    config: RelayConfig, doors: Sequence[Door]
-) -> tuple[list[tuple[trio.SocketListener, Door]], trio.SocketListener]:
-    """The sockets for gpg, systemd's if it passed any, and the control socket.
-
-    systemd's are known by FileDescriptorName=: `control`, or the name of one of `sockets` in relay.yaml.
-    """
-    passed = systemd.listeners({CONTROL_NAME, *(door.name for door in doors)}, {socket.AF_UNIX})
-    # The control socket first: it is what refuses a second relay with the same state.
-    control = passed[CONTROL_NAME][0] if CONTROL_NAME in passed else bind(config.control_socket, 0o660)
-    if not passed.keys() - {CONTROL_NAME}:
-        return [(bind(one.path, one.bits), door) for one, door in zip(config.sockets, doors, strict=True)], control
-    return [(listener, door) for door in doors for listener in _inherited(passed, door)], control
+def _entrances(relay: Relay, sockets: Sockets) -> Sequence[Entrance[trio.SocketStream]]:
+    room = room_for(relay.config.max_connections * len(sockets.gpg) + MAX_CONTROL_CONNECTIONS)
+    most = max(1, (room - MAX_CONTROL_CONNECTIONS) // max(1, len(sockets.gpg)))
+    entrances = [(one, functools.partial(relay.serve_gpg, door=door), most) for door, one in sockets.gpg]
+    return [*entrances, (sockets.control, functools.partial(_serve_control, relay), MAX_CONTROL_CONNECTIONS)]
 
 
-def _inherited(passed: Mapping[str, list[trio.SocketListener]], door: Door) -> list[trio.SocketListener]:
-    if door.name not in passed:
-        logger.warning("systemd did not pass this socket, nobody can use it, socket=%s path=%s", door.name, door.path)
-        return []
-    for listener in passed[door.name]:
-        check_inherited(listener, door.path)
-    return passed[door.name]
+async def _serve_control(relay: Relay, stream: trio.SocketStream) -> None:
+    # Most relays are never asked, and starting without these is quicker.
+    from relay.control import serve_control  # noqa: PLC0415
+    from relay.statusanswers import control_table  # noqa: PLC0415
+
+    await serve_control(stream, control_table(relay))
+
+
+def _idle_seconds(config: RelayConfig, sockets: Sockets) -> float | None:
+    if config.exit_when_idle_seconds is not None and not sockets.are_inherited:
+        logger.warning("exit_when_idle_seconds counts only when systemd holds the sockets; this relay stays")
+        return None
+    return config.exit_when_idle_seconds
+
+
+async def keep_status(relay: Relay) -> None:
+    """Let `systemctl status` show how the relay is."""
+    await systemd.keep_status(functools.partial(_status, relay))
+
+
+def _status(relay: Relay) -> str:
+    state = relay.client.state
+    way = f"connected to {state.node} at {state.address}" if state.connected else f"not connected: {state.problem}"
+    counts = ", ".join(f"{count} {outcome.value}" for outcome, count in relay.log.counts.items())
+    return f"{way}; {relay.connections} gpg now; {counts}"

@@ -18,6 +18,7 @@ faketime|faketime|lets clocks jump in tests
 shellcheck|shellcheck|checks our shell scripts
 socat|socat|speaks to sockets in tests
 systemd-analyze|systemd|checks our units
+systemd-socket-activate|systemd|starts daemons by their sockets in tests and the bench
 pg_ctlcluster|postgresql|holds a registry that several oracles share, in tests
 "
 

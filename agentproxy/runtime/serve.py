@@ -8,14 +8,14 @@ import errno
 import logging
 import resource
 import signal
-from collections.abc import AsyncIterator, Awaitable, Callable
-from typing import NoReturn, TypeVar
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from typing import Generic, NoReturn, TypeVar
 
 import trio
 
 from agentproxy.runtime import systemd
 
-__all__ = ["accept_forever", "room_for", "serve_until_stopped"]
+__all__ = ["Arrivals", "accept_forever", "room_for", "serve_until_stopped"]
 
 logger = logging.getLogger(__name__)
 
@@ -26,6 +26,7 @@ FULL_PAUSE_SECONDS = 0.1
 OWN_FILES = 64  # descriptors for everything that is no accepted connection: listeners, files, TLS to the oracle, pipes
 
 StreamT = TypeVar("StreamT", bound=trio.abc.AsyncResource)
+Entrance = tuple[trio.abc.Listener[StreamT], Callable[[StreamT], Awaitable[None]], int]
 
 
 def room_for(connections: int) -> int:
@@ -62,6 +63,7 @@ async def serve_until_stopped(
     """
     with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT, signal.SIGHUP) as signals:
         async with trio.open_nursery() as nursery:
+            nursery.start_soon(systemd.keep_watchdog)
             nursery.start_soon(_attend, signals, drain, drain_seconds, reload, nursery.cancel_scope)
             await serve()
             nursery.cancel_scope.cancel()
@@ -110,8 +112,74 @@ async def accept_forever(
     async with trio.open_nursery() as nursery:
         while True:
             await slots.acquire()
-            nursery.start_soon(_serve_one, await _accepted(listener), handle, slots)
+            nursery.start_soon(_serve_one, await _accepted(listener), handle, slots.release)
     raise AssertionError("an endless loop ended")
+
+
+class Arrivals(Generic[StreamT]):
+    """Connections of several listeners, from the first to the last that is finished.
+
+    When it ends, nobody has been turned away who could have been served: what it has accepted it finishes, and what
+    it has not accepted stays in the kernel's queue, for whoever listens there next.
+
+    Args:
+        entrances: listeners, each with what serves its connections and closes them, and with how many may be open at
+            once; further ones wait in the kernel's queue, so that a crowd at one of them does not close the others.
+    """
+
+    def __init__(self, entrances: Sequence[Entrance[StreamT]]) -> None:
+        self._entrances = [(one, handle, trio.Semaphore(most, max_value=most)) for one, handle, most in entrances]
+        self.open = 0
+        self._quiet_since = trio.current_time()
+
+    async def serve(self, stop: trio.Event, idle_seconds: float | None) -> None:
+        """Accept until `stop`, or until there was nobody for so long (None: however long), then finish."""
+        async with trio.open_nursery() as connections:
+            while not stop.is_set():
+                await self._accept(connections, stop, idle_seconds)
+                # Who came while we stopped to accept is served, and nobody shall wait in the queue meanwhile.
+                if not self.open:
+                    break
+
+    async def _accept(self, connections: trio.Nursery, stop: trio.Event, idle_seconds: float | None) -> None:
+        async with trio.open_nursery() as accepting:
+            for entrance in self._entrances:
+                accepting.start_soon(self._accept_at, *entrance, connections)
+            if idle_seconds is not None:
+                accepting.start_soon(self._end_when_idle, idle_seconds, accepting.cancel_scope)
+            await stop.wait()
+            accepting.cancel_scope.cancel()
+
+    async def _accept_at(
+        self,
+        listener: trio.abc.Listener[StreamT],
+        handle: Callable[[StreamT], Awaitable[None]],
+        slots: trio.Semaphore,
+        connections: trio.Nursery,
+    ) -> None:
+        def leave() -> None:
+            slots.release()
+            self.open -= 1
+            self._quiet_since = trio.current_time()
+
+        while True:
+            await slots.acquire()
+            try:
+                stream = await _accepted(listener)
+            except trio.Cancelled:
+                slots.release()
+                raise
+            # No await between accepting and counting: whoever has been accepted is known.
+            self.open += 1
+            connections.start_soon(_serve_one, stream, handle, leave)
+
+    async def _end_when_idle(self, idle_seconds: float, accepting: trio.CancelScope) -> None:
+        while True:
+            left = idle_seconds if self.open else self._quiet_since + idle_seconds - trio.current_time()
+            if left <= 0:
+                accepting.cancel()
+                return
+            await trio.sleep(left)
 
 
 async def _accepted(listener: trio.abc.Listener[StreamT]) -> StreamT:
@@ -125,11 +193,11 @@ async def _accepted(listener: trio.abc.Listener[StreamT]) -> StreamT:
         await trio.sleep(FULL_PAUSE_SECONDS)
 
 
-async def _serve_one(stream: StreamT, handle: Callable[[StreamT], Awaitable[None]], slots: trio.Semaphore) -> None:
+async def _serve_one(stream: StreamT, handle: Callable[[StreamT], Awaitable[None]], leave: Callable[[], None]) -> None:
     try:
         await handle(stream)
     except Exception:  # the one place around a whole connection
         logger.exception("a connection ended by an error of ours")
     finally:
-        slots.release()
+        leave()
         await trio.aclose_forcefully(stream)

@@ -1,20 +1,21 @@
 """What systemd hands to a service, and what a service tells it; both also work for any parent that does the same.
 
-Sources: sd_listen_fds(3), sd_notify(3). Children must not see these variables: `listen_fds` removes its own, and
-whoever starts a child leaves out NOTIFY_SOCKET (`VARIABLES` names all).
+Sources: sd_listen_fds(3), sd_notify(3), sd_watchdog_enabled(3). Children must not see these variables: `listen_fds`
+removes its own, and whoever starts a child leaves out the others (`VARIABLES` names all).
 """
 
 import os
 import socket
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 
 import trio
 
 from agentproxy.protocol.errors import ConfigError
 
-__all__ = ["VARIABLES", "listen_fds", "listeners", "notify"]
+__all__ = ["VARIABLES", "keep_status", "keep_watchdog", "listen_fds", "listeners", "notify"]
 
-VARIABLES = frozenset({"LISTEN_PID", "LISTEN_FDS", "LISTEN_FDNAMES", "NOTIFY_SOCKET"})
+VARIABLES = frozenset({"LISTEN_PID", "LISTEN_FDS", "LISTEN_FDNAMES", "NOTIFY_SOCKET", "WATCHDOG_PID", "WATCHDOG_USEC"})
+STATUS_SECONDS = 5.0  # how old STATUS= may be; who wants to know exactly asks the daemon itself
 _FIRST = 3  # SD_LISTEN_FDS_START
 _MOST = 64
 UNNAMED = "unknown"  # systemd's own word for a socket without FileDescriptorName=
@@ -105,3 +106,29 @@ def notify(**fields: str) -> None:
             sender.sendto(message.encode(), address)
         except OSError:
             return
+
+
+async def keep_watchdog() -> None:
+    """Tell systemd, twice in each WatchdogSec=, that the event loop turns; without a watchdog return at once.
+
+    Raises:
+        ConfigError: WATCHDOG_USEC is no number: nobody would feed the dog.
+    """
+    microseconds, pid = os.environ.get("WATCHDOG_USEC", ""), os.environ.get("WATCHDOG_PID", "")
+    if not microseconds or pid not in {"", str(os.getpid())}:
+        return
+    if not microseconds.isascii() or not microseconds.isdecimal() or int(microseconds) == 0:
+        raise ConfigError(f"WATCHDOG_USEC: expected microseconds, got {microseconds!r}")
+    while True:
+        notify(WATCHDOG="1")
+        await trio.sleep(int(microseconds) / 2e6)
+
+
+async def keep_status(describe: Callable[[], str]) -> None:
+    """Let `systemctl status` show what `describe` says, until cancelled; without NOTIFY_SOCKET return at once."""
+    told = ""
+    while "NOTIFY_SOCKET" in os.environ:
+        await trio.sleep(STATUS_SECONDS)  # what there is to say at the start goes out with READY=1
+        if (words := describe()) != told:
+            notify(STATUS=words)
+            told = words

@@ -11,7 +11,7 @@ import pytest
 import trio
 import trio.testing
 
-from agentproxy.runtime.serve import FULL_PAUSE_SECONDS, accept_forever, room_for, serve_until_stopped
+from agentproxy.runtime.serve import FULL_PAUSE_SECONDS, Arrivals, accept_forever, room_for, serve_until_stopped
 from agentproxy.runtime.unixsocket import bind
 
 
@@ -185,6 +185,79 @@ async def test_running_out_of_descriptors_is_waited_out(autojump_clock: trio.tes
         nursery.cancel_scope.cancel()
     assert trio.current_time() - began == pytest.approx(2 * FULL_PAUSE_SECONDS)
     other.close()
+
+
+async def greet(stream: trio.SocketStream) -> None:
+    """Serve a client until it hangs up."""
+    await stream.send_all(b"hello")
+    await stream.receive_some()
+
+
+async def test_what_came_before_the_stop_is_finished_and_what_comes_after_waits_for_the_next(path: Path) -> None:
+    stop = trio.Event()
+    with trio.fail_after(5):
+        async with bind(path, 0o600) as listener, trio.open_nursery() as nursery:
+            nursery.start_soon(Arrivals([(listener, greet, 10)]).serve, stop, None)
+            before = await trio.open_unix_socket(str(path))
+            assert await before.receive_some() == b"hello"
+            stop.set()
+            await trio.testing.wait_all_tasks_blocked()
+            after = await trio.open_unix_socket(str(path))
+            await trio.testing.wait_all_tasks_blocked()
+            await before.aclose()
+            await trio.testing.wait_all_tasks_blocked()
+            async with after, trio.open_nursery() as second:
+                second.start_soon(Arrivals([(listener, greet, 10)]).serve, trio.Event(), None)
+                assert await after.receive_some() == b"hello"
+                second.cancel_scope.cancel()
+
+
+async def test_it_ends_when_nobody_came_for_so_long_and_not_before(
+    path: Path, autojump_clock: trio.testing.MockClock
+) -> None:
+    async def visit(until: float) -> None:
+        async with await trio.open_unix_socket(str(path)) as client:
+            assert await client.receive_some() == b"hello"
+            await trio.sleep_until(until)
+
+    began = trio.current_time()
+    async with bind(path, 0o600) as listener, trio.open_nursery() as nursery:
+        nursery.start_soon(visit, began + 95)
+        await Arrivals([(listener, greet, 10)]).serve(trio.Event(), 30.0)
+    assert trio.current_time() - began == pytest.approx(125, abs=1)
+
+
+@pytest.mark.parametrize("sooner", [0.0, 0.001, -0.001])
+async def test_whoever_comes_at_the_very_moment_of_an_idle_end_is_served_by_it_or_by_the_next(
+    path: Path, autojump_clock: trio.testing.MockClock, sooner: float
+) -> None:
+    greeted = []
+
+    async def visit() -> None:
+        await trio.sleep(30.0 - sooner)
+        async with await trio.open_unix_socket(str(path)) as client:
+            greeted.append(await client.receive_some())
+
+    async with bind(path, 0o600) as listener, trio.open_nursery() as nursery:
+        for _ in range(20):
+            nursery.start_soon(visit)
+        await Arrivals([(listener, greet, 10)]).serve(trio.Event(), 30.0)
+        await Arrivals([(listener, greet, 10)]).serve(trio.Event(), 30.0)
+    assert greeted == [b"hello"] * 20
+
+
+async def test_a_crowd_at_one_entrance_leaves_the_other_open(path: Path) -> None:
+    other = path.with_name("other")
+    stop = trio.Event()
+    with trio.fail_after(5):
+        async with bind(path, 0o600) as one, bind(other, 0o600) as two, trio.open_nursery() as nursery:
+            nursery.start_soon(Arrivals([(one, greet, 2), (two, greet, 2)]).serve, stop, None)
+            crowd = [await trio.open_unix_socket(str(path)) for _ in range(5)]
+            async with await trio.open_unix_socket(str(other)) as client:
+                assert await client.receive_some() == b"hello"
+            for each in crowd:
+                await each.aclose()
+            stop.set()
 
 
 @pytest.fixture

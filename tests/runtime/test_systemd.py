@@ -6,6 +6,8 @@ import tempfile
 from pathlib import Path
 
 import pytest
+import trio
+import trio.testing
 
 from agentproxy.protocol.errors import ConfigError
 from agentproxy.runtime import systemd
@@ -133,3 +135,53 @@ def test_only_sockets_that_a_daemon_can_use_are_taken(
         if is_listening:
             one.listen()
         assert words in passed({"LISTEN_FDS": "1", "LISTEN_FDNAMES": name}, one, script=ACCEPTS)
+
+
+async def test_the_watchdog_is_fed_twice_in_its_time(
+    monkeypatch: pytest.MonkeyPatch, autojump_clock: trio.testing.MockClock
+) -> None:
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as parent:
+        parent.bind(f"\0bo-watchdog-{os.getpid()}")
+        parent.settimeout(5)
+        monkeypatch.setenv("NOTIFY_SOCKET", f"@bo-watchdog-{os.getpid()}")
+        monkeypatch.setenv("WATCHDOG_USEC", "20000000")
+        monkeypatch.setenv("WATCHDOG_PID", str(os.getpid()))
+        with trio.move_on_after(35):
+            await systemd.keep_watchdog()
+        assert [parent.recv(99) for _ in range(4)] == [b"WATCHDOG=1\n"] * 4
+        parent.setblocking(False)
+        with pytest.raises(BlockingIOError):
+            parent.recv(99)
+
+
+@pytest.mark.parametrize("variables", [{}, {"WATCHDOG_USEC": "1000000", "WATCHDOG_PID": "1"}])
+async def test_somebody_elses_watchdog_is_not_fed(
+    monkeypatch: pytest.MonkeyPatch, variables: dict[str, str], autojump_clock: trio.testing.MockClock
+) -> None:
+    for name in ("WATCHDOG_USEC", "WATCHDOG_PID"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    with trio.fail_after(1):
+        await systemd.keep_watchdog()
+
+
+@pytest.mark.parametrize("value", ["0", "-1", "1_0", "x"])
+async def test_a_watchdog_that_nobody_could_feed_stops_the_start(monkeypatch: pytest.MonkeyPatch, value: str) -> None:
+    monkeypatch.setenv("WATCHDOG_USEC", value)
+    monkeypatch.delenv("WATCHDOG_PID", raising=False)
+    with pytest.raises(ConfigError, match="WATCHDOG_USEC: expected microseconds"):
+        await systemd.keep_watchdog()
+
+
+async def test_a_status_is_told_when_it_has_changed(
+    monkeypatch: pytest.MonkeyPatch, autojump_clock: trio.testing.MockClock
+) -> None:
+    words = ["a", "a", "b", "b", "b", "c"]
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as parent:
+        parent.bind(f"\0bo-status-{os.getpid()}")
+        parent.settimeout(5)
+        monkeypatch.setenv("NOTIFY_SOCKET", f"@bo-status-{os.getpid()}")
+        with trio.move_on_after(6 * systemd.STATUS_SECONDS + 1):
+            await systemd.keep_status(lambda: words.pop(0))
+        assert [parent.recv(99) for _ in range(3)] == [b"STATUS=a\n", b"STATUS=b\n", b"STATUS=c\n"]

@@ -54,6 +54,7 @@ def test_where_nothing_is_missing_nothing_happens(bare: Path, tmp_path: Path) ->
         "strace",
         "shellcheck",
         "socat",
+        "systemd-socket-activate",
         "pg_ctlcluster",
         "systemd-analyze",
         "faketime",
