@@ -1,11 +1,12 @@
-"""Makes a GnuPG home from which unmodified gpg, rpmsign and debsign reach the relay.
+"""Makes a GnuPG home from which unmodified gpg, rpmsign, debsign, git and sq reach the relay.
 
-It holds public keys only. gpg finds the relay by a redirect where it looks for its agent's socket, and by a shim that
-it runs when nothing answers there. Source: gpg-agent.texi, agent-socket redirection; gnupg, common/homedir.c.
+It holds public keys only. gpg finds the relay by a link where it looks for its agent's socket, and by a shim that it
+runs when nothing answers there. Source: gnupg, common/homedir.c, common/asshelp.c.
 """
 
 import os
 import subprocess
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.resources import files
@@ -14,16 +15,19 @@ from pathlib import Path
 from agentproxy.protocol.errors import ConfigError
 from agentproxy.runtime.files import write_atomically
 
-__all__ = ["SetUp", "rpm_macros", "set_up"]
+__all__ = ["SetUp", "import_certificates", "rpm_macros", "set_up"]
 
 GPGCONF_SECONDS = 20
+LEAVE_SECONDS = 5.0  # for an agent that was told to end; it removes its socket last, and must not remove our link
+_LOOK_SECONDS = 0.05
 _SHIM = "agent-shim"
-_REDIRECT = "relay-redirect"
-_MAX_REDIRECT = 511  # bytes: libassuan reads no more
-# Our lines in gpg.conf; others of the same options are taken out, since they would undo them.
-_OPTIONS = ("agent-program", "no-permission-warning")
-_CONTRARY = ("no-autostart",)
+_LINK = "relay-socket"  # in the home, for the shim
 _NOTE = "# The next lines are kept by `blind-oracle-relay setup`."
+# A real gpg-agent that somebody starts here (sq and gpgconf do, when the relay is away) would take the relay's place:
+# with this option it ends at once, for want of a socket from systemd. Where it no longer exists it is ignored.
+_AGENT_OPTIONS = ("ignore-invalid-option supervised", "supervised")
+# A file that the builders need not write: gpg locks a keyring even to read its trust model.
+_SHARED_OPTIONS = ("lock-never",)
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,43 +36,53 @@ class SetUp:
 
     home: Path
     fingerprints: tuple[str, ...]  # of the certificates in it
-    agent_socket: Path  # where this user's gpg looks; now a redirect
+    agent_socket: Path  # where this user's gpg looks; now a link to the relay's socket
 
 
-def set_up(home: Path, socket: Path, certificates: Sequence[bytes]) -> SetUp:
+def set_up(home: Path, socket: Path, certificates: Sequence[bytes], *, shared: bool = False) -> SetUp:
     """Make or repair `home`; doing it again changes nothing that is right already. It blocks for a second.
 
+    Args:
+        home: any directory but one with secret keys in it.
+        socket: the relay's.
+        certificates: the public keys, binary.
+        shared: for users who cannot write it, and who find the relay all the same.
+
     Raises:
-        ConfigError: a directory cannot be written, gpg is missing or refuses, or a path cannot stand in a redirect.
+        ConfigError: a directory cannot be written, gpg is missing or refuses, or there are secret keys.
     """
-    redirect = _redirect(socket)
+    target = socket.absolute()
+    _refuse_secret_keys(home)
     try:
-        home.mkdir(mode=0o700, parents=True, exist_ok=True)
+        home.mkdir(mode=0o755 if shared else 0o700, parents=True, exist_ok=True)
         shim = home / _SHIM
         write_atomically(shim, files("relay").joinpath(_SHIM).read_bytes(), 0o755)
-        write_atomically(home / _REDIRECT, redirect, 0o644)
-        _write_options(home / "gpg.conf", shim)
-        fingerprints = _import(home, certificates)
-        agent_socket = _place_redirect(home, redirect)
+        _link(home / _LINK, target)
+        ours = (f"agent-program {shim.absolute()}", "no-permission-warning", *(_SHARED_OPTIONS if shared else ()))
+        _write_options(home / "gpg.conf", ours, contrary=("no-autostart", *_SHARED_OPTIONS))
+        _write_options(home / "gpg-agent.conf", _AGENT_OPTIONS)
+        fingerprints = import_certificates(home, certificates)
+        agent_socket = _place_link(home, target)
+        if shared:
+            _let_others_read(home)
     except OSError as error:
         raise ConfigError(f"{error.filename or home}: {error.strerror}") from error
     return SetUp(home, fingerprints, agent_socket)
 
 
-def _redirect(socket: Path) -> bytes:
-    path = str(socket.absolute())
-    content = f"%Assuan%\nsocket={path}\n".encode()
-    # gpg expands ${NAME} in the path.
-    if "$" in path or "\n" in path or len(content) > _MAX_REDIRECT:
-        raise ConfigError(f"{path}: a path with '$', a newline or {_MAX_REDIRECT} bytes cannot stand in a redirect")
-    return content
+def _refuse_secret_keys(home: Path) -> None:
+    if any(home.glob("private-keys-v1.d/*.key")):
+        raise ConfigError(
+            f"{home}: holds secret keys, which gpg would not find any more", "name another directory with --home"
+        )
 
 
-def _write_options(file: Path, shim: Path) -> None:
+def _write_options(file: Path, ours: Sequence[str], contrary: Sequence[str] = ()) -> None:
+    """Put our lines at the end of `file`, and take out those that would undo them."""
     old = file.read_text("utf-8") if file.exists() else ""
-    kept = [line for line in old.splitlines() if line != _NOTE and _option(line) not in {*_OPTIONS, *_CONTRARY}]
-    ours = [_NOTE, f"agent-program {shim.absolute()}", "no-permission-warning"]
-    new = "\n".join([*kept, *ours]) + "\n"
+    not_kept = {*map(_option, ours), *contrary}
+    kept = [line for line in old.splitlines() if line != _NOTE and line not in ours and _option(line) not in not_kept]
+    new = "\n".join([*kept, _NOTE, *ours]) + "\n"
     if new != old:
         write_atomically(file, new.encode(), 0o644)
 
@@ -77,11 +91,16 @@ def _option(line: str) -> str:
     return (line.split() or [""])[0].removeprefix("--")
 
 
-def _import(home: Path, certificates: Sequence[bytes]) -> tuple[str, ...]:
+def import_certificates(home: Path, certificates: Sequence[bytes]) -> tuple[str, ...]:
+    """Add public keys, and what is new of those that are there: subkeys, ends, revocations. All fingerprints.
+
+    Raises:
+        ConfigError: gpg is missing, or takes nothing from a certificate.
+    """
     import gnupg  # noqa: PLC0415  `serve` shares this package and does not need it
 
     try:
-        # Without --no-autostart an import would start an agent of gpg's own, where our redirect shall be.
+        # Without --no-autostart an import would start an agent of gpg's own, where our link shall be.
         gpg = gnupg.GPG(gnupghome=str(home), options=["--no-autostart"])
     except (OSError, ValueError) as error:
         raise ConfigError(f"gpg cannot be run: {error}", "apt-get install gnupg") from error
@@ -89,21 +108,40 @@ def _import(home: Path, certificates: Sequence[bytes]) -> tuple[str, ...]:
         result = gpg.import_keys(certificate)
         if not result.count:
             raise ConfigError(
-                "gpg takes no key from a certificate of the oracle", "gpg --show-keys shows what is wrong"
+                f"{home}: gpg takes no key from a certificate of the oracle", "gpg --show-keys shows what is wrong"
             )
     return tuple(str(key["fingerprint"]) for key in gpg.list_keys())
 
 
-def _place_redirect(home: Path, redirect: bytes) -> Path:
+def _place_link(home: Path, target: Path) -> Path:
     place = Path(_gpgconf(home, "--list-dirs", "agent-socket").rstrip("\n"))
     if not place.parent.is_dir():
         raise ConfigError(f"{place.parent}: gpg wants its agent's socket there, and the directory is missing")
-    if place.is_socket():
+    if place.is_socket() and not place.is_symlink():
         # An agent that gpg started before this home was set up: it has no keys, and would hide the relay.
         _gpgconf(home, "--kill", "gpg-agent")
-    if place.is_symlink() or not place.is_file() or place.read_bytes() != redirect:
-        write_atomically(place, redirect, 0o644)
+        deadline = time.monotonic() + LEAVE_SECONDS
+        while place.is_socket() and time.monotonic() < deadline:
+            time.sleep(_LOOK_SECONDS)
+    _link(place, target)
     return place
+
+
+def _link(place: Path, target: Path) -> None:
+    """Make `place` a link to `target`, whatever it was, so that nobody finds nothing in between."""
+    if place.is_symlink() and place.readlink() == target:
+        return
+    temporary = place.with_name(f".{place.name}.{os.getpid()}")
+    temporary.unlink(missing_ok=True)
+    temporary.symlink_to(target)
+    temporary.replace(place)
+
+
+def _let_others_read(home: Path) -> None:
+    home.chmod(0o755)
+    for name in ("pubring.kbx", "trustdb.gpg"):
+        if (home / name).exists():
+            (home / name).chmod(0o644)
 
 
 def _gpgconf(home: Path, *arguments: str) -> str:

@@ -126,19 +126,19 @@ async def test_enrol_serve_setup_sign_and_status(runner: Runner) -> None:
     assert json.loads(plain.stdout)["last"][0]["outcome"] == "signed"
 
 
-async def test_a_deleted_redirect_heals_itself_and_a_stopped_relay_fails_at_once(runner: Runner) -> None:
+async def test_a_deleted_link_heals_itself_and_a_stopped_relay_fails_at_once(runner: Runner) -> None:
     home = runner.directory / "relay" / "gnupg"
     runner.oracle.certificates = {
         str(facts.fingerprint): run_gpg(runner.home, "--export", str(facts.fingerprint)).stdout
         for facts in runner.keys.facts.values()
     }
     sign = ["gpg", "--homedir", str(home), "--batch", "-u", "rsa@example.org", "-o", "-", "--detach-sign"]
-    redirect = agent_socket(home)
+    link = agent_socket(home)
     async with runner.running_oracle():
         await command(runner, "enroll", str(enrolment(runner)))
         async with relay_process(runner):
             await command(runner, "setup")
-            redirect.unlink()
+            link.unlink()
             signed = await trio.run_process(sign, stdin=b"x", capture_stdout=True, capture_stderr=True, check=False)
             assert signed.returncode == 0, signed.stderr
         with trio.fail_after(10):

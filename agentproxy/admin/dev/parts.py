@@ -109,7 +109,7 @@ def stop_rest(place: Place) -> None:
         for process in processes.find(part.module, "serve", at=place.root / part.config):
             processes.end(process, STOP_SECONDS)
     if place.home.is_dir():
-        # In a login session gpg looks below /run/user, where the redirect to the relay would stay for ever.
+        # In a login session gpg looks below /run/user, where the link to the relay would stay for ever.
         with suppress(OSError, subprocess.SubprocessError):
             command = ["gpgconf", "--homedir", str(place.home), "--remove-socketdir"]
             subprocess.run(command, check=False, capture_output=True, timeout=STOP_SECONDS)

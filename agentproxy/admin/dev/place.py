@@ -34,9 +34,7 @@ class Place:
         """
         place = cls(directory.absolute())
         if any(character in str(place.root) for character in "$\n"):
-            raise ConfigError(
-                f"{directory}: gpg's redirect to a socket cannot hold '$' or a newline", "choose another path"
-            )
+            raise ConfigError(f"{directory}: what gpg and rpm read cannot hold '$' or a newline", "choose another path")
         longest = max((place.control, place.socket, place.home / "S.gpg-agent"), key=lambda path: len(str(path)))
         excess = len(os.fsencode(longest)) - MAX_PATH
         if excess > 0:
