@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: setup demo test check bench fuzz format clean
+.PHONY: setup demo test test-conformance check bench fuzz format clean
 
 # Compiled here, since programs that start often, such as the relay, may run where they cannot write bytecode.
 setup: $(VENV)/installed
@@ -22,6 +22,12 @@ demo: setup
 
 test: setup
 	$(BIN)/pytest -n 2 --dist=worksteal $(PYTEST_ARGS)
+
+# The tools of two Debian releases, against docs/CONFORMANCE.md; as root, since one of them is a tree to be entered.
+test-conformance: setup
+	@./scripts/system-packages.sh conformance
+	@./scripts/debian-tree.sh trixie .cache/trixie
+	$(BIN)/pytest -m conformance tests/conformance $(PYTEST_ARGS)
 
 # The same line that STYLE asks for before every push.
 check: setup

@@ -1,6 +1,8 @@
 #!/bin/sh
 # Installs the Debian packages that set-up, demo, tests and bench run, and says which and why; does nothing when all are there.
-# usage: [PYTHON=python3.11] system-packages.sh [python]      with "python": only what makes the virtual environment
+# usage: [PYTHON=python3.11] system-packages.sh [python|conformance]
+#   python       only what makes the virtual environment
+#   conformance  only what `make test-conformance` runs besides: the clients of a Debian build server
 set -eu
 
 # Commands that tests and demo run, the package that brings each, and what it is for.
@@ -21,6 +23,13 @@ systemd-analyze|systemd|checks our units
 systemd-socket-activate|systemd|starts daemons by their sockets in tests and the bench
 pg_ctlcluster|postgresql|holds a registry that several oracles share, in tests
 "
+clients="
+/usr/bin/debsign|devscripts|signs source packages
+/usr/bin/reprepro|reprepro|signs an apt repository
+/usr/lib/python3/dist-packages/gpg/__init__.py|python3-gpg|gpgme, as Python calls it
+/usr/lib/python3/dist-packages/gnupg.py|python3-gnupg|runs gpg for Python programs
+/usr/bin/mmdebstrap|mmdebstrap|makes a tree of another Debian release
+"
 
 missing=""
 needs() { # PACKAGE REASON
@@ -28,6 +37,11 @@ needs() { # PACKAGE REASON
     case " $missing " in *" $1 "*) ;; *) missing="$missing $1" ;; esac
 }
 
+is_there() { # COMMAND, or the path of a file
+    case $1 in /*) [ -e "$1" ] ;; *) command -v "$1" >/dev/null 2>&1 ;; esac
+}
+
+[ "${1:-}" != conformance ] || tools=$clients
 if [ "${1:-}" = python ]; then
     python=${PYTHON:-python3}
     if ! "$python" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; then
@@ -38,7 +52,7 @@ if [ "${1:-}" = python ]; then
     "$python" -c 'import ensurepip, venv' 2>/dev/null || needs python3-venv "makes .venv"
 else
     while IFS='|' read -r command package reason; do
-        [ -z "$command" ] || command -v "$command" >/dev/null 2>&1 || needs "$package" "$command: $reason"
+        [ -z "$command" ] || is_there "$command" || needs "$package" "$command: $reason"
     done <<EOF
 $tools
 EOF

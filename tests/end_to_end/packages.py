@@ -1,5 +1,6 @@
-"""Small RPMs, and what unmodified rpmsign and rpmkeys make of them."""
+"""Small packages, and what unmodified rpmsign and rpmkeys make of RPMs."""
 
+import hashlib
 import subprocess
 from collections.abc import Sequence
 from pathlib import Path
@@ -7,7 +8,7 @@ from pathlib import Path
 from tests.end_to_end.offline import Offline
 from tests.end_to_end.place import SECONDS, Done, System
 
-__all__ = ["build_packages", "is_signed", "rpmsign"]
+__all__ = ["build_packages", "is_signed", "rpmsign", "write_source_package"]
 
 _SPEC = """\
 Name: {name}
@@ -22,6 +23,48 @@ A package to sign.
 
 %files
 """
+
+_CHANGES = """\
+Format: 1.8
+Date: Thu, 01 Jan 2026 00:00:00 +0000
+Source: hello
+Architecture: source
+Version: 1.0
+Distribution: unstable
+Urgency: medium
+Maintainer: Release <release@example.org>
+Changed-By: Release <release@example.org>
+Description:
+ hello - a package to sign
+Changes:
+ hello (1.0) unstable; urgency=medium
+ .
+   * First.
+Checksums-Sha1:
+ {sha1} {size} hello_1.0.dsc
+Checksums-Sha256:
+ {sha256} {size} hello_1.0.dsc
+Files:
+ {md5} {size} misc optional hello_1.0.dsc
+"""
+_DSC = """\
+Format: 3.0 (native)
+Source: hello
+Binary: hello
+Architecture: all
+Version: 1.0
+Maintainer: Release <release@example.org>
+Standards-Version: 4.6.2
+"""
+
+
+def write_source_package(directory: Path) -> tuple[Path, Path]:
+    """The .dsc and .changes of a Debian source package, for debsign."""
+    source, changes = directory / "hello_1.0.dsc", directory / "hello_1.0_source.changes"
+    source.write_text(_DSC)
+    sums = {name: hashlib.new(name, _DSC.encode()).hexdigest() for name in ("sha1", "sha256", "md5")}
+    changes.write_text(_CHANGES.format(size=len(_DSC), **sums))
+    return source, changes
 
 
 def build_packages(directory: Path, names: Sequence[str]) -> list[Path]:

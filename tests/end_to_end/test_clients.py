@@ -1,6 +1,5 @@
 """Whoever signs with gpg, signs here: git, debsign, rpmsign, and gpg itself in its many ways."""
 
-import hashlib
 import shutil
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -8,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from tests.end_to_end.offline import Offline
-from tests.end_to_end.packages import build_packages, is_signed, rpmsign
+from tests.end_to_end.packages import build_packages, is_signed, rpmsign, write_source_package
 from tests.end_to_end.place import System
 
 AWKWARD = ["with blank", "it's", 'a "quote"', "$(touch intruder)", "ünïcode", "-dash", "percent%0A%s", "new\nline"]
@@ -33,49 +32,13 @@ def test_git_signs_commits_and_tags(system: System, offline: Offline, tmp_path: 
         assert f"VALIDSIG {offline.fingerprints['modern']} " in shown
 
 
-CHANGES = """\
-Format: 1.8
-Date: Thu, 01 Jan 2026 00:00:00 +0000
-Source: hello
-Architecture: source
-Version: 1.0
-Distribution: unstable
-Urgency: medium
-Maintainer: legacy <legacy@example.org>
-Changed-By: legacy <legacy@example.org>
-Description:
- hello - a package to sign
-Changes:
- hello (1.0) unstable; urgency=medium
- .
-   * First.
-Checksums-Sha1:
- {sha1} {size} hello_1.0.dsc
-Checksums-Sha256:
- {sha256} {size} hello_1.0.dsc
-Files:
- {md5} {size} misc optional hello_1.0.dsc
-"""
-DSC = """\
-Format: 3.0 (native)
-Source: hello
-Binary: hello
-Architecture: all
-Version: 1.0
-Maintainer: legacy <legacy@example.org>
-Standards-Version: 4.6.2
-"""
-
-
 @pytest.mark.skipif(shutil.which("debsign") is None, reason="debsign is not installed: apt-get install devscripts")
 def test_debsign_signs_a_source_package_and_its_changes(system: System, offline: Offline, tmp_path: Path) -> None:
-    (tmp_path / "hello_1.0.dsc").write_text(DSC)
-    sums = {name: hashlib.new(name, DSC.encode()).hexdigest() for name in ("sha1", "sha256", "md5")}
-    (tmp_path / "hello_1.0_source.changes").write_text(CHANGES.format(size=len(DSC), **sums))
-    done = system.run("debsign", "--no-conf", "-klegacy@example.org", tmp_path / "hello_1.0_source.changes")
+    source, changes = write_source_package(tmp_path)
+    done = system.run("debsign", "--no-conf", "-klegacy@example.org", changes)
     assert done.returncode == 0, done.stderr
-    for name in ("hello_1.0.dsc", "hello_1.0_source.changes"):
-        checked = system.gpg("--status-fd", "1", "--verify", tmp_path / name)
+    for file in (source, changes):
+        checked = system.gpg("--status-fd", "1", "--verify", file)
         assert f"VALIDSIG {offline.fingerprints['legacy']} " in checked.stdout
 
 

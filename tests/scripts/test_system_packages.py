@@ -81,4 +81,6 @@ def test_an_old_or_missing_python_is_refused_with_what_to_type() -> None:
 
 def test_our_shell_scripts_are_clean() -> None:
     root = SCRIPT.parents[1]
-    subprocess.run(["shellcheck", SCRIPT, root / ".ci" / "run"], check=True, timeout=60)
+    scripts = sorted((root / "scripts").glob("*.sh"))
+    assert SCRIPT in scripts
+    subprocess.run(["shellcheck", *scripts, root / ".ci" / "run"], check=True, timeout=60)
