@@ -5,7 +5,15 @@ from collections.abc import Sequence
 import trio
 
 from agentproxy.protocol.errors import ConfigError, RemoteProtocolError
-from agentproxy.protocol.messages import FROM_ORACLE, FROM_RELAY, Credentials, FromOracle, Rejected, Welcome
+from agentproxy.protocol.messages import (
+    FROM_ORACLE,
+    FROM_RELAY,
+    Credentials,
+    FromOracle,
+    Rejected,
+    RejectionCode,
+    Welcome,
+)
 from agentproxy.runtime.streams import EndOfStream, FramedStream
 from agentproxy.runtime.tls import explain
 from relay.config import OracleAddress
@@ -49,6 +57,10 @@ async def _say_hello(credentials: CredentialSet, oracles: Sequence[OracleAddress
             return await _ask(credentials, oracle)
         except LinkLostError as error:
             problems.append(f"{oracle.address}: {error}")
+        except RejectedError as error:
+            if error.code is not RejectionCode.NOT_OPERATIONAL or oracle is oracles[-1]:
+                raise
+            problems.append(f"{oracle.address}: {error}")  # that is its own trouble: the next one may be well
     raise ConfigError(
         "no oracle in reach: " + "; ".join(problems),
         "enrolment needs a running oracle that this host can reach; nothing was used up, so try again",

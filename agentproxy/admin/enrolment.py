@@ -171,6 +171,11 @@ def _file(addresses: tuple[str, ...], enrolled: Bootstrap) -> bytes:
 
 
 def _addresses(oracle: OracleConfig) -> tuple[str, ...]:
+    """What a relay dials, in its order: ours first, since whoever enrols by us shall be served by us."""
+    return tuple(dict.fromkeys((*_own_addresses(oracle), *oracle.other_oracles)))
+
+
+def _own_addresses(oracle: OracleConfig) -> tuple[str, ...]:
     if oracle.addresses:
         return oracle.addresses
     listen = parse_address(oracle.listen)

@@ -20,7 +20,7 @@ from agentproxy.oracle.registry import Registry
 from agentproxy.protocol.errors import ConfigError, RemoteProtocolError
 from agentproxy.protocol.fields import Asserted, check_name
 from agentproxy.protocol.signer_messages import CertificateKind, Outcome
-from agentproxy.runtime.files import write_atomically
+from agentproxy.runtime.files import read_private, write_atomically
 from agentproxy.signer.authority import Authority, IssuedCertificate, create_authority
 from agentproxy.signer.log import AuditLog
 from agentproxy.signer.logkey import open_log_key
@@ -41,6 +41,9 @@ class Wanted:
     hosts: tuple[str, ...]  # what the server's certificate is for; the first is what build servers dial
     listen: str = "127.0.0.1:7443"
     registry_database: str | None = None  # libpq's words; None: a SQLite file in the directory
+    registry_file: Path | None = None  # a SQLite file that another oracle of this host has made
+    authority: Path | None = None  # a directory with authority.key and authority.crt of another oracle; None: a new CA
+    other_oracles: tuple[str, ...] = ()  # host:port of oracles that share both
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,16 +114,27 @@ def _check_users(layout: SystemLayout) -> None:
 def _prepare(layout: Layout | SystemLayout, wanted: Wanted) -> _Made:
     try:
         check_name(wanted.node, "node")
-        parse_address(wanted.listen)
+        for address in (wanted.listen, *wanted.other_oracles):
+            parse_address(address)
         database = _database(layout, wanted)
         now = datetime.now(UTC)
-        key, certificate = create_authority(wanted.node, now)
+        key, certificate = _authority(wanted, now)
         server = Authority.load(key, certificate).issue(
             CertificateKind.SERVER, wanted.node, wanted.hosts, _SERVER_DAYS, now
         )
     except RemoteProtocolError as error:
         raise ConfigError(str(error)) from error
     return _Made(key, certificate, server, database)
+
+
+def _authority(wanted: Wanted, now: datetime) -> tuple[bytes, bytes]:
+    if wanted.authority is None:
+        return create_authority(wanted.node, now)
+    certificate = wanted.authority / "authority.crt"
+    try:
+        return read_private(wanted.authority / "authority.key"), certificate.read_bytes()
+    except OSError as error:
+        raise ConfigError(f"{certificate}: cannot be read: {error.strerror}") from error
 
 
 def _fill(layout: Layout | SystemLayout, wanted: Wanted, made: _Made) -> None:
@@ -138,15 +152,20 @@ def _fill(layout: Layout | SystemLayout, wanted: Wanted, made: _Made) -> None:
         write_atomically(layout.tls / "server.crt", made.server.certificate, 0o644)
     except OSError as error:
         raise ConfigError(f"{error.filename or layout.oracle_config}: cannot be written: {error.strerror}") from error
-    Registry.create(made.database).close()
+    if wanted.registry_file is None:
+        Registry.create(made.database).close()
     _record(layout, wanted, made)
     _hand_over(layout)
 
 
 def _database(layout: Layout | SystemLayout, wanted: Wanted) -> Database:
-    if wanted.registry_database is None:
+    database: Database
+    if wanted.registry_database is not None:
+        database = Postgresql(wanted.registry_database)
+    elif wanted.registry_file is not None:
+        database = SqliteFile(wanted.registry_file)
+    else:
         return SqliteFile(layout.registry)
-    database = Postgresql(wanted.registry_database)
     database.require()
     return database
 
@@ -194,6 +213,7 @@ def _oracle_text(layout: Layout | SystemLayout, wanted: Wanted) -> str:
         node=_quoted(wanted.node),
         listen=_quoted(wanted.listen),
         addresses=addresses,
+        others=", ".join(map(_quoted, wanted.other_oracles)),
         tls=_shown(layout, layout.tls, here),
         registry=_registry_text(layout, wanted, here),
         certificates=_shown(layout, layout.certificates, here),
@@ -208,7 +228,7 @@ def _oracle_text(layout: Layout | SystemLayout, wanted: Wanted) -> str:
 def _registry_text(layout: Layout | SystemLayout, wanted: Wanted, here: Path) -> str:
     if wanted.registry_database is not None:
         return templates.REGISTRY_DATABASE.format(words=_quoted(wanted.registry_database))
-    return templates.REGISTRY_FILE.format(path=_shown(layout, layout.registry, here))
+    return templates.REGISTRY_FILE.format(path=_shown(layout, wanted.registry_file or layout.registry, here))
 
 
 def _signer_text(layout: Layout | SystemLayout, wanted: Wanted) -> str:

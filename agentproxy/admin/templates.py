@@ -24,6 +24,8 @@ node: {node}
 listen: {listen}
 # What enrolment files tell build servers: host:port, each host a name in the server's certificate.
 addresses: [{addresses}]
+# The same of other oracles with this authority and registry; relays go to them when we are away.
+other_oracles: [{others}]
 
 tls:
   certificate: {tls}/server.crt

@@ -80,6 +80,7 @@ class OracleConfig:
     registry: Path | None = None  # a SQLite file of this oracle alone
     registry_database: str | None = None  # or a PostgreSQL database, in libpq's words, which several oracles may share
     addresses: tuple[str, ...] = ()  # host:port that enrolment files tell relays; empty: where we listen
+    other_oracles: tuple[str, ...] = ()  # the same of oracles that share registry and authority; they come after ours
     address_file: Path | None = None  # the bound address goes there; None: oracle.address beside the signer's socket
     credentials: CredentialsConfig = field(default_factory=CredentialsConfig)
     max_connections: int = 1000
@@ -87,7 +88,7 @@ class OracleConfig:
 
     def __post_init__(self) -> None:
         check_name(self.node, "node")
-        for address in (self.listen, *self.addresses):
+        for address in (self.listen, *self.addresses, *self.other_oracles):
             parse_address(address)
         if (self.registry is None) == (self.registry_database is None):
             raise RemoteProtocolError("expected either registry or registry_database")

@@ -4,6 +4,8 @@ Resumption is off: a session ticket would outlive the check of the client's cert
 """
 
 import hashlib
+import os
+import socket
 import ssl
 from collections.abc import Callable
 from pathlib import Path
@@ -155,7 +157,10 @@ def explain(error: BaseException) -> str:
             return f"the certificate of the other side is not good: {cause.verify_message}"
         if isinstance(cause, ssl.SSLError):
             return _ALERTS.get(cause.reason or "", f"TLS failed: {cause.reason or type(cause).__name__}")
+        if isinstance(cause, OSError) and cause.errno and not isinstance(cause, socket.gaierror):
+            return os.strerror(cause.errno)  # trio's own words name the address, which stands beside this anyway
         if isinstance(cause, OSError) and cause.strerror:
             return cause.strerror
-        cause = cause.__cause__
+        # Where a name has several addresses, trio tells what each of them said: the last is as good as any.
+        cause = cause.exceptions[-1] if isinstance(cause, BaseExceptionGroup) else cause.__cause__
     return str(error) or "the connection broke"

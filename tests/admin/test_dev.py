@@ -257,3 +257,17 @@ def test_keys_are_for_the_first_start(system: System, exports_words: list[str]) 
     result = system.dev("start", *exports_words)
     assert result.status == 1
     assert "--key is for the first start" in result.errors
+
+
+def test_the_number_of_oracles_is_for_the_first_start(system: System) -> None:
+    result = system.dev("start", "--oracles", "2")
+    assert result.status == 1
+    assert "--oracles is for the first start" in result.errors
+
+
+def test_a_part_that_is_not_there_is_named_beside_those_that_are(system: System) -> None:
+    for command in ("start", "stop"):
+        result = system.dev(command, "oracle-2")
+        assert result.status == 2
+        assert "expected one of oracle," in result.errors
+        assert "got 'oracle-2'" in result.errors

@@ -103,3 +103,25 @@ def test_a_directory_that_cannot_be_made_is_named(tmp_path: Path) -> None:
     assert result.status == 1
     assert "Traceback" not in result.errors
     assert f"{tmp_path / 'file'}" in result.errors
+
+
+def test_a_second_oracle_takes_the_authority_of_the_first(tmp_path: Path) -> None:
+    first, second = tmp_path / "a", tmp_path / "b"
+    assert blind_oracle("init", first, "--node=a", "--host=a.example").status == 0
+    result = blind_oracle(
+        "init", second, "--node=b", "--host=b.example", "--authority", first / "signer", "--other-oracle=a.example:7443"
+    )
+    assert result.status == 0, result.errors
+    assert "a copy of the CA" in result.output
+    for name in ("authority.crt", "authority.key"):
+        assert (first / "signer" / name).read_bytes() == (second / "signer" / name).read_bytes()
+    assert load_oracle(second / "oracle.yaml").other_oracles == ("a.example:7443",)
+
+
+def test_an_authority_that_others_could_read_is_no_authority(tmp_path: Path) -> None:
+    assert blind_oracle("init", tmp_path / "a", "--node=a").status == 0
+    (tmp_path / "a" / "signer" / "authority.key").chmod(0o644)
+    result = blind_oracle("init", tmp_path / "b", "--node=b", "--authority", tmp_path / "a" / "signer")
+    assert result.status == 1
+    assert "authority.key" in result.errors
+    assert not (tmp_path / "b").exists()

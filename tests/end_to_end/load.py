@@ -2,6 +2,7 @@
 
 import secrets
 import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -21,6 +22,7 @@ class Load:
     digests: dict[str, str] = field(default_factory=dict)  # by signature_sha256: the digest, both hex
     signatures: list[str] = field(default_factory=list)  # armored ones that gpg wrote
     errors: list[str] = field(default_factory=list)
+    seconds: list[float] = field(default_factory=list)  # how long each gpg took, whatever came of it
     over: threading.Event = field(default_factory=threading.Event)
 
     @property
@@ -49,7 +51,9 @@ class Load:
 
     def sign_with_gpg(self, system: System, name: str) -> None:
         while not self.over.is_set():
+            started = time.monotonic()
             done = system.sign(name)
+            self.seconds.append(time.monotonic() - started)
             if done.returncode == 0:
                 self.signatures.append(done.stdout)
             else:

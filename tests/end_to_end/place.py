@@ -51,6 +51,7 @@ class System:
     """What `blind-oracle dev start DIRECTORY` made."""
 
     directory: Path
+    oracles: int = 1
 
     def dev(self, command: str, *words: str) -> Result:
         return blind_oracle("dev", command, self.directory, *words)
@@ -119,17 +120,23 @@ class System:
     def audit(self) -> Path:
         return self.directory / "audit"
 
+    @property
+    def audits(self) -> list[Path]:
+        """The log of each oracle."""
+        return [self.audit, *(self.directory / f"oracle-{number}" / "audit" for number in range(2, self.oracles + 1))]
+
     def records(self) -> list[dict[str, object]]:
-        return records_in(self.audit)
+        return [record for audit in self.audits for record in records_in(audit)]
 
     def signed(self) -> list[dict[str, object]]:
         return [record for record in self.records() if record["outcome"] == "signed"]
 
     def assert_log_is_whole(self) -> None:
         """By the operator's own command."""
-        result = blind_oracle("audit", "verify", self.audit)
-        assert result.status == 0, result.output
-        assert result.output.startswith("whole: ")
+        for audit in self.audits:
+            result = blind_oracle("audit", "verify", audit)
+            assert result.status == 0, result.output
+            assert result.output.startswith("whole: ")
 
     def log(self, part: str) -> str:
         file = self.directory / "log" / f"{part}.log"
@@ -142,29 +149,35 @@ class System:
         requests: list[Mapping[str, object]] = json.loads(done.stdout)["last"]
         return requests
 
+    def standings(self) -> dict[str, str]:
+        """What each oracle is to the relay, by its node's name; empty while there is no relay to ask."""
+        done = self.run("blind-oracle-relay", "status", "--json")
+        plain = json.loads(done.stdout)["oracles"] if done.stdout else []
+        return {oracle["node"] or oracle["address"]: oracle["standing"] for oracle in plain}
+
     def pid(self, part: str) -> int | None:
         pid: int | None = json.loads(self.dev("status", "--json").output)["parts"][part]["pid"]
         return pid
 
-    def reload_policy(self) -> None:
+    def reload_policy(self, oracle: str = "oracle") -> None:
         """As an operator does who has changed policy.yaml."""
-        before = self.log("oracle").count("policy reloaded")
-        pid = self.pid("oracle")
+        before = self.log(oracle).count("policy reloaded")
+        pid = self.pid(oracle)
         assert pid is not None
         os.kill(pid, signal.SIGHUP)
-        until(lambda: self.log("oracle").count("policy reloaded") > before, "the oracle takes the policy")
+        until(lambda: self.log(oracle).count("policy reloaded") > before, "the oracle takes the policy")
 
     def is_connected(self) -> bool:
         return self.run("blind-oracle-relay", "status").returncode == 0
 
 
 @contextmanager
-def system_with(keys: Mapping[str, Path], name: str = "s") -> Iterator[System]:
+def system_with(keys: Mapping[str, Path], name: str = "s", oracles: int = 1) -> Iterator[System]:
     """A dev system in a short directory; afterwards nothing of it runs and its directory is gone."""
     with tempfile.TemporaryDirectory(prefix="bo", dir="/tmp", ignore_cleanup_errors=True) as parent:
-        system = System(Path(parent) / name)
+        system = System(Path(parent) / name, oracles)
         try:
-            system.start(*(f"--key={key}={file}" for key, file in keys.items()))
+            system.start(f"--oracles={oracles}", *(f"--key={key}={file}" for key, file in keys.items()))
             yield system
         finally:
             system.stop()

@@ -8,7 +8,7 @@ import tempfile
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
@@ -18,10 +18,12 @@ import trustme
 from agentproxy.protocol.digests import HashAlgorithm
 from agentproxy.protocol.fields import KeyFacts
 from agentproxy.protocol.keys import Fingerprint, Keygrip
+from agentproxy.protocol.messages import Credentials
 from agentproxy.runtime.tls import server_context
 from agentproxy.signer import keyfile
 from agentproxy.signer.software import SoftwareBackend
 from relay.config import OracleAddress, RelayConfig, SocketConfig
+from relay.credentials import CredentialStore, credentials_directory
 from relay.daemon import serve
 from tests.relay.fakeoracle import FakeOracle
 
@@ -172,7 +174,7 @@ def runner(keys: Keys, authority: trustme.CA) -> Iterator[Runner]:
             capture_output=True, check=True, text=True, timeout=30,
         ).stdout.strip()  # fmt: skip
         Path(agent).write_text(f"%Assuan%\nsocket={config.sockets[0].path}\n")
-        oracle = FakeOracle(_oracle_context(directory, authority), keys.backend, tuple(keys.facts.values()))
+        oracle = FakeOracle(oracle_context(directory, authority), keys.backend, tuple(keys.facts.values()))
         yield Runner(directory, config, oracle, keys, authority, Path(agent))
         if not agent.startswith(str(directory)):
             shutil.rmtree(Path(agent).parent)
@@ -180,8 +182,37 @@ def runner(keys: Keys, authority: trustme.CA) -> Iterator[Runner]:
         shutil.rmtree(directory)
 
 
-def _oracle_context(directory: Path, authority: trustme.CA) -> ssl.SSLContext:
+def oracle_context(directory: Path, authority: trustme.CA) -> ssl.SSLContext:
     server = authority.issue_cert("localhost")
     server.private_key_pem.write_to_path(directory / "server.key")
     (directory / "server.crt").write_bytes(b"".join(pem.bytes() for pem in server.cert_chain_pems))
     return server_context(directory / "server.crt", directory / "server.key", directory / "authority.crt")
+
+
+def lasting(runner: Runner, token: str) -> Credentials:
+    """What an oracle gives for an enrolment file's credentials."""
+    issued = runner.authority.issue_cert("b1")
+    return Credentials(
+        "b1",
+        issued.cert_chain_pems[0].bytes().decode(),
+        issued.private_key_pem.bytes().decode(),
+        runner.authority.cert_pem.bytes().decode(),
+        token,
+        datetime.now(UTC) + timedelta(days=30),
+    )
+
+
+@pytest.fixture
+def store(runner: Runner) -> CredentialStore:
+    """A store with credentials, and a runner that uses it."""
+    made = CredentialStore(credentials_directory(runner.config.state))
+    made.replace(lasting(runner, TOKEN))
+    current = made.current
+    runner.config = replace(
+        runner.config,
+        authority=current.authority,
+        certificate=current.certificate,
+        key=current.key,
+        token=current.token,
+    )
+    return made

@@ -14,26 +14,13 @@ from pathlib import Path
 import pytest
 import trio
 
-from agentproxy.protocol.messages import Credentials, Hello, Rejected, RejectionCode
+from agentproxy.protocol.messages import Hello, Rejected, RejectionCode
 from agentproxy.protocol.wire import format_time
-from tests.relay.conftest import TOKEN, Runner, run_gpg
+from tests.relay.conftest import TOKEN, Runner, lasting, run_gpg
 
 ROOT = Path(__file__).parents[2]
 START_SECONDS = 20.0
 BOOTSTRAP = "bo_" + "b" * 43
-
-
-def lasting(runner: Runner, token: str) -> Credentials:
-    """What an oracle gives for an enrolment file's credentials."""
-    issued = runner.authority.issue_cert("b1")
-    return Credentials(
-        "b1",
-        issued.cert_chain_pems[0].bytes().decode(),
-        issued.private_key_pem.bytes().decode(),
-        runner.authority.cert_pem.bytes().decode(),
-        token,
-        datetime.now(UTC) + timedelta(days=30),
-    )
 
 
 def enrolment(runner: Runner, /, **changed: object) -> Path:

@@ -8,28 +8,11 @@ import trio
 
 from agentproxy.protocol.errors import ConfigError
 from agentproxy.protocol.messages import FromOracle, Hello, Rejected, RejectionCode, Sign
-from relay.credentials import CredentialStore, credentials_directory
+from relay.credentials import CredentialStore
 from tests.oracle.world import until
-from tests.relay.conftest import TOKEN, Runner
-from tests.relay.test_commandline import lasting
+from tests.relay.conftest import TOKEN, Runner, lasting
 
 FRESH = "bo_" + "f" * 43
-
-
-@pytest.fixture
-def store(runner: Runner) -> CredentialStore:
-    """A store with credentials, and a runner that uses it."""
-    made = CredentialStore(credentials_directory(runner.config.state))
-    made.replace(lasting(runner, TOKEN))
-    current = made.current
-    runner.config = replace(
-        runner.config,
-        authority=current.authority,
-        certificate=current.certificate,
-        key=current.key,
-        token=current.token,
-    )
-    return made
 
 
 def tokens(runner: Runner) -> list[str]:

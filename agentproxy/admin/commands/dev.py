@@ -3,7 +3,7 @@
 import json
 import shlex
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 import click
@@ -36,7 +36,8 @@ def command() -> None:
 
 @command.command("start")
 @_directory
-@click.argument("part", type=click.Choice(parts.PARTS), required=False)
+@click.argument("part", required=False)
+@click.option("--oracles", type=click.IntRange(1, 9), help="How many oracles the first start makes. [default: 1]")
 @click.option(
     "--key",
     "keys",
@@ -45,23 +46,29 @@ def command() -> None:
     help="Serve the exported secret key in FILE as NAME. May be repeated. "
     "[default: fresh keys, modern with RSA-4096 and legacy with RSA-2048]",
 )
-def start_(directory: Path, part: str | None, keys: tuple[str, ...]) -> None:
-    """Make what is missing in DIR, and run it in the background; with PART only that part.
+def start_(directory: Path, part: str | None, oracles: int | None, keys: tuple[str, ...]) -> None:
+    """Make what is missing in DIR, and run it in the background; with PART only that part: oracle, relay, oracle-2.
 
-    The oracle runs the signer, so they start and stop together.
+    An oracle runs its signer, so they start and stop together. Several oracles (oracle, oracle-2, …) share registry
+    and authority; each has an audit log of its own, and the relay goes to the next one when the first is away.
     """
     place = Place.at(directory)
     exports = _exports(keys)
     if place.is_made and exports:
         raise ConfigError(f"{directory}: --key is for the first start", "blind-oracle key import adds a key later")
+    if place.is_made and oracles not in {None, place.oracles}:
+        raise ConfigError(
+            f"{directory}: --oracles is for the first start", "stop and remove this one, or choose another"
+        )
     if part is not None:
         place.check_made()
+        _check_part(part, parts.parts_of(place))
     _make_parents(place)
     with place.changing():
         if not place.is_made:
             from agentproxy.admin.dev.making import make  # noqa: PLC0415  half a second that only this needs
 
-            make(place, exports)
+            make(place, exports, oracles or 1)
             place.set_made()
         _start(place, part)
     click.echo(f"running in {directory}: {', '.join(_running(place))}")
@@ -95,7 +102,7 @@ def status_(context: click.Context, directory: Path, as_json: bool) -> None:  # 
     """Say which parts run. Exit status 0: all of them, 1: not all."""
     place = Place.at(directory)
     place.check_made()
-    found = {name: parts.state_of(place, name) for name in parts.PARTS}
+    found = {name: parts.state_of(place, name) for name in parts.parts_of(place)}
     if as_json:
         plain = {
             name: {"running": process is not None, "pid": None if process is None else process.pid}
@@ -104,19 +111,21 @@ def status_(context: click.Context, directory: Path, as_json: bool) -> None:  # 
         click.echo(json.dumps({"directory": str(place.root), "parts": plain}))
     else:
         for name, process in found.items():
-            click.echo(f"{name:8}{'stopped' if process is None else f'running, pid {process.pid}'}")
-        click.echo(f"logs    {place.logs}")
+            click.echo(f"{name:<9} {'stopped' if process is None else f'running, pid {process.pid}'}")
+        click.echo(f"logs      {place.logs}")
     context.exit(0 if all(found.values()) else 1)
 
 
 @command.command("stop")
 @_directory
-@click.argument("part", type=click.Choice((parts.ORACLE, parts.RELAY)), required=False)
+@click.argument("part", required=False)
 def stop_(directory: Path, part: str | None) -> None:
     """Stop what runs in DIR, or one PART of it. The files stay."""
     place = Place.at(directory)
     if not place.root.is_dir():
         raise ConfigError(f"{directory}: there is no such directory")
+    if part is not None:
+        _check_part(part, parts.runs_by_itself(place))
     # A start may wait for something that never comes, such as an oracle that takes this relay: it must not hold us up.
     with place.changing(meanwhile=lambda: _end_now(place, part)):
         _stop(place, part)
@@ -126,8 +135,9 @@ def stop_(directory: Path, part: str | None) -> None:
 def _start(place: Place, part: str | None) -> None:
     started = []
     try:
-        for name in (parts.ORACLE, parts.RELAY):
-            wanted = part in {None, name} or (part == parts.SIGNER and name == parts.ORACLE)
+        host = parts.parts_of(place)[part].host if part is not None else ""
+        for name in parts.runs_by_itself(place):
+            wanted = part in {None, name} or name == host
             if wanted and not parts.is_running(place, name):
                 if name == parts.RELAY and not place.relay_config.exists():
                     from agentproxy.admin.dev.making import enrol_relay  # noqa: PLC0415  as above
@@ -135,8 +145,11 @@ def _start(place: Place, part: str | None) -> None:
                     enrol_relay(place)
                 parts.start(place, name)
                 started.append(name)
-        if all(parts.is_running(place, name) for name in (parts.ORACLE, parts.RELAY)):
-            parts.wait_until_connected(place)
+        oracles = [name for name in parts.runs_by_itself(place) if name != parts.RELAY]
+        if parts.is_running(place, parts.RELAY) and any(parts.is_running(place, name) for name in oracles):
+            # A relay that has run for a while looks for an oracle that comes back in its own time.
+            with_all = parts.RELAY in started and all(parts.is_running(place, name) for name in oracles)
+            parts.wait_until_connected(place, with_all=with_all)
             parts.set_up_home(place)
     except BaseException:
         for name in reversed(started):
@@ -145,8 +158,8 @@ def _start(place: Place, part: str | None) -> None:
 
 
 def _stop(place: Place, part: str | None) -> None:
-    # The relay first: then the oracle need not wait for it to leave.
-    for name in (parts.RELAY, parts.ORACLE):
+    # The relay first: then the oracles need not wait for it to leave.
+    for name in reversed(parts.runs_by_itself(place)):
         if part in {None, name}:
             parts.stop(place, name)
     if part is None:
@@ -154,13 +167,18 @@ def _stop(place: Place, part: str | None) -> None:
 
 
 def _end_now(place: Place, part: str | None) -> None:
-    for name in (parts.RELAY, parts.ORACLE):
+    for name in reversed(parts.runs_by_itself(place)):
         if part in {None, name}:
             parts.end_now(place, name)
 
 
 def _running(place: Place) -> list[str]:
-    return [name for name in parts.PARTS if parts.is_running(place, name)]
+    return [name for name in parts.parts_of(place) if parts.is_running(place, name)]
+
+
+def _check_part(part: str, known: Iterable[str]) -> None:
+    if part not in known:
+        raise click.BadParameter(f"expected one of {', '.join(known)}, got {part!r}", param_hint="PART")
 
 
 def _exports(keys: tuple[str, ...]) -> Mapping[str, Path]:

@@ -38,6 +38,20 @@ _SYSTEM_LISTEN = "[::]:7443"  # what blind-oracle.socket says, too
     help="A PostgreSQL database, in libpq's words without a password, for a registry that several oracles share: "
     '"host=db.example.org dbname=oracle sslmode=verify-full". [default: a SQLite file]',
 )
+@click.option(
+    "--authority",
+    type=click.Path(path_type=Path, exists=True, file_okay=False),
+    metavar="DIRECTORY",
+    help="Where copies of another oracle's authority.key and authority.crt lie: build servers then trust both. "
+    "[default: a new CA]",
+)
+@click.option(
+    "--other-oracle",
+    "other_oracles",
+    multiple=True,
+    metavar="HOST:PORT",
+    help="Another oracle with the same CA and registry, for enrolment files. May be repeated.",
+)
 def command(  # noqa: PLR0913, PLR0917  one parameter for each option
     directory: Path | None,
     system: bool,  # noqa: FBT001  a flag of the command line
@@ -45,6 +59,8 @@ def command(  # noqa: PLR0913, PLR0917  one parameter for each option
     listen: str | None,
     node: str | None,
     registry_database: str | None,
+    authority: Path | None,
+    other_oracles: tuple[str, ...],
 ) -> None:
     """Make the state directory DIRECTORY of a new oracle: CA, server certificate, configuration, example policy.
 
@@ -55,10 +71,17 @@ def command(  # noqa: PLR0913, PLR0917  one parameter for each option
         raise click.UsageError("expected DIRECTORY or --system")
     chosen = node or own_node()
     address = listen or (_SYSTEM_LISTEN if system else _LISTEN)
-    wanted = Wanted(chosen, hosts or own_hosts(), address, registry_database)
+    wanted = Wanted(
+        chosen,
+        hosts or own_hosts(),
+        address,
+        registry_database,
+        authority=authority,
+        other_oracles=other_oracles,
+    )
     if directory is not None:
         layout = create(directory, wanted)
-        click.echo(f"made {directory}: a CA, a server certificate, an empty policy and an audit log")
+        click.echo(f"made {directory}: {_ca(wanted)}, a server certificate, an empty policy and an audit log")
         _tell_key(layout, chosen)
         _tell_next(layout)
         return
@@ -66,9 +89,15 @@ def command(  # noqa: PLR0913, PLR0917  one parameter for each option
         raise ConfigError("--system: only root can make files for other users", "sudo blind-oracle init --system")
     places = SystemLayout()
     create_system(places, wanted)
-    click.echo(f"made {places.etc} and its parts: a CA, a server certificate, an empty policy and an audit log")
+    click.echo(
+        f"made {places.etc} and its parts: {_ca(wanted)}, a server certificate, an empty policy and an audit log"
+    )
     _tell_key(places, chosen)
     _tell_next(places)
+
+
+def _ca(wanted: Wanted) -> str:
+    return "a CA" if wanted.authority is None else "a copy of the CA"
 
 
 def _tell_key(layout: Layout | SystemLayout, node: str) -> None:

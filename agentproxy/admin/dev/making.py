@@ -3,32 +3,33 @@
 import shutil
 import socket
 from collections.abc import Mapping
+from contextlib import ExitStack
 from pathlib import Path
 
 from agentproxy.admin.dev.freshkeys import ALGORITHMS, fresh_subkey
+from agentproxy.admin.dev.nodes import add_nodes, first_node
 from agentproxy.admin.dev.place import RUNNER, Place
 from agentproxy.admin.enrolment import add_runner, enrol_again, known_credentials
 from agentproxy.admin.importing import KeyImport
 from agentproxy.admin.intake import take_key
 from agentproxy.admin.layout import load_oracle, load_signer
 from agentproxy.admin.policyfile import add, key_addition, runner_addition
-from agentproxy.admin.statedirectory import Wanted, create
 from agentproxy.protocol.errors import ConfigError
 from agentproxy.runtime.files import write_atomically
 from relay.enrolment import enrol, places_for, read_enrolment
 
 __all__ = ["enrol_relay", "make"]
 
-_HOSTS = ("127.0.0.1", "::1", "localhost")
 _LEGACY = "legacy"
 _DEADLINE_SECONDS = 10  # shorter than a build server's: whoever stops the oracle to see what happens is watching
 
 
-def make(place: Place, exports: Mapping[str, Path]) -> None:
+def make(place: Place, exports: Mapping[str, Path], oracles: int = 1) -> None:
     """Put everything into `place`, which must be empty; nothing runs afterwards.
 
     Args:
         exports: the files of exported secret keys by the keys' names; empty for fresh ones, modern and legacy.
+        oracles: how many there will be.
 
     Raises:
         ConfigError: with a reason and a hint.
@@ -37,7 +38,7 @@ def make(place: Place, exports: Mapping[str, Path]) -> None:
     if any(place.root.iterdir()):
         raise ConfigError(f"{place.root}: expected an empty directory or nothing", "choose another, or empty it first")
     try:
-        _fill(place, contents)
+        _fill(place, contents, oracles)
     except BaseException:
         # Half a system can neither be started nor made again.
         for entry in place.root.iterdir():
@@ -45,8 +46,9 @@ def make(place: Place, exports: Mapping[str, Path]) -> None:
         raise
 
 
-def _fill(place: Place, contents: Mapping[str, bytes]) -> None:
-    layout = create(place.root, Wanted("dev", _HOSTS, f"127.0.0.1:{_free_port()}"))
+def _fill(place: Place, contents: Mapping[str, bytes], oracles: int) -> None:
+    ports = _free_ports(oracles)
+    layout = first_node(place, ports)
     place.logs.mkdir(mode=0o700)
     oracle = load_oracle(layout.oracle_config)
     signer = load_signer(oracle)
@@ -55,6 +57,7 @@ def _fill(place: Place, contents: Mapping[str, bytes]) -> None:
         add(oracle.policy, key_addition(name, imported.entry.fingerprint, _LEGACY if name == _LEGACY else "modern"))
     add(oracle.policy, runner_addition(RUNNER, list(contents or ALGORITHMS)))
     place.relay.mkdir(mode=0o700)
+    add_nodes(place, ports)
 
 
 def enrol_relay(place: Place) -> None:
@@ -83,9 +86,10 @@ def _read(file: Path) -> bytes:
         raise ConfigError(f"{file}: cannot be read: {error.strerror}") from error
 
 
-def _free_port() -> int:
-    # The relay's configuration names it, so an oracle that starts again must get the same one.
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
+def _free_ports(number: int) -> list[int]:
+    # The relay's configuration names them, so an oracle that starts again must get the same one.
+    with ExitStack() as stack:
+        probes = [stack.enter_context(socket.socket()) for _ in range(number)]
+        for probe in probes:
+            probe.bind(("127.0.0.1", 0))
+        return [probe.getsockname()[1] for probe in probes]

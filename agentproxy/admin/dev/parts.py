@@ -1,4 +1,4 @@
-"""The parts of a dev system as processes: the oracle, which runs its signer, and the relay."""
+"""The parts of a dev system as processes: each oracle, which runs its signer, and the relay."""
 
 import subprocess
 import sys
@@ -11,20 +11,21 @@ from pathlib import Path
 from agentproxy.admin.dev import processes
 from agentproxy.admin.dev.place import Place
 from agentproxy.admin.dev.processes import Process
-from agentproxy.admin.layout import CONFIG_VARIABLE
+from agentproxy.admin.layout import Layout
 from agentproxy.admin.readiness import ReadySocket
 from agentproxy.protocol.errors import ConfigError
+from relay.connectionstate import Standing
 from relay.control_call import ask
 from relay.setup import set_up
 from relay.status import CertificateReport, ControlRequest, StatusReport
 
 __all__ = [
-    "ORACLE",
-    "PARTS",
     "RELAY",
-    "SIGNER",
+    "Part",
     "end_now",
     "is_running",
+    "parts_of",
+    "runs_by_itself",
     "set_up_home",
     "start",
     "state_of",
@@ -34,38 +35,51 @@ __all__ = [
 ]
 
 ORACLE, SIGNER, RELAY = "oracle", "signer", "relay"
-PARTS = (ORACLE, SIGNER, RELAY)
 
 START_SECONDS = 60.0  # about one; unlocking many protected keys takes longer
 STOP_SECONDS = 20.0  # the oracle's own limit for what is in flight is 10 s, its signer's 5 s
 CONNECT_SECONDS = 30.0  # for the relay to find the oracle; its longest pause between two attempts is shorter
 _LOOK_SECONDS = 0.05
 _LOG_LINES = 12
+_NOT_YET = frozenset({Standing.AWAY, Standing.DRAINING})
 
 
 @dataclass(frozen=True, slots=True)
-class _Part:
-    module: str
-    config: str
-    variable: str
+class Part:
+    """A process of the system."""
+
+    name: str
+    words: tuple[str, ...]  # the module and perhaps its command
+    config: Path
+    host: str = ""  # the part that starts and ends this one; empty: we do
 
 
-_PARTS: Mapping[str, _Part] = {
-    ORACLE: _Part("agentproxy.admin", "oracle.yaml", CONFIG_VARIABLE),
-    RELAY: _Part("relay.cli", "relay/relay.yaml", "BLIND_ORACLE_RELAY_CONFIG"),
-}
+def parts_of(place: Place) -> Mapping[str, Part]:
+    """All parts by their names, in the order of their start: oracle, signer, oracle-2, signer-2, …, relay."""
+    found: list[Part] = []
+    for number in range(place.oracles):
+        layout, suffix = Layout(place.node(number)), f"-{number + 1}" if number else ""
+        oracle = Part(ORACLE + suffix, ("agentproxy.admin", "serve"), layout.oracle_config)
+        found += [oracle, Part(SIGNER + suffix, ("agentproxy.signer",), layout.signer_config, oracle.name)]
+    found.append(Part(RELAY, ("relay.cli", "serve"), place.relay_config))
+    return {part.name: part for part in found}
+
+
+def runs_by_itself(place: Place) -> list[str]:
+    """The names of the parts that we start and end, in the order of their start."""
+    return [name for name, part in parts_of(place).items() if not part.host]
 
 
 def start(place: Place, name: str) -> None:
-    """Start the oracle or the relay, unless it runs, and wait until it can be used.
+    """Start an oracle or the relay, unless it runs, and wait until it can be used.
 
     Raises:
         ConfigError: it does not start; with the end of its log.
     """
     if is_running(place, name):
         return
-    part, log = _PARTS[name], place.logs / f"{name}.log"
-    command = (sys.executable, "-m", part.module, "serve", "--config", str(place.root / part.config))
+    part, log = parts_of(place)[name], place.logs / f"{name}.log"
+    command = (sys.executable, "-m", *part.words, "--config", str(part.config))
     before = log.stat().st_size if log.exists() else 0
     with ReadySocket() as ready:
         process = processes.spawn(command, ready.environment(), log)
@@ -81,19 +95,19 @@ def start(place: Place, name: str) -> None:
 
 
 def stop(place: Place, name: str) -> None:
-    """Stop the oracle (with its signer) or the relay, if it runs."""
+    """Stop an oracle (with its signer) or the relay, if it runs."""
     process = processes.recall(_pid_file(place, name))
     if process is not None:
         processes.end(process, STOP_SECONDS)
     _pid_file(place, name).unlink(missing_ok=True)
-    if name == ORACLE:
-        signer = _signer(place)
-        if signer is not None:
-            processes.end(signer, STOP_SECONDS)
+    for part in parts_of(place).values():
+        if part.host == name:
+            for signer in processes.find(*part.words, at=part.config):
+                processes.end(signer, STOP_SECONDS)
 
 
 def end_now(place: Place, name: str) -> None:
-    """End the oracle or the relay while another command starts it, which then gives up; that one keeps the files."""
+    """End an oracle or the relay while another command starts it, which then gives up; that one keeps the files."""
     process = processes.recall(_pid_file(place, name))
     if process is not None:
         processes.end(process, STOP_SECONDS)
@@ -105,8 +119,8 @@ def stop_rest(place: Place) -> None:
         for word in (program, f"/usr/bin/{program}", f"/usr/lib/gnupg/{program}"):
             for process in processes.find(word, at=place.home):
                 processes.end(process, STOP_SECONDS)
-    for part in _PARTS.values():
-        for process in processes.find(part.module, "serve", at=place.root / part.config):
+    for part in parts_of(place).values():
+        for process in processes.find(*part.words, at=part.config):
             processes.end(process, STOP_SECONDS)
     if place.home.is_dir():
         # In a login session gpg looks below /run/user, where the link to the relay would stay for ever.
@@ -122,31 +136,29 @@ def is_running(place: Place, name: str) -> bool:
 
 def state_of(place: Place, name: str) -> Process | None:
     """A part's process, if it runs."""
-    return _signer(place) if name == SIGNER else processes.recall(_pid_file(place, name))
+    part = parts_of(place)[name]
+    if part.host:  # which starts it, and again when it dies
+        return next(processes.find(*part.words, at=part.config), None)
+    return processes.recall(_pid_file(place, name))
 
 
-def _signer(place: Place) -> Process | None:
-    """The signer, which the oracle starts, and starts again when it dies."""
-    return next(processes.find("agentproxy.signer", at=place.layout.signer_config), None)
-
-
-def wait_until_connected(place: Place) -> None:
-    """Wait until the relay has found the oracle.
+def wait_until_connected(place: Place, *, with_all: bool) -> None:
+    """Wait until the relay has found an oracle, or all that there are.
 
     Raises:
         ConfigError: it has not within CONNECT_SECONDS; with the relay's reason.
     """
     deadline = time.monotonic() + CONNECT_SECONDS
     while True:
-        connection = ask(place.control, ControlRequest("status"), StatusReport).connection
-        if connection.connected:
+        report = ask(place.control, ControlRequest("status"), StatusReport)
+        if report.connection.connected and not (with_all and any(one.standing in _NOT_YET for one in report.oracles)):
             return
         # A relay that waits for its next attempt makes it now when somebody wants something.
         with suppress(ConfigError):
             ask(place.control, ControlRequest("certificates"), CertificateReport)
         if time.monotonic() > deadline:
             log = place.logs / "relay.log"
-            raise ConfigError(f"the relay does not reach the oracle: {connection.problem}", f"its log: {log}")
+            raise ConfigError(f"the relay does not reach the oracle: {report.connection.problem}", f"its log: {log}")
         time.sleep(_LOOK_SECONDS)
 
 

@@ -46,6 +46,18 @@ class Place:
         """The oracle's and the signer's part."""
         return Layout(self.root)
 
+    def node(self, number: int) -> Path:
+        """The state directory of an oracle, counted from 0: the first one's is `root` itself."""
+        return self.root / f"oracle-{number + 1}" if number else self.root
+
+    @property
+    def oracles(self) -> int:
+        """How many oracles were made here."""
+        number = 1
+        while Layout(self.node(number)).oracle_config.exists():
+            number += 1
+        return number
+
     @property
     def relay(self) -> Path:
         """The build server's part."""
