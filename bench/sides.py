@@ -15,11 +15,11 @@ from bench.agent_load import Target
 from bench.framed_load import Access
 from relay.config import load_config
 
-__all__ = ["KEYS", "Key", "Ours", "Reference", "ours", "reference"]
+__all__ = ["KEYS", "ORACLE", "RELAY", "Key", "Ours", "Reference", "ours", "reference"]
 
 KEYS = {"rsa4096": "rsa4096", "rsa3072": "rsa3072", "ed25519": "ed25519"}  # name here: gpg's name
-_ORACLE = Path(sys.executable).with_name("blind-oracle")
-_RELAY = Path(sys.executable).with_name("blind-oracle-relay")
+ORACLE = Path(sys.executable).with_name("blind-oracle")
+RELAY = Path(sys.executable).with_name("blind-oracle-relay")
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,19 +64,19 @@ class Ours:
         directory = self.directory / "second"
         enrolment = self.directory / "second.enrolment"
         keys = [f"--key={name}" for name in self.keys]
-        add = [_ORACLE, "runner", "add", "second", "--policy-add", *keys, "--output", enrolment]
+        add = [ORACLE, "runner", "add", "second", "--policy-add", *keys, "--output", enrolment]
         subprocess.run(add, check=True, env=self.environment, stdout=subprocess.DEVNULL)
         os.kill(self.pids["oracle"], signal.SIGHUP)  # it takes the policy with the new runner
         config = directory / "relay.yaml"
         places = ["--state", directory / "state", "--socket", directory / "S.relay"]
-        enrol = [_RELAY, "enroll", "--config", config, *places, enrolment]
+        enrol = [RELAY, "enroll", "--config", config, *places, enrolment]
         subprocess.run(enrol, check=True, env=self.environment, stdout=subprocess.DEVNULL)
         return _access(config)
 
     def stop_relay(self) -> list[str]:
         """Stop the relay, and give the command that serves in its place."""
-        subprocess.run([_ORACLE, "dev", "stop", self.directory, "relay"], check=True, stdout=subprocess.DEVNULL)
-        return [str(_RELAY), "serve"]
+        subprocess.run([ORACLE, "dev", "stop", self.directory, "relay"], check=True, stdout=subprocess.DEVNULL)
+        return [str(RELAY), "serve"]
 
 
 def _access(relay_config: Path) -> Access:
@@ -123,7 +123,7 @@ def reference(directory: Path) -> Iterator[Reference]:
 
 
 def _environment(directory: Path) -> dict[str, str]:
-    printed = subprocess.run([_ORACLE, "dev", "env", directory], check=True, capture_output=True, text=True).stdout
+    printed = subprocess.run([ORACLE, "dev", "env", directory], check=True, capture_output=True, text=True).stdout
     values = dict(os.environ)
     for word in shlex.split(printed):
         name, equals, value = word.partition("=")
@@ -136,12 +136,12 @@ def _environment(directory: Path) -> dict[str, str]:
 def ours(directory: Path, keys: dict[str, Key]) -> Iterator[Ours]:
     """Start oracle, signer and relay with the same keys, and stop them at the end."""
     options = [f"--key={name}={key.exported}" for name, key in keys.items()]
-    subprocess.run([_ORACLE, "dev", "start", directory, *options], check=True, stdout=subprocess.DEVNULL)
+    subprocess.run([ORACLE, "dev", "start", directory, *options], check=True, stdout=subprocess.DEVNULL)
     try:
         status = subprocess.run(
-            [_ORACLE, "dev", "status", directory, "--json"], check=True, capture_output=True, text=True
+            [ORACLE, "dev", "status", directory, "--json"], check=True, capture_output=True, text=True
         )
         pids = {name: part["pid"] for name, part in json.loads(status.stdout)["parts"].items()}
         yield Ours(_environment(directory), pids, directory, keys)
     finally:
-        subprocess.run([_ORACLE, "dev", "stop", directory], check=True, stdout=subprocess.DEVNULL)
+        subprocess.run([ORACLE, "dev", "stop", directory], check=True, stdout=subprocess.DEVNULL)

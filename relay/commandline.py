@@ -43,14 +43,22 @@ def _group() -> None:
 @_CONFIG
 @click.option("--state", type=click.Path(path_type=Path), help="Where the relay keeps its key list.")
 @click.option("--socket", type=click.Path(path_type=Path), help="Where gpg connects.")
+@click.option("--ssh-config", type=click.Path(path_type=Path), help="For an oracle over ssh: the file for `ssh -F`.")
 @click.option("--replace", is_flag=True, help="Give up the credentials that are here.")
-def _enroll(file: Path, config: Path | None, state: Path | None, socket: Path | None, replace: bool) -> None:  # noqa: FBT001  click's form
+def _enroll(  # noqa: PLR0913, PLR0917  a command's options
+    file: Path,
+    config: Path | None,
+    state: Path | None,
+    socket: Path | None,
+    ssh_config: Path | None,
+    replace: bool,  # noqa: FBT001  a flag of the command line
+) -> None:
     """Enrol with FILE, which `blind-oracle runner add` wrote: it works once and for a day, with a running oracle."""
     from relay.enrolment import Places, enrol, places_for, read_enrolment  # noqa: PLC0415  each command only its own
 
     usual = places_for(config or config_path())
     places = Places(usual.config, state or usual.state, socket or usual.socket)
-    enrolment = read_enrolment(file)
+    enrolment = read_enrolment(file).over(ssh_config)
     enrol(enrolment, places, replace=replace)
     click.echo(f"enrolled as {enrolment.runner}: {places.config}")
     click.echo(f"{file} is used up; start: blind-oracle-relay serve")

@@ -5,6 +5,7 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
+from agentproxy.protocol.addresses import SshAddress
 from agentproxy.protocol.errors import ConfigError, RemoteProtocolError
 from agentproxy.protocol.fields import check_name
 from relay.configcache import recall, remember
@@ -28,6 +29,7 @@ DEFAULT_SOCKET_NAME = "gpg"
 CONTROL_NAME = "control"
 
 _ADDRESS = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9.-]{1,253}):([0-9]{1,5})")
+_SSH = "ssh://"
 _MODE = re.compile(r"0[0-7]{3}")
 # gpg itself waits for ever, so the limit is ours. Longer than ten minutes no oracle accepts (MAX_REMAINING_MS).
 _MAX_DEADLINE_SECONDS = 600
@@ -38,13 +40,22 @@ _MAX_IDLE_SECONDS = 86_400
 class OracleAddress:
     """Where an oracle listens, and the name that its certificate must show."""
 
-    address: str  # host:port, or [IPv6]:port
-    server_name: str
+    address: str  # host:port, [IPv6]:port, or ssh://user@host[:port]
+    server_name: str  # over ssh not used: known_hosts says which host it must be
+    ssh_config: Path | None = None  # for `ssh -F`; None: ssh's own configuration
 
     def __post_init__(self) -> None:
+        if self.address.startswith(_SSH):
+            _parsed_ssh(self.address)
+            return
         match = _ADDRESS.fullmatch(self.address)
         if match is None or not 1 <= int(match[2]) <= 65535:
             raise ConfigError(f"address: expected host:port, got {self.address!r}")
+
+    @property
+    def ssh(self) -> SshAddress | None:
+        """How to log in, when the stream goes over ssh; None: over TLS."""
+        return _parsed_ssh(self.address) if self.address.startswith(_SSH) else None
 
     @property
     def host(self) -> str:
@@ -138,6 +149,13 @@ class RelayConfig:
     def control_socket(self) -> Path:
         """Where `status` and `setup` ask the running relay."""
         return self.state / "control.sock"
+
+
+def _parsed_ssh(address: str) -> SshAddress:
+    try:
+        return SshAddress.parse(address)
+    except RemoteProtocolError as error:
+        raise ConfigError(f"address: {error}") from error
 
 
 def _check_names(what: str, *names: str) -> None:

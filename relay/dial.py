@@ -1,4 +1,4 @@
-"""Opening a TLS stream to an oracle, and what the relay shows of itself there.
+"""Opening a stream to an oracle, over TLS or ssh, and what the relay shows of itself there.
 
 Credentials are read again for each connection, so that renewed ones are used without a restart.
 """
@@ -66,6 +66,11 @@ class Dialer:
             LinkLostError: nobody there, no TLS 1.3, or a certificate that is not the oracle's.
             ConfigError: as in `context`.
         """
+        if oracle.ssh is not None:
+            # Most relays never come this way, and starting without it is quicker.
+            from relay.sshdial import open_ssh  # noqa: PLC0415
+
+            return await open_ssh(oracle.ssh, oracle.ssh_config)
         context = self.context()
         try:
             with trio.fail_after(CONNECT_SECONDS):

@@ -4,6 +4,7 @@ What is in the file works once and for a day: the oracle is asked for lasting cr
 used once, which ends the file's. A crash in between costs nothing: the same file then works again.
 """
 
+import dataclasses
 import hashlib
 import json
 import shutil
@@ -11,6 +12,7 @@ import tempfile
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Self
 
 from agentproxy.protocol.errors import ConfigError, RemoteProtocolError
 from agentproxy.protocol.fields import check_name
@@ -49,6 +51,15 @@ class Enrolment:
             raise ConfigError(str(error)) from error
         if not self.oracles:
             raise ConfigError("oracles: expected at least one")
+
+    def over(self, ssh_config: Path | None) -> Self:
+        """The same, with a configuration for ssh where the way leads over it."""
+        if ssh_config is None:
+            return self
+        oracles = (
+            dataclasses.replace(one, ssh_config=ssh_config.absolute()) if one.ssh else one for one in self.oracles
+        )
+        return dataclasses.replace(self, oracles=tuple(oracles))
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,6 +168,7 @@ def _configuration(enrolment: Enrolment, places: Places, deadline_seconds: int) 
     credentials = CredentialStore(credentials_directory(places.state)).current
     oracles = "".join(
         f"  - address: {json.dumps(oracle.address)}\n    server_name: {json.dumps(oracle.server_name)}\n"
+        + (f"    ssh_config: {json.dumps(str(oracle.ssh_config))}\n" if oracle.ssh_config else "")
         for oracle in enrolment.oracles
     )
     # A JSON string is a YAML string, whatever a path holds.

@@ -4,6 +4,7 @@
 #   python       only what makes the virtual environment
 #   conformance  only what `make test-conformance` runs besides: the clients of a Debian build server
 set -eu
+PATH="$PATH:/usr/sbin"  # where daemons lie, and which not every user has there
 
 # Commands that tests and demo run, the package that brings each, and what it is for.
 tools="
@@ -21,6 +22,8 @@ shellcheck|shellcheck|checks our shell scripts
 socat|socat|speaks to sockets in tests
 systemd-analyze|systemd|checks our units
 systemd-socket-activate|systemd|starts daemons by their sockets in tests and the bench
+ssh|openssh-client|reaches an oracle, in tests
+sshd|openssh-server|lets relays in, in tests
 pg_ctlcluster|postgresql|holds a registry that several oracles share, in tests
 "
 clients="

@@ -37,6 +37,7 @@ _COMMANDS: Mapping[str, tuple[str, str]] = {
     "check": ("check", "Look at everything once a day: signer, keys, policy, certificates, log, disk."),
     "certificate": ("certificate", "Renew the oracle's own TLS certificate."),
     "serve": ("serve", "Run the oracle."),
+    "attach": ("attach", "Carry a relay's stream from sshd to the oracle; sshd starts it."),
     "audit": ("audit", "Read and verify the audit log."),
     "completion": ("completion", "Print what a shell needs to complete our words."),
     "dev": ("dev", "Try it all in one directory, without root."),

@@ -14,17 +14,26 @@ from pathlib import Path
 
 from agentproxy.admin.signeraccess import ask, signer_for
 from agentproxy.oracle.changes import Change, RunnerAdded
-from agentproxy.oracle.config import OracleConfig, parse_address
+from agentproxy.oracle.config import AttachConfig, OracleConfig, parse_address
 from agentproxy.oracle.credentials import Credentials
 from agentproxy.oracle.issuing import issued_change, new_token
 from agentproxy.oracle.journal import SignerJournal
 from agentproxy.oracle.registry import Registry
+from agentproxy.protocol.addresses import SshAddress
 from agentproxy.protocol.errors import BackendError, ConfigError, RemoteProtocolError
 from agentproxy.protocol.fields import Asserted, Claims
 from agentproxy.protocol.signer_messages import CertificateKind, FromSigner, Issue, Issued, ToSigner
 from agentproxy.protocol.wire import format_time
 
-__all__ = ["BOOTSTRAP_DAYS", "RegistryDesk", "add_runner", "enrol_again", "known_credentials", "registry_desk"]
+__all__ = [
+    "BOOTSTRAP_DAYS",
+    "RegistryDesk",
+    "add_runner",
+    "attach_of",
+    "enrol_again",
+    "known_credentials",
+    "registry_desk",
+]
 
 BOOTSTRAP_DAYS = 1  # how long an enrolment file can be used
 _ANYWHERE = frozenset({"0.0.0.0", "::"})  # noqa: S104  compared with, not bound
@@ -90,14 +99,31 @@ def registry_desk(oracle: OracleConfig) -> Iterator[RegistryDesk]:
         registry.close()
 
 
-def add_runner(oracle: OracleConfig, name: str) -> bytes:
+def attach_of(oracle: OracleConfig) -> AttachConfig:
+    """How relays come over ssh, with an address that enrolment files can name.
+
+    Raises:
+        ConfigError: oracle.yaml says nothing of that.
+    """
+    if oracle.attach is None or not oracle.attach.address:
+        raise ConfigError(
+            "attach: expected socket, users and address in oracle.yaml: no build server can come over ssh",
+            "docs/SSH.md has the lines",
+        )
+    return oracle.attach
+
+
+def add_runner(oracle: OracleConfig, name: str, *, over_ssh: bool = False) -> bytes:
     """Add a runner, and give the one file that it gets: JSON, secret.
+
+    Args:
+        over_ssh: the file names the oracle's ssh address in the place of its TLS addresses.
 
     Raises:
         ConfigError: the name is bad or taken, nobody told where build servers reach this oracle, or the signer does
             not issue.
     """
-    addresses = _addresses(oracle)
+    addresses = (attach_of(oracle).address,) if over_ssh else _addresses(oracle)
     try:
         change = RunnerAdded(name)
     except RemoteProtocolError as error:
@@ -156,7 +182,7 @@ def _operator() -> Claims:
 
 
 def _file(addresses: tuple[str, ...], enrolled: Bootstrap) -> bytes:
-    oracles = [{"address": address, "server_name": parse_address(address).host} for address in addresses]
+    oracles = [{"address": address, "server_name": _server_name(address)} for address in addresses]
     content = {
         "format": "blind-oracle enrolment 1",
         "runner": enrolled.runner,
@@ -168,6 +194,11 @@ def _file(addresses: tuple[str, ...], enrolled: Bootstrap) -> bytes:
         "expires": format_time(enrolled.expires),
     }
     return json.dumps(content, indent=2).encode("ascii") + b"\n"
+
+
+def _server_name(address: str) -> str:
+    # Over ssh there is no TLS: known_hosts says which host it must be.
+    return SshAddress.parse(address).host if address.startswith("ssh://") else parse_address(address).host
 
 
 def _addresses(oracle: OracleConfig) -> tuple[str, ...]:

@@ -29,6 +29,7 @@ class Proof:
     token_sha256: bytes = field(repr=False)
     address: str  # host:port
     channel: str = "relay"
+    attached: str | None = None  # the runner whose ssh key sshd has checked, in the place of a certificate
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,22 +47,25 @@ class Newcomer:
     caller: Caller
 
 
-def prove(certificate: bytes | None, token: str, address: str, channel: str = "relay") -> Proof | Rejection:
+def prove(
+    certificate: bytes | None, token: str, address: str, channel: str = "relay", attached: str | None = None
+) -> Proof | Rejection:
     """Reduce what was shown to hashes, so that the token goes no further.
 
     Args:
         certificate: the client certificate, DER.
+        attached: the runner that sshd has let in by its key.
     """
     if _TOKEN.fullmatch(token) is None:
         return Rejection(RejectionCode.TOKEN_UNKNOWN, "the token does not have a token's form")
     digest = None if certificate is None else hashlib.sha256(certificate).digest()
-    return Proof(digest, hashlib.sha256(token.encode("ascii")).digest(), address, channel)
+    return Proof(digest, hashlib.sha256(token.encode("ascii")).digest(), address, channel, attached)
 
 
 def authenticate(
     credentials: Credentials, policy: Policy, proof: Proof, now: datetime
 ) -> Caller | Newcomer | Rejection:
-    """Who this is, if certificate and token are good and belong to one runner that the policy knows."""
+    """Who this is, if certificate (or ssh key) and token are good and belong to one runner that the policy knows."""
     certificate = _certificate(credentials, proof, now)
     if isinstance(certificate, Rejection):
         return certificate
@@ -73,6 +77,11 @@ def authenticate(
             RejectionCode.TOKEN_OF_ANOTHER_RUNNER,
             f"certificate of runner {certificate.runner} with token {token.id} of runner {token.runner}",
         )
+    if proof.attached is not None and proof.attached != token.runner:
+        return Rejection(
+            RejectionCode.TOKEN_OF_ANOTHER_RUNNER,
+            f"ssh key of runner {proof.attached} with token {token.id} of runner {token.runner}",
+        )
     rejection = _runner(credentials, policy, token.runner, proof)
     if rejection is not None:
         return rejection
@@ -82,6 +91,7 @@ def authenticate(
         address=proof.address,
         certificate=None if proof.certificate_sha256 is None else proof.certificate_sha256.hex(),
         channel=proof.channel,
+        attached=proof.attached,
         token_sha256=proof.token_sha256,
     )
     return Newcomer(caller) if token.kind is TokenKind.BOOTSTRAP else caller
@@ -90,7 +100,7 @@ def authenticate(
 def recheck(credentials: Credentials, policy: Policy, caller: Caller, now: datetime) -> Caller | Rejection:
     """Ask again for an open connection: a revocation must not wait for the next one."""
     certificate = None if caller.certificate is None else bytes.fromhex(caller.certificate)
-    proof = Proof(certificate, caller.token_sha256, caller.address, caller.channel)
+    proof = Proof(certificate, caller.token_sha256, caller.address, caller.channel, caller.attached)
     verdict = authenticate(credentials, policy, proof, now)
     if isinstance(verdict, Newcomer):
         return Rejection(RejectionCode.TOKEN_UNKNOWN, f"bootstrap token {caller.token} on an open connection")
@@ -130,7 +140,7 @@ def _runner(credentials: Credentials, policy: Policy, name: str, proof: Proof) -
         return Rejection(RejectionCode.RUNNER_UNKNOWN, f"runner {name} is not in the {where}")
     if entry.disabled:
         return Rejection(RejectionCode.RUNNER_DISABLED, f"runner {name} is disabled")
-    if proof.certificate_sha256 is None and not rule.token_only:
+    if proof.certificate_sha256 is None and proof.attached is None and not rule.token_only:
         return Rejection(RejectionCode.CERTIFICATE_UNKNOWN, f"runner {name} came without a certificate")
     if rule.networks and not _within(proof.address, rule.networks):
         return Rejection(RejectionCode.ADDRESS_FORBIDDEN, f"runner {name} came from {proof.address}")

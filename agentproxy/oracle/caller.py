@@ -16,6 +16,7 @@ class Caller:
     address: str  # host:port, as the connection showed it
     certificate: str | None = None  # SHA-256 of the client certificate, lower-case hex; None: by token only
     channel: str = "relay"
+    attached: str | None = None  # the runner whose ssh key stands in the certificate's place
     # What the registry is asked with again while the connection is open; a SHA-256 of 256 random bits.
     token_sha256: bytes = field(default=b"", repr=False, compare=False)
 

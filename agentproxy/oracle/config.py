@@ -4,6 +4,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from agentproxy.oracle.database import Database, Postgresql, SqliteFile
+from agentproxy.protocol.addresses import SshAddress
 from agentproxy.protocol.errors import RemoteProtocolError
 from agentproxy.protocol.fields import check_name
 
@@ -51,6 +52,21 @@ class SignerConfig:
 
 
 @dataclass(frozen=True, slots=True)
+class AttachConfig:
+    """Relays whose streams come through sshd instead of TLS."""
+
+    socket: Path
+    users: tuple[str, ...]  # whose `blind-oracle attach` may bring streams: those who log in with runners' ssh keys
+    address: str = ""  # ssh://USER@HOST[:PORT], for enrolment files; empty: `runner add --ssh-key` is not possible
+
+    def __post_init__(self) -> None:
+        if not self.users:
+            raise RemoteProtocolError("users: expected at least one")
+        if self.address:
+            SshAddress.parse(self.address)
+
+
+@dataclass(frozen=True, slots=True)
 class CredentialsConfig:
     """How long runners' credentials last; relays renew them long before, by themselves."""
 
@@ -82,6 +98,7 @@ class OracleConfig:
     addresses: tuple[str, ...] = ()  # host:port that enrolment files tell relays; empty: where we listen
     other_oracles: tuple[str, ...] = ()  # the same of oracles that share registry and authority; they come after ours
     address_file: Path | None = None  # the bound address goes there; None: oracle.address beside the signer's socket
+    attach: AttachConfig | None = None
     credentials: CredentialsConfig = field(default_factory=CredentialsConfig)
     max_connections: int = 1000
     max_in_flight: int = 256  # requests of one connection

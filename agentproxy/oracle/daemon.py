@@ -7,10 +7,11 @@ from pathlib import Path
 import trio
 
 from agentproxy.oracle import expiries
+from agentproxy.oracle.attachments import Attachments
 from agentproxy.oracle.bootstraps import BootstrapReuse
 from agentproxy.oracle.caller import Caller
 from agentproxy.oracle.config import OracleConfig, TlsConfig
-from agentproxy.oracle.doors import Doors
+from agentproxy.oracle.doors import Doors, Way
 from agentproxy.oracle.issuing import Issuer
 from agentproxy.oracle.keptheads import KeptHeads
 from agentproxy.oracle.ledger import Ledger
@@ -109,6 +110,7 @@ class Oracle:
             KeptHeads(config.node, self._link),
         )
         self._doors = Doors(self._reception, self._context, room_for(config.max_connections))
+        self._attachments = None if config.attach is None else Attachments(config.attach, self._doors)
         self._signer: SignerProcess | None = None  # when we start it ourselves
         self._start_known = trio.Event()  # the signer has told its keys, or that it cannot start
         self._failure: ConfigError | None = None
@@ -175,6 +177,8 @@ class Oracle:
         try:
             _raise(self._config.policy, check(self._service.policy, self._service.keys.values()))
             ports = await open_ports(self._config.listen)
+            ways = [Way(ports.relay, self._doors.shake_hands)]
+            ways += [] if self._attachments is None else [self._attachments.way()]
         except ConfigError as error:
             self._failure = error  # raised at the end of `run`: the nurseries between would wrap it into groups
             return
@@ -182,11 +186,11 @@ class Oracle:
             if ports.http:
                 logger.warning("systemd passed a socket named %s, and nothing here serves it", HTTP)
             await self._announce(ports.relay[0])
-            await self._doors.serve(ports.relay)
+            await self._doors.serve(ways)
         except ConfigError as error:
             self._failure = error
         finally:
-            for listener in (*ports.relay, *ports.http):
+            for listener in (*ports.http, *(one for way in ways for one in way.listeners)):
                 listener.socket.close()
 
     async def _replay(self) -> None:

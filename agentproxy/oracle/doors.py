@@ -1,8 +1,10 @@
-"""The oracle's TLS port: accepts, shakes hands under a deadline, and knows all connections that are open."""
+"""The oracle's doors: accepts, shakes hands under a deadline, and knows all connections that are open."""
 
+import functools
 import logging
 import ssl
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
 
 import trio
 
@@ -13,11 +15,19 @@ from agentproxy.runtime.streams import FramedStream
 from agentproxy.runtime.tls import handshake
 from agentproxy.runtime.tlsstream import TlsStream
 
-__all__ = ["Doors"]
+__all__ = ["Doors", "Way"]
 
 logger = logging.getLogger(__name__)
 
 KEEP_ALIVE_SECONDS = 5.0  # how often silent connections are looked for
+
+
+@dataclass(frozen=True, slots=True)
+class Way:
+    """Where relays come in, and how a connection there becomes a stream of frames."""
+
+    listeners: Sequence[trio.SocketListener]
+    greet: Callable[[trio.SocketStream], Awaitable[None]]
 
 
 class Doors:
@@ -35,19 +45,23 @@ class Doors:
         self._streams: set[RelayStream] = set()
         self._listening = trio.CancelScope()
 
-    async def serve(self, listeners: Sequence[trio.SocketListener]) -> None:
+    async def serve(self, ways: Sequence[Way]) -> None:
         """Serve until `drain` was called and the last relay has left."""
         async with trio.open_nursery() as nursery:
             with self._listening:
-                await trio.serve_listeners(self._handle, list(listeners), handler_nursery=nursery)
+                async with trio.open_nursery() as accepting:
+                    for way in ways:
+                        handle = functools.partial(self._handle, way.greet)
+                        serve = functools.partial(trio.serve_listeners, handler_nursery=nursery)
+                        accepting.start_soon(serve, handle, list(way.listeners))
 
-    async def _handle(self, stream: trio.SocketStream) -> None:
+    async def _handle(self, greet: Callable[[trio.SocketStream], Awaitable[None]], stream: trio.SocketStream) -> None:
         self._connections += 1
         try:
             if self._connections > self._most:
                 logger.warning("connection closed, reason=more than %d at once", self._most)
                 return
-            await self._shake_hands(stream)
+            await greet(stream)
         except Exception:
             # One relay must not take the others along, whatever bug its bytes have found.
             logger.exception("connection ended by a bug")
@@ -55,7 +69,8 @@ class Doors:
             self._connections -= 1
             await trio.aclose_forcefully(stream)
 
-    async def _shake_hands(self, raw: trio.SocketStream) -> None:
+    async def shake_hands(self, raw: trio.SocketStream) -> None:
+        """Serve a relay that comes over TCP, once it has shown itself in TLS."""
         address = _address(raw)
         stream = TlsStream(raw, self._context, server_side=True)
         try:
@@ -63,8 +78,19 @@ class Doors:
         except RemoteProtocolError as error:
             logger.info("no TLS, address=%s reason=%s", address, error)
             return
-        framed = FramedStream(stream)
-        relay = RelayStream(self._reception, framed, stream.tls.getpeercert(binary_form=True), address)
+        await self.attend(FramedStream(stream), stream.tls.getpeercert(binary_form=True), address)
+
+    async def attend(
+        self, framed: FramedStream, certificate: bytes | None, address: str, attached: str | None = None
+    ) -> None:
+        """Serve one relay's stream until it ends, and close it.
+
+        Args:
+            certificate: the client certificate, DER.
+            address: host:port.
+            attached: the runner that sshd has let in by its key, when the stream comes that way.
+        """
+        relay = RelayStream(self._reception, framed, certificate, address, attached)
         self._streams.add(relay)
         try:
             await relay.serve()

@@ -46,12 +46,13 @@ def is_due(credentials: Credentials, caller: Caller, now: datetime) -> bool:
     token = credentials.tokens.get(caller.token_sha256)
     digest = None if caller.certificate is None else bytes.fromhex(caller.certificate)
     certificate = None if digest is None else credentials.certificates.get(digest)
-    if token is None or certificate is None:
+    if token is None or (certificate is None and caller.attached is None):
         return False  # a runner by token alone has no stream, and nobody who could store anything
     if any(other.created + RETRY > now or not other.is_pending for other in _replacing(credentials, token.id)):
         return False
     jitter = (token.sha256[0] / 255 * 2 - 1) * RENEWAL_JITTER
-    return any(_is_past(entry, RENEWAL_POINT + jitter, now) for entry in (token, certificate))
+    shown = (token,) if certificate is None else (token, certificate)
+    return any(_is_past(entry, RENEWAL_POINT + jitter, now) for entry in shown)
 
 
 def _is_past(entry: TokenEntry | CertificateEntry, point: float, now: datetime) -> bool:

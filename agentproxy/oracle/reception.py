@@ -55,15 +55,21 @@ class Reception:
     heads: KeptHeads
 
     async def admit(
-        self, certificate: bytes | None, token: str, address: str, channel: str = "relay"
+        self,
+        certificate: bytes | None,
+        token: str,
+        address: str,
+        channel: str = "relay",
+        attached: str | None = None,
     ) -> Caller | Newcomer | Rejection:
         """Who this is, as of now: credentials that were added a moment ago count.
 
         Args:
             certificate: the client certificate, DER.
             address: host:port.
+            attached: the runner that sshd has let in by its key, in the place of a certificate.
         """
-        proof = prove(certificate, token, address, channel)
+        proof = prove(certificate, token, address, channel, attached)
         if isinstance(proof, Rejection):
             return proof
         verdict = self._judge(proof)

@@ -70,13 +70,22 @@ class RelayStream:
         stream: after the TLS handshake; it stays the caller's to close.
         certificate: the client certificate, DER.
         address: host:port of the peer.
+        attached: the runner that sshd has let in by its key, when the stream comes that way.
     """
 
-    def __init__(self, reception: Reception, stream: FramedStream, certificate: bytes | None, address: str) -> None:
+    def __init__(
+        self,
+        reception: Reception,
+        stream: FramedStream,
+        certificate: bytes | None,
+        address: str,
+        attached: str | None = None,
+    ) -> None:
         self._reception = reception
         self._stream = stream
         self._certificate = certificate
         self._address = address
+        self._attached = attached
         self._caller: Caller | None = None
         self._keys: tuple[ServedKey, ...] = ()
         self._in_flight = 0
@@ -126,7 +135,8 @@ class RelayStream:
         if hello.protocol != PROTOCOL_VERSION:
             self._reject(Rejection(RejectionCode.VERSION, f"it speaks version {hello.protocol} of the protocol"))
             return
-        verdict = await self._reception.admit(self._certificate, hello.token, self._address)
+        channel = "relay" if self._attached is None else "ssh"
+        verdict = await self._reception.admit(self._certificate, hello.token, self._address, channel, self._attached)
         if isinstance(verdict, Newcomer):
             await self._enrol(verdict)
             return

@@ -52,6 +52,14 @@ class FrameReader:
         return payload
 
     @property
+    def missing(self) -> int:
+        """How many bytes may still be read without taking one of the frame behind the next."""
+        have = len(self._buffer)
+        if have < _HEADER:
+            return _HEADER - have
+        return max(0, _HEADER + int.from_bytes(self._buffer[:_HEADER], "big") - have)
+
+    @property
     def is_empty(self) -> bool:
         """Whether the stream may end here without cutting a frame."""
         return not self._buffer

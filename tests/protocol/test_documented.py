@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from agentproxy.protocol.attach_messages import FROM_ATTACHER
 from agentproxy.protocol.frames import FrameReader
 from agentproxy.protocol.messages import FROM_ORACLE, FROM_RELAY, FailureCode, RefusalCode, RejectionCode
 from agentproxy.protocol.signer_messages import FROM_SIGNER, TO_SIGNER
@@ -14,6 +15,7 @@ PAGE = (Path(__file__).parent.parent.parent / "docs" / "PROTOCOL.md").read_text(
 CODECS = {
     "From relay to oracle": FROM_RELAY,
     "From oracle to relay": FROM_ORACLE,
+    "In front of a stream over ssh": FROM_ATTACHER,
     "From oracle to signer": TO_SIGNER,
     "From signer to oracle": FROM_SIGNER,
 }

@@ -56,6 +56,8 @@ def test_where_nothing_is_missing_nothing_happens(bare: Path, tmp_path: Path) ->
         "socat",
         "systemd-socket-activate",
         "pg_ctlcluster",
+        "ssh",
+        "sshd",
         "systemd-analyze",
         "faketime",
     ]:
@@ -81,6 +83,6 @@ def test_an_old_or_missing_python_is_refused_with_what_to_type() -> None:
 
 def test_our_shell_scripts_are_clean() -> None:
     root = SCRIPT.parents[1]
-    scripts = sorted((root / "scripts").glob("*.sh"))
+    scripts = [*sorted((root / "scripts").glob("*.sh")), root / "ssh-forwarding" / "check.sh"]
     assert SCRIPT in scripts
     subprocess.run(["shellcheck", *scripts, root / ".ci" / "run"], check=True, timeout=60)

@@ -7,10 +7,11 @@ import click
 
 from agentproxy.admin.credentialrows import runner_row, runner_rows
 from agentproxy.admin.credentialtables import print_json, print_table, runner_cells, token_cells
-from agentproxy.admin.enrolment import add_runner, enrol_again, known_credentials, registry_desk
+from agentproxy.admin.enrolment import add_runner, attach_of, enrol_again, known_credentials, registry_desk
 from agentproxy.admin.layout import config_option, load_oracle
 from agentproxy.admin.policyfile import add, runner_addition
 from agentproxy.admin.secretfiles import write_secret
+from agentproxy.admin.sshkeys import SshKey, authorized_line
 from agentproxy.oracle.changes import CertificateRevoked, Change, RunnerDisabled, RunnerEnabled, RunnerRemoved
 from agentproxy.oracle.policy import Policy
 from agentproxy.protocol.errors import ConfigError, RemoteProtocolError
@@ -31,13 +32,20 @@ def command() -> None:
 )
 @click.option("--key", "keys", multiple=True, help="A key of the policy that it may use. May be repeated.")
 @click.option(
+    "--ssh-key",
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="The ssh public key of a build server that reaches the oracle over ssh: prints its line for authorized_keys.",
+)
+@click.option(
     "--policy-add", is_flag=True, help="Add the runner to the policy file, too, instead of showing the lines."
 )
 @config_option
-def add_(
+def add_(  # noqa: PLR0913, PLR0917  a command's options
     name: str,
     output: Path | None,
     keys: tuple[str, ...],
+    ssh_key: Path | None,
     policy_add: bool,  # noqa: FBT001  a flag of the command line
     config: Path,
 ) -> None:
@@ -53,12 +61,16 @@ def add_(
         raise ConfigError(f"{oracle.policy}: no key {unknown[0]}", f"known: {', '.join(policy.keys) or 'none yet'}")
     if policy_add and not keys:
         raise ConfigError("--policy-add: expected --key, too", f"known: {', '.join(policy.keys) or 'none yet'}")
+    line = None if ssh_key is None else authorized_line(name, SshKey.read(ssh_key), attach_of(oracle))
     addition = runner_addition(name, keys or ("KEY",))
     if policy_add:  # first: an entry without credentials does nothing, and can be tried again
         add(oracle.policy, addition)
     file = output or Path(f"{name}.enrolment")
-    write_secret(file, lambda: add_runner(oracle, name))
+    write_secret(file, lambda: add_runner(oracle, name, over_ssh=line is not None))
     click.echo(f"added runner {name}; within a day, on that host: blind-oracle-relay enroll {file}")
+    if line is not None:
+        users = ", ".join(attach_of(oracle).users)
+        click.echo(f"for ~/.ssh/authorized_keys of {users} on the oracle's host:\n{line}", nl=False)
     if policy_add:
         click.echo(f"{oracle.policy}: runners.{name} added; a running oracle takes it when you send it SIGHUP")
     elif name not in policy.runners:
