@@ -18,6 +18,8 @@ from agentproxy.protocol.messages import (
     RejectionCode,
     Seal,
     Sealed,
+    SelectedKey,
+    SelectKey,
     ServedKey,
     Sign,
     Signed,
@@ -76,6 +78,18 @@ class Client:
         self._tasks: trio.Nursery | None = None
         self._timers: set[float] = set()  # when `changed` will be called
         self._has_twins = False
+        self._met = trio.Event()
+        self._rejection: RejectedError | None = None
+
+    async def met(self) -> None:
+        """Return once an oracle has had us welcome.
+
+        Raises:
+            RejectedError: no oracle takes this relay.
+        """
+        await self._met.wait()
+        if self._rejection is not None:
+            raise self._rejection
 
     async def sign(self, request: SignRequest, deadline_seconds: float) -> Signed | Refused | Failed:
         """Ask for a signature, also across oracles, connections and restarts, until `deadline_seconds` have passed.
@@ -124,6 +138,15 @@ class Client:
 
     def _has_other(self, question: Question) -> bool:
         return any(way.candidate().is_connected and way.address not in question.avoid for way in self._ways)
+
+    async def select_key(self, distribution: str, key_type: str | None, deadline_seconds: float) -> ServedKey | Refused:
+        """Which of this runner's keys is for a distribution; errors as in `sign`."""
+        request_id = new_request_id()
+        expires = trio.current_time() + deadline_seconds
+        answer = await self._ask(Question(request_id, expires, lambda: SelectKey(request_id, distribution, key_type)))
+        if not isinstance(answer, SelectedKey | Refused):
+            raise UnreachableError(_ANOTHER)
+        return answer.key if isinstance(answer, SelectedKey) else answer
 
     async def certificate(self, fingerprint: Fingerprint) -> bytes:
         """The OpenPGP certificate, binary, that the key with this fingerprint stands in.
@@ -189,6 +212,9 @@ class Client:
                 best.state.node, best.address, before.address if before else "-", before.problem if before else "",
             )  # fmt: skip
         self._best = best
+        if best is not None:
+            self._rejection = None
+            self._met.set()
 
     def _note_reach(self) -> None:
         nodes = [way.carrier.node for way in self._ways if way.carrier is not None]
@@ -221,6 +247,8 @@ class Client:
         # One that is not operational may become so, and one that is away may come back: what counts is who is sure.
         if rejection.code is not RejectionCode.NOT_OPERATIONAL or all(way.rejection is not None for way in self._ways):
             self._pending.reject(rejection)
+            self._rejection = rejection
+            self._met.set()
 
     def renew_soon(self, credentials: Credentials, lines: Lines) -> None:
         """Store and use new credentials (for the ways)."""

@@ -6,10 +6,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
-from agentproxy.admin.rpmfile import MAGIC, read_rpm
 from agentproxy.admin.signaturepackets import MAX_SIGNATURES, SignaturePacket, read_signatures
 from agentproxy.protocol.digests import Digest
 from agentproxy.protocol.errors import ConfigError, RemoteProtocolError
+from agentproxy.protocol.rpmfile import MAGIC, read_rpm
 
 __all__ = ["SIGNATURE_SUFFIXES", "FileSignature", "signatures_of"]
 

@@ -13,11 +13,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agentproxy.admin.rpmfile import read_rpm
 from agentproxy.admin.signaturepackets import MAX_SIGNATURES, read_signatures
 from agentproxy.admin.signedfiles import signatures_of
 from agentproxy.protocol.errors import RemoteProtocolError
 from agentproxy.protocol.fields import Asserted
+from agentproxy.protocol.rpmfile import read_rpm
 from agentproxy.protocol.signer_messages import Outcome
 from agentproxy.signer.log import AuditLog
 from agentproxy.signer.record import Entry

@@ -1,0 +1,183 @@
+"""Many files at once: each is read, sealed, written and put in its place, and what became of it is told."""
+
+import contextlib
+import enum
+from collections.abc import Awaitable, Callable, Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeVar
+
+import trio
+
+from agentproxy.protocol.digests import HashAlgorithm
+from agentproxy.protocol.errors import BlindOracleError
+from agentproxy.protocol.hashstates import HashState
+from agentproxy.protocol.messages import Sealed, ServedKey
+from relay.link import RejectedError
+from relay.pending import DeadlineError, UnreachableError
+from relay.sealed import rpms
+from relay.sealed.claims import claims_about
+from relay.sealed.errors import NotSealedError, UnfitError
+from relay.sealed.replacement import Original, created, opened, replacement
+from relay.sealed.rpms import Rpm
+from relay.sealed.sealer import Sealer
+from relay.sealed.states import state_of, state_of_file
+
+__all__ = ["Batch", "Existing", "Outcome", "Result", "Way"]
+
+# Reading, hashing and fsync block: more of them than processors, since most of the time they wait for the disk.
+_THREADS = 16
+
+T = TypeVar("T")
+
+
+class Outcome(enum.StrEnum):
+    """What became of a file."""
+
+    SIGNED = "signed"
+    KEPT = "kept"  # it had a signature, and such are kept
+    FAILED = "failed"
+    NOT_TRIED = "not_tried"  # since nothing could come of it any more
+
+
+class Existing(enum.StrEnum):
+    """What to do with packages that have a signature."""
+
+    REPLACE = "replace"
+    KEEP = "keep"
+    REFUSE = "refuse"
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """One file's fate."""
+
+    file: Path
+    outcome: Outcome
+    reason: str = ""
+    code: str = ""  # the oracle's, where it gave one
+    signature: Path | None = None  # the file that holds it
+    package: str | None = None
+    sealed: Sealed | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Way:
+    """How files are signed."""
+
+    key: ServedKey
+    algorithm: HashAlgorithm
+    distribution: str | None = None
+    existing: Existing = Existing.REPLACE
+    armor: bool = True  # of detached signatures
+    jobs: int = 64  # files at once
+
+
+class Batch:
+    """Signs files.
+
+    Args:
+        sealer: connected.
+        way: for all of them.
+        tell: called with each result, as soon as there is one.
+    """
+
+    def __init__(self, sealer: Sealer, way: Way, tell: Callable[[Result], None]) -> None:
+        self._sealer = sealer
+        self._way = way
+        self._tell = tell
+        self._threads = trio.CapacityLimiter(_THREADS)
+        self._hopeless = ""  # why no further file is tried
+
+    async def sign_rpms(self, files: Iterable[Path]) -> None:
+        """Sign the headers of packages, in place."""
+        await self._each(iter(files), self._sign_rpm)
+
+    async def sign_detached(self, files: Iterable[Path], output: Path | None = None) -> None:
+        """Write a signature beside each file, or into `output`."""
+
+        async def sign(file: Path) -> Result:
+            return await self._sign_detached(file, output or _beside(file, armor=self._way.armor))
+
+        await self._each(iter(files), sign)
+
+    async def _each(self, files: Iterator[Path], sign: "_Sign") -> None:
+        async def work() -> None:
+            for file in files:  # one iterator for all workers
+                self._tell(await self._result(file, sign))
+
+        async with trio.open_nursery() as nursery:
+            for _ in range(self._way.jobs):
+                nursery.start_soon(work)
+
+    async def _result(self, file: Path, sign: "_Sign") -> Result:
+        if self._hopeless:
+            await trio.lowlevel.checkpoint()
+            return Result(file, Outcome.NOT_TRIED, self._hopeless)
+        try:
+            return await sign(file)
+        except OSError as error:
+            return Result(file, Outcome.FAILED, error.strerror or str(error))
+        except NotSealedError as error:
+            return Result(file, Outcome.FAILED, str(error), error.code)
+        except (UnreachableError, DeadlineError, RejectedError) as error:
+            self._hopeless = str(error)
+            return Result(file, Outcome.FAILED, str(error))
+        except BlindOracleError as error:
+            return Result(file, Outcome.FAILED, str(error))
+
+    async def _sign_rpm(self, file: Path) -> Result:
+        way = self._way
+        with contextlib.ExitStack() as stack:
+            original, rpm, state = await self._in_thread(lambda: _read_rpm(stack, file, way))
+            if rpm.is_signed and way.existing is not Existing.REPLACE:
+                if way.existing is Existing.REFUSE:
+                    raise UnfitError("it has a signature already")
+                return Result(file, Outcome.KEPT, "it has a signature already", package=rpm.nevra)
+            sealed = await self._seal(state, file, rpm.nevra)
+            await self._in_thread(lambda: _write_rpm(original, rpm, sealed))
+        return Result(file, Outcome.SIGNED, signature=file, package=rpm.nevra, sealed=sealed)
+
+    async def _sign_detached(self, file: Path, output: Path) -> Result:
+        with contextlib.ExitStack() as stack:
+            original, state = await self._in_thread(lambda: _read_document(stack, file, self._way.algorithm))
+            sealed = await self._seal(state, file)
+            await self._in_thread(lambda: _write_detached(original, output, sealed, armor=self._way.armor))
+        return Result(file, Outcome.SIGNED, signature=output, sealed=sealed)
+
+    async def _seal(self, state: HashState, file: Path, package: str | None = None) -> Sealed:
+        way = self._way
+        return await self._sealer.seal(way.key, state, way.distribution, claims_about(file, package))
+
+    async def _in_thread(self, work: Callable[[], T]) -> T:
+        return await trio.to_thread.run_sync(work, limiter=self._threads)
+
+
+_Sign = Callable[[Path], Awaitable[Result]]
+
+
+def _beside(file: Path, *, armor: bool) -> Path:
+    return file.with_name(file.name + (".asc" if armor else ".sig"))
+
+
+def _read_rpm(stack: contextlib.ExitStack, file: Path, way: Way) -> tuple[Original, Rpm, HashState]:
+    original = stack.enter_context(opened(file))
+    rpm = rpms.read(original.file)
+    return original, rpm, state_of(rpm.header, way.algorithm)
+
+
+def _write_rpm(original: Original, rpm: Rpm, sealed: Sealed) -> None:
+    with replacement(original) as signed:
+        rpms.write_signed(rpm, sealed.seal, original.file, signed)
+
+
+def _read_document(stack: contextlib.ExitStack, file: Path, algorithm: HashAlgorithm) -> tuple[Original, HashState]:
+    original = stack.enter_context(opened(file))
+    return original, state_of_file(original.file, algorithm)
+
+
+def _write_detached(original: Original, output: Path, sealed: Sealed, *, armor: bool) -> None:
+    """Beside the file; whoever may read that may read its signature."""
+    original.check_unchanged()
+    with created(output, original.status.st_mode & 0o666) as signature:
+        signature.write(sealed.seal.armored.encode("ascii") if armor else sealed.seal.packet)

@@ -1,0 +1,51 @@
+"""`blind-oracle-sign`: rpm, detached, repo.
+
+Exit status: 0 every file is signed or was kept, 1 one is not, 2 wrong usage, 130 interrupted.
+"""
+
+import sys
+from collections.abc import Sequence
+from typing import NoReturn
+
+from agentproxy.protocol.errors import BlindOracleError, ConfigError
+
+__all__ = ["main"]
+
+FAILED, INTERRUPTED = 1, 130
+
+
+def main(arguments: Sequence[str] | None = None) -> NoReturn:
+    """Run one command and leave with its exit status."""
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    try:
+        from relay.sealed.commandline import run_command  # noqa: PLC0415  what is not installed shall be one line
+
+        status = run_command(words)
+    except KeyboardInterrupt:
+        sys.exit(INTERRUPTED)
+    except ModuleNotFoundError as error:
+        print(f"blind-oracle-sign: error: {error.name} is not installed", file=sys.stderr)
+        print("blind-oracle-sign: hint: pip install 'blind-oracle[client]'", file=sys.stderr)
+        sys.exit(FAILED)
+    except (BlindOracleError, BaseExceptionGroup) as error:
+        sys.exit(_complain(error))
+    sys.exit(status)
+
+
+def _complain(error: BaseException) -> int:
+    """Say what went wrong; the exit status. An error comes wrapped in one group for each nursery that it passed."""
+    if isinstance(error, BaseExceptionGroup):
+        if error.subgroup(KeyboardInterrupt) is not None:
+            return INTERRUPTED
+        return max(_complain(inner) for inner in error.exceptions)
+    if not isinstance(error, BlindOracleError | BrokenPipeError):
+        raise error  # a bug of ours: the traceback is what its finder needs
+    for line in str(error).splitlines():
+        print(f"blind-oracle-sign: error: {line}", file=sys.stderr)
+    if isinstance(error, ConfigError) and error.hint:
+        print(f"blind-oracle-sign: hint: {error.hint}", file=sys.stderr)
+    return FAILED
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,193 @@
+"""The commands of `blind-oracle-sign` with their options; `relay.sealed.cli` prints their errors."""
+
+import logging
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Self
+
+import click
+import trio
+
+from agentproxy import __version__
+from agentproxy.protocol.digests import HashAlgorithm
+from agentproxy.protocol.errors import ConfigError, RemoteProtocolError
+from agentproxy.protocol.fields import check_name
+from relay.config import CONFIG_VARIABLE, config_path, load_config
+from relay.sealed.batch import Batch, Existing, Way
+from relay.sealed.keychoice import KeyWanted, hash_algorithm
+from relay.sealed.report import Report, shown
+from relay.sealed.sealer import Sealer, open_sealer
+
+__all__ = ["run_command"]
+
+_HELP = {"help_option_names": ["-h", "--help"]}
+_FILE = click.Path(path_type=Path)
+_DIGESTS = {"sha256": HashAlgorithm.SHA256, "sha512": HashAlgorithm.SHA512}
+_MOST_JOBS = 1024
+_REPOMD = b"<repomd"
+_LOOKED_AT = 4096  # bytes of a repomd.xml
+
+
+def run_command(words: Sequence[str]) -> int:
+    """Run what `words` say; the exit status."""
+    try:
+        status = _group.main(list(words), "blind-oracle-sign", standalone_mode=False)
+    except click.ClickException as error:
+        click.echo(f"blind-oracle-sign: error: {error.format_message()}", err=True)
+        if isinstance(error, click.UsageError) and error.ctx is not None:
+            click.echo(f"blind-oracle-sign: hint: {error.ctx.command_path} --help", err=True)
+        return 2 if isinstance(error, click.UsageError) else 1
+    except click.Abort:
+        return 130
+    return status if isinstance(status, int) else 0
+
+
+@dataclass(frozen=True, slots=True)
+class _Common:
+    """What every command can be told."""
+
+    config: Path
+    wanted: KeyWanted
+    digest: HashAlgorithm | None
+    as_json: bool
+    quiet: bool
+
+    @classmethod
+    def of(cls, context: click.Context) -> Self:
+        """As it stands on the command line.
+
+        Raises:
+            ConfigError: a name that cannot be one.
+        """
+        given = context.params
+        wanted = KeyWanted(given["key"], given["key_type"], given["distribution"])
+        for option, name in (("--key-type", wanted.key_type), ("--distribution", wanted.distribution)):
+            if name is not None:
+                _check_name(option, name)
+        digest = None if given["digest"] is None else _DIGESTS[given["digest"]]
+        return cls(given["config"] or config_path(), wanted, digest, given["as_json"], given["quiet"])
+
+
+def _check_name(option: str, name: str) -> None:
+    try:
+        check_name(name, option)
+    except RemoteProtocolError as error:
+        raise ConfigError(str(error)) from error
+
+
+_COMMON = (
+    click.Option(["--config"], type=_FILE, help=f"relay.yaml; default: ${CONFIG_VARIABLE}, else /etc."),
+    click.Option(["--key"], metavar="NAME", help="The key's name, or its or its primary key's fingerprint."),
+    click.Option(["--key-type"], metavar="TYPE", help="Only keys of this type, such as modern or legacy."),
+    click.Option(["--distribution"], metavar="NAME", help="What the files are for; default: relay.yaml's."),
+    click.Option(["--digest"], type=click.Choice(list(_DIGESTS)), help="Default: the first that the key takes."),
+    click.Option(["--json", "as_json"], is_flag=True, help="A line of JSON for each file, on standard output."),
+    click.Option(["-q", "--quiet"], is_flag=True, help="Say only what went wrong."),
+)
+_jobs = click.option(
+    "--jobs", type=click.IntRange(1, _MOST_JOBS), default=64, show_default=True, help="How many files at once."
+)
+
+
+@click.group(context_settings=_HELP)
+@click.version_option(__version__, "-V", "--version", prog_name="blind-oracle-sign")
+def _group() -> None:
+    """Sign RPMs and files with keys that only the oracle has; neither gpg nor rpm is needed."""
+
+
+@_group.command("rpm")
+@click.argument("files", type=_FILE, nargs=-1, required=True)
+@click.option(
+    "--existing", type=click.Choice([each.value for each in Existing]), default="replace", show_default=True,
+    help="What to do with packages that have a signature.",
+)  # fmt: skip
+@_jobs
+@click.pass_context
+def _rpm(context: click.Context, /, files: tuple[Path, ...], existing: str, jobs: int, **_: object) -> int:
+    """Sign the headers of RPMs, in place; each is replaced whole or not at all."""
+    common = _Common.of(context)
+
+    async def sign(sealer: Sealer, way: Way, report: Report) -> None:
+        chosen = replace(way, existing=Existing(existing), jobs=jobs)
+        await Batch(sealer, chosen, report.tell).sign_rpms(files)
+
+    return _run(common, len(files), sign)
+
+
+@_group.command("detached")
+@click.argument("files", type=_FILE, nargs=-1, required=True)
+@click.option("--binary", is_flag=True, help="FILE.sig in binary form, not FILE.asc as text.")
+@click.option("-o", "--output", type=_FILE, help="The signature's file; for one FILE only.")
+@_jobs
+@click.pass_context
+def _detached(
+    context: click.Context,
+    /,
+    files: tuple[Path, ...],
+    binary: bool,  # noqa: FBT001
+    output: Path | None,
+    jobs: int,
+    **_: object,
+) -> int:
+    """Write a detached signature beside each FILE."""
+    if output is not None and len(files) != 1:
+        raise click.UsageError("--output is for one file")
+    common = _Common.of(context)
+
+    async def sign(sealer: Sealer, way: Way, report: Report) -> None:
+        chosen = replace(way, armor=not binary, jobs=jobs)
+        await Batch(sealer, chosen, report.tell).sign_detached(files, output)
+
+    return _run(common, len(files), sign)
+
+
+@_group.command("repo")
+@click.argument("directories", metavar="DIRECTORIES...", type=_FILE, nargs=-1, required=True)
+@click.pass_context
+def _repo(context: click.Context, /, directories: tuple[Path, ...], **_: object) -> int:
+    """Sign the repodata/repomd.xml of repositories, into repomd.xml.asc beside it."""
+    common = _Common.of(context)
+    files = [_repomd(directory) for directory in directories]
+
+    async def sign(sealer: Sealer, way: Way, report: Report) -> None:
+        await Batch(sealer, way, report.tell).sign_detached(files)
+
+    return _run(common, len(files), sign)
+
+
+for _command in (_rpm, _detached, _repo):
+    _command.params.extend(_COMMON)
+
+
+def _repomd(directory: Path) -> Path:
+    file = directory / "repodata" / "repomd.xml"
+    try:
+        with file.open("rb") as opened:
+            is_one = _REPOMD in opened.read(_LOOKED_AT)
+    except OSError as error:
+        raise ConfigError(f"{shown(file)}: {error.strerror}", "createrepo_c DIRECTORY makes it") from error
+    if not is_one:
+        raise ConfigError(f"{shown(file)}: it is no metadata of a repository")
+    return file
+
+
+def _run(common: _Common, total: int, sign: Callable[[Sealer, Way, Report], Awaitable[None]]) -> int:
+    logging.basicConfig(
+        level=logging.ERROR if common.quiet else logging.WARNING, format="blind-oracle-sign: %(message)s"
+    )
+    config = load_config(common.config)
+
+    async def main() -> bool:
+        async with open_sealer(config) as sealer:
+            wanted = common.wanted
+            if wanted.distribution is None:
+                wanted = replace(wanted, distribution=config.distribution)
+            key = await sealer.choose(wanted)
+            way = Way(key, hash_algorithm(key, common.digest), wanted.distribution)
+            with Report(total, as_json=common.as_json, quiet=common.quiet) as report:
+                await sign(sealer, way, report)
+        report.sum()
+        return report.is_good
+
+    return 0 if trio.run(main) else 1

@@ -1,0 +1,71 @@
+"""Which of the served keys shall sign, from what its user says about it."""
+
+import fnmatch
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from agentproxy.protocol.digests import HashAlgorithm
+from agentproxy.protocol.errors import ConfigError
+from agentproxy.protocol.messages import ServedKey
+
+__all__ = ["KeyWanted", "choose", "hash_algorithm"]
+
+_STATES = (HashAlgorithm.SHA256, HashAlgorithm.SHA512)  # the ones whose states can travel
+
+
+@dataclass(frozen=True, slots=True)
+class KeyWanted:
+    """What is known about the key; None: anything will do."""
+
+    name: str | None = None  # or the fingerprint of the key or of its primary key
+    key_type: str | None = None
+    distribution: str | None = None
+
+
+def choose(keys: Iterable[ServedKey], wanted: KeyWanted) -> list[ServedKey]:
+    """The keys that fit, in the oracle's order.
+
+    Raises:
+        ConfigError: none does.
+    """
+    served = list(keys)
+    fitting = [key for key in served if _fits(key, wanted)]
+    if not fitting:
+        names = ", ".join(f"{key.facts.name} ({key.key_type})" for key in served) or "none"
+        raise ConfigError(f"no key fits {_words(wanted)}", f"the oracle serves to this runner: {names}")
+    return fitting
+
+
+def _fits(key: ServedKey, wanted: KeyWanted) -> bool:
+    name = wanted.name
+    if name is not None and key.facts.name != name:
+        digits = name.replace(" ", "").upper()
+        if digits not in {str(key.facts.fingerprint), str(key.facts.primary)}:
+            return False
+    if wanted.key_type is not None and key.key_type != wanted.key_type:
+        return False
+    return wanted.distribution is None or not key.distributions or _is_for(key, wanted.distribution)
+
+
+def _is_for(key: ServedKey, distribution: str) -> bool:
+    return any(fnmatch.fnmatchcase(distribution, pattern) for pattern in key.distributions)
+
+
+def _words(wanted: KeyWanted) -> str:
+    said = (("--key", wanted.name), ("--key-type", wanted.key_type), ("--distribution", wanted.distribution))
+    return " ".join(f"{option} {value}" for option, value in said if value is not None) or "anything"
+
+
+def hash_algorithm(key: ServedKey, wanted: HashAlgorithm | None) -> HashAlgorithm:
+    """The algorithm to hash with: the wanted one, or the first that the key takes.
+
+    Raises:
+        ConfigError: the key takes neither SHA-256 nor SHA-512, or not the wanted one.
+    """
+    taken = [each for each in _STATES if each in key.facts.hash_algorithms]
+    if wanted is None and taken:
+        return taken[0]
+    if wanted is not None and wanted in taken:
+        return wanted
+    names = ", ".join(each.name.lower() for each in taken) or "neither sha256 nor sha512"
+    raise ConfigError(f"key {key.facts.name} takes {names}", "--digest names the hash algorithm")

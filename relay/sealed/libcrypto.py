@@ -1,0 +1,138 @@
+"""SHA-256 and SHA-512 of the libcrypto that Python itself runs on, with their states in the open.
+
+The layout of OpenSSL's SHA256_CTX and SHA512_CTX (openssl/sha.h) has been the same since 2004, and is not taken on
+trust: `find` compares states with those of our own hash functions, and gives up where they differ.
+"""
+
+import ctypes
+import functools
+import importlib
+import sys
+from dataclasses import dataclass
+from typing import ClassVar, Self
+
+from agentproxy.protocol.digests import HashAlgorithm
+from agentproxy.protocol.errors import RemoteProtocolError
+from agentproxy.protocol.hashstates import HashState
+
+__all__ = ["Libcrypto", "LibcryptoHash", "find"]
+
+# Where Python's own module does not lead to it, by the names of OpenSSL 3, 1.1 and EL7's 1.0.2.
+_NAMES = ("libcrypto.so.3", "libcrypto.so.1.1", "libcrypto.so.10")
+_SPARE = 1024  # bytes behind a context, for a libcrypto whose context is larger than what we know
+
+
+class _Sha256(ctypes.Structure):
+    _fields_: ClassVar = [
+        ("h", ctypes.c_uint32 * 8),
+        ("bits_low", ctypes.c_uint32),
+        ("bits_high", ctypes.c_uint32),
+        ("data", ctypes.c_ubyte * 64),
+        ("num", ctypes.c_uint),
+        ("md_len", ctypes.c_uint),
+        ("spare", ctypes.c_ubyte * _SPARE),
+    ]
+
+
+class _Sha512(ctypes.Structure):
+    _fields_: ClassVar = [
+        ("h", ctypes.c_uint64 * 8),
+        ("bits_low", ctypes.c_uint64),
+        ("bits_high", ctypes.c_uint64),
+        ("data", ctypes.c_ubyte * 128),
+        ("num", ctypes.c_uint),
+        ("md_len", ctypes.c_uint),
+        ("spare", ctypes.c_ubyte * _SPARE),
+    ]
+
+
+@dataclass(frozen=True, slots=True)
+class _Functions:
+    context: type[_Sha256 | _Sha512]
+    word: int  # bytes
+    init: str
+    update: str
+
+
+_FUNCTIONS = {
+    HashAlgorithm.SHA256: _Functions(_Sha256, 4, "SHA256_Init", "SHA256_Update"),
+    HashAlgorithm.SHA512: _Functions(_Sha512, 8, "SHA512_Init", "SHA512_Update"),
+}
+
+
+class LibcryptoHash:
+    """One hash on its way.
+
+    Args:
+        library: has the functions.
+        algorithm: SHA256 or SHA512.
+    """
+
+    def __init__(self, library: ctypes.CDLL, algorithm: HashAlgorithm) -> None:
+        self._algorithm = algorithm
+        self._functions = _FUNCTIONS[algorithm]
+        self._context = self._functions.context()
+        self._update = library[self._functions.update]
+        library[self._functions.init](ctypes.byref(self._context))
+
+    def update(self, data: bytes) -> Self:
+        """Hash some bytes more; the interpreter's lock is free meanwhile."""
+        self._update(ctypes.byref(self._context), data, ctypes.c_size_t(len(data)))
+        return self
+
+    @property
+    def state(self) -> HashState:
+        """Where the hash stands.
+
+        Raises:
+            RemoteProtocolError: the context does not hold a state that can be.
+        """
+        context, word = self._context, self._functions.word
+        value = b"".join(int(part).to_bytes(word, "big") for part in context.h)
+        bits = int(context.bits_low) | int(context.bits_high) << (8 * word)
+        return HashState(self._algorithm, value, bits // 8, bytes(context.data[: context.num]))
+
+
+@dataclass(frozen=True, slots=True)
+class Libcrypto:
+    """A libcrypto that passed the comparison."""
+
+    library: ctypes.CDLL
+
+    def new(self, algorithm: HashAlgorithm) -> LibcryptoHash:
+        """Begin a hash with SHA256 or SHA512."""
+        return LibcryptoHash(self.library, algorithm)
+
+
+@functools.cache
+def find() -> Libcrypto | None:
+    """The libcrypto of this process; None where there is none that we understand."""
+    for name in _candidates():
+        try:
+            library = ctypes.CDLL(name)
+            if _agrees(library):
+                return Libcrypto(library)
+        except (OSError, AttributeError, RemoteProtocolError):
+            continue  # not there, without these functions, or with other contexts: the next one, or our own functions
+    return None
+
+
+def _candidates() -> list[str]:
+    try:
+        # Through it all symbols of the libcrypto that it is linked with can be found.
+        module = importlib.import_module("_hashlib")
+    except ImportError:
+        return list(_NAMES)
+    file = getattr(module, "__file__", None)
+    return [file or sys.executable, *_NAMES]
+
+
+def _agrees(library: ctypes.CDLL) -> bool:
+    text = bytes(range(251)) * 2
+    for algorithm in _FUNCTIONS:
+        for length in (0, 1, 63, 64, 127, 128, 129, len(text)):
+            ours = HashState.initial(algorithm).updated(text[:length])
+            theirs = LibcryptoHash(library, algorithm).update(text[: length // 2]).update(text[length // 2 : length])
+            if theirs.state != ours:
+                return False
+    return True

@@ -1,0 +1,155 @@
+"""Putting another file in the place of one: whole or not at all, and only while the old one is still what was read."""
+
+import errno
+import os
+import secrets
+import stat
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO
+
+from relay.sealed.errors import UnfitError
+
+__all__ = ["Original", "created", "opened", "replacement"]
+
+_NO_UNNAMED_FILES = frozenset({errno.EOPNOTSUPP, errno.EISDIR, errno.EINVAL, errno.ENOENT})  # as open(2) says it
+
+
+@dataclass(frozen=True, slots=True)
+class Original:
+    """An open file, and what it was when it was opened."""
+
+    path: Path  # without symbolic links
+    file: BinaryIO
+    status: os.stat_result
+
+    def check_unchanged(self) -> None:
+        """Raise UnfitError when the file, or what its name leads to, is not what was opened."""
+        try:
+            now = self.path.stat(follow_symlinks=False)
+        except FileNotFoundError:
+            raise UnfitError("it was removed while it was signed") from None
+        if _identity(now) != _identity(self.status):
+            raise UnfitError("it changed while it was signed")
+
+
+def _identity(status: os.stat_result) -> tuple[int, ...]:
+    # The time of the last change of its inode: whoever writes can put the other one back, and not this.
+    return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns
+
+
+@contextmanager
+def opened(path: Path) -> Iterator[Original]:
+    """Open a regular file for reading; its symbolic links are followed once, here.
+
+    Raises:
+        UnfitError: it is something else.
+        OSError: it cannot be read.
+    """
+    real = path.resolve(strict=True)
+    # Without waiting: a named pipe would hold us for ever.
+    descriptor = os.open(real, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
+    with os.fdopen(descriptor, "rb") as file:
+        status = os.fstat(file.fileno())
+        if not stat.S_ISREG(status.st_mode):
+            raise UnfitError("it is no regular file")
+        yield Original(real, file, status)
+
+
+@contextmanager
+def replacement(original: Original) -> Iterator[BinaryIO]:
+    """A file to write into; at the block's end it takes the original's place, with its mode and owner, and is on disk.
+
+    An exception in the block, a kill or a power loss leaves the original.
+
+    Raises:
+        UnfitError: the original has changed meanwhile.
+        OSError: the file cannot be written.
+    """
+    status = original.status
+    with _fresh(original.path) as (file, place):
+        yield file
+        if (status.st_uid, status.st_gid) != (os.geteuid(), os.getegid()):
+            os.fchown(file.fileno(), status.st_uid, status.st_gid)
+        place(stat.S_IMODE(status.st_mode), original)
+
+
+@contextmanager
+def created(path: Path, mode: int) -> Iterator[BinaryIO]:
+    """As `replacement`, for a file of which nobody cares what it was before, or whether it was.
+
+    Args:
+        path: symbolic links are replaced, not followed.
+        mode: permission bits.
+    """
+    with _fresh(path) as (file, place):
+        yield file
+        place(mode, None)
+
+
+class _Place:
+    """Gives a written file its name."""
+
+    def __init__(self, path: Path, file: BinaryIO, name: Path | None) -> None:
+        self._path = path
+        self._file = file
+        self.name = name  # of the file so far; None while it has none
+
+    def __call__(self, mode: int, original: Original | None) -> None:
+        self._file.flush()
+        os.fchmod(self._file.fileno(), mode)
+        os.fsync(self._file.fileno())
+        if self.name is None:
+            self.name = _named(self._file.fileno(), self._path)
+        if original is not None:
+            original.check_unchanged()
+        self.name.replace(self._path)
+        self.name = None
+        _sync_directory(self._path.parent)
+
+
+@contextmanager
+def _fresh(path: Path) -> Iterator[tuple[BinaryIO, _Place]]:
+    """A file without a name where the file system has such: then a kill leaves nothing behind."""
+    name = None
+    try:
+        descriptor = os.open(path.parent, os.O_TMPFILE | os.O_RDWR | os.O_CLOEXEC, 0o600)
+    except OSError as error:
+        if error.errno not in _NO_UNNAMED_FILES or not path.parent.is_dir():
+            raise
+        name = _temporary(path)
+        descriptor = os.open(name, os.O_CREAT | os.O_EXCL | os.O_RDWR | os.O_CLOEXEC, 0o600)
+    with os.fdopen(descriptor, "w+b") as file:
+        place = _Place(path, file, name)
+        try:
+            yield file, place
+        finally:
+            if place.name is not None:
+                place.name.unlink(missing_ok=True)
+
+
+def _temporary(path: Path) -> Path:
+    # Not made from the file's name, which may be as long as names can be; and nothing takes it for a package.
+    return path.parent / f".blind-oracle-{secrets.token_hex(8)}.tmp"
+
+
+def _named(descriptor: int, path: Path) -> Path:
+    """Give a file that has none a name beside `path`; open(2), O_TMPFILE, has the way."""
+    name = _temporary(path)
+    directory = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        # Only with a directory does Python follow the link, and only what it leads to can be named.
+        os.link(f"/proc/self/fd/{descriptor}", name, src_dir_fd=directory, follow_symlinks=True)
+    finally:
+        os.close(directory)
+    return name
+
+
+def _sync_directory(directory: Path) -> None:
+    descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,205 @@
+"""The way to signatures over documents: one connection to the oracle, many requests in flight, each answer checked.
+
+It uses the relay's configuration and credentials, and needs no running relay and no gpg.
+"""
+
+import contextlib
+import socket
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
+
+import trio
+
+from agentproxy.protocol.errors import ConfigError
+from agentproxy.protocol.fields import Claims
+from agentproxy.protocol.hashstates import HashState
+from agentproxy.protocol.messages import (
+    Failed,
+    FailureCode,
+    Refused,
+    Sealed,
+    ServedKey,
+)
+from agentproxy.protocol.openpgp import DocumentSignature
+from agentproxy.runtime.lockfile import held
+from relay.client import Client
+from relay.config import RelayConfig
+from relay.credentials import CredentialStore, credentials_directory
+from relay.dial import Dialer
+from relay.heads import Heads
+from relay.lines import Dial
+from relay.pending import UnreachableError, new_request_id
+from relay.sealed.errors import NotSealedError
+from relay.sealed.keychoice import KeyWanted, choose
+from relay.signrequests import SealRequest
+from relay.verify import Verdict, verify
+from relay.way import HeadKeeper
+
+__all__ = ["Sealer", "open_sealer"]
+
+# After a refusal that a moment's patience cures the oracle says how long; without a word, as long as this.
+_PATIENCE_SECONDS = 0.1
+_FAILURES = {
+    FailureCode.BACKEND: "the oracle's backend gave no signature",
+    FailureCode.KEY_UNAVAILABLE: "the signer does not seal with this key",
+    FailureCode.BAD_SIGNATURE: "the signer's own check of the signature failed",
+    FailureCode.NOT_OPERATIONAL: "the oracle is not operational; its audit log may not be writable",
+    FailureCode.INTERNAL: "the oracle failed",
+}
+
+
+class Sealer:
+    """Asks for signatures.
+
+    Args:
+        config: the relay's.
+        dial: opens connections.
+        heads: gets each end of an oracle's audit log.
+        store: where `dial` finds its credentials, when we may replace them.
+    """
+
+    def __init__(self, config: RelayConfig, dial: Dial, heads: HeadKeeper, store: CredentialStore | None) -> None:
+        self._client = Client(config.oracles, dial, self.take_keys, heads, store)
+        self._deadline_seconds = float(config.deadline_seconds)
+        self._keys: tuple[ServedKey, ...] | None = None
+        self._keys_known = trio.Event()
+
+    @property
+    def keys(self) -> tuple[ServedKey, ...]:
+        """What the oracle in use serves to this runner."""
+        return self._keys or ()
+
+    async def take_keys(self, keys: tuple[ServedKey, ...]) -> None:
+        """The keys from now on (for the client)."""
+        self._keys = keys
+        self._keys_known.set()
+        await trio.lowlevel.checkpoint()
+
+    async def run(self) -> None:
+        """Stay connected until cancelled."""
+        await self._client.run()
+
+    async def welcome(self) -> None:
+        """Return once an oracle has taken us and told its keys.
+
+        Raises:
+            UnreachableError: none was there in time.
+            RejectedError: none takes this runner.
+        """
+        with trio.move_on_after(self._deadline_seconds):
+            await self._client.met()
+            await self._keys_known.wait()
+        if self._keys is None:
+            raise UnreachableError(f"no oracle in reach: {self._client.state.problem}")
+
+    async def choose(self, wanted: KeyWanted) -> ServedKey:
+        """The one key that fits; where several are for a distribution, the oracle says which.
+
+        Raises:
+            ConfigError: none fits, or more than one.
+        """
+        fitting = choose(self.keys, wanted)
+        if len(fitting) > 1 and wanted.distribution is not None and wanted.name is None:
+            fitting = [await self._selected(wanted.distribution, wanted.key_type)]
+        if len(fitting) > 1:
+            names = ", ".join(key.facts.name for key in fitting)
+            raise ConfigError(f"several keys would do: {names}", "choose one with --key, --key-type or --distribution")
+        return fitting[0]
+
+    async def _selected(self, distribution: str, key_type: str | None) -> ServedKey:
+        answer = await self._client.select_key(distribution, key_type, self._deadline_seconds)
+        if isinstance(answer, Refused):
+            raise ConfigError(f"which key is for {distribution}? {answer.reason}", "choose one with --key")
+        return answer
+
+    async def seal(
+        self, key: ServedKey, state: HashState, distribution: str | None = None, claims: Claims | None = None
+    ) -> Sealed:
+        """A signature over the document behind `state`, checked with the public key of the key list.
+
+        Raises:
+            NotSealedError: refused or failed, or the answer is not what was asked for.
+            UnreachableError, DeadlineError: no oracle in reach, or no answer in time.
+            RejectedError: no oracle takes this runner.
+        """
+        expires = trio.current_time() + self._deadline_seconds
+        request = SealRequest(new_request_id(), key.facts.keygrip, state, distribution, claims)
+        while True:
+            answer = await self._client.seal(request, expires - trio.current_time())
+            if isinstance(answer, Sealed):
+                _check(key, state, answer.seal)
+                return answer
+            if isinstance(answer, Failed):
+                raise NotSealedError(_FAILURES[answer.code], answer.code)
+            pause = None if answer.retry_after_ms is None else max(answer.retry_after_ms / 1000, _PATIENCE_SECONDS)
+            if pause is None or trio.current_time() + pause >= expires:
+                raise NotSealedError(answer.reason, answer.code)
+            await trio.sleep(pause)
+
+
+def _check(key: ServedKey, state: HashState, seal: DocumentSignature) -> None:
+    """Raise NotSealedError unless this is the key's own signature over the document."""
+    if seal.fingerprint != key.facts.fingerprint:
+        raise NotSealedError(f"the oracle signed with {seal.fingerprint}, not with {key.facts.fingerprint}")
+    if seal.digest != state.finished(seal.trailer):
+        raise NotSealedError("the oracle signed something else than it was asked for")
+    verdict = verify(key.facts.public_key, seal.digest, seal.signature)
+    if verdict is Verdict.UNCHECKED:
+        raise NotSealedError("signatures of this key cannot be checked here: install blind-oracle[client]")
+    if verdict is not Verdict.GOOD:
+        raise NotSealedError("the signature is wrong")
+
+
+@asynccontextmanager
+async def open_sealer(config: RelayConfig) -> AsyncIterator[Sealer]:
+    """Connect to the oracle that relay.yaml names, and stay connected for as long as the block lasts.
+
+    Raises:
+        ConfigError: the credentials cannot be read.
+        UnreachableError: no oracle was there within the configuration's deadline.
+        RejectedError: no oracle takes this runner.
+    """
+    heads = Heads(config.state / "heads.json")
+    heads.load()
+    dialer = Dialer(config, heads.all)
+    dialer.context()  # what is wrong with the credentials shall show at once, not after a deadline
+    dialer.hello()
+    failure: Exception | None = None
+    with _renewable(config) as store:
+        sealer = Sealer(config, dialer, heads, store)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(sealer.run)
+            nursery.start_soon(heads.keep)
+            try:
+                await sealer.welcome()
+                yield sealer
+            except Exception as error:  # noqa: BLE001  carried past the nursery, which would wrap it into a group
+                failure = error
+            nursery.cancel_scope.cancel()
+    if failure is not None:
+        raise failure
+
+
+@contextlib.contextmanager
+def _renewable(config: RelayConfig) -> Iterator[CredentialStore | None]:
+    """The store of our credentials, when nobody else would renew them: no relay serves, and no other client is here."""
+    store = CredentialStore(credentials_directory(config.state))
+    if config.token != store.current.token or _relay_serves(config):
+        yield None
+        return
+    with contextlib.ExitStack() as stack:
+        try:
+            stack.enter_context(held(config.state / "sealed.lock", "blind-oracle-sign"))
+        except ConfigError:
+            yield None  # the other one will
+            return
+        yield store
+
+
+def _relay_serves(config: RelayConfig) -> bool:
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+        try:
+            probe.connect(str(config.control_socket))
+        except OSError:
+            return False
+        return True

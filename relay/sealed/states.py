@@ -1,0 +1,33 @@
+"""From a content to the state of its hash: by libcrypto, and where there is none by our own, slow functions."""
+
+from typing import BinaryIO
+
+from agentproxy.protocol.digests import HashAlgorithm
+from agentproxy.protocol.hashstates import HashState
+from relay.sealed import libcrypto
+
+__all__ = ["state_of", "state_of_file"]
+
+_CHUNK = 1 << 20  # bytes
+
+
+def state_of(content: bytes, algorithm: HashAlgorithm) -> HashState:
+    """The state behind `content`; `algorithm` is SHA256 or SHA512."""
+    library = libcrypto.find()
+    if library is None:
+        return HashState.initial(algorithm).updated(content)
+    return library.new(algorithm).update(content).state
+
+
+def state_of_file(file: BinaryIO, algorithm: HashAlgorithm) -> HashState:
+    """The state behind all that is left in `file`. It blocks, about a second for each GB."""
+    library = libcrypto.find()
+    if library is None:
+        state = HashState.initial(algorithm)
+        while chunk := file.read(_CHUNK):
+            state = state.updated(chunk)
+        return state
+    hashing = library.new(algorithm)
+    while chunk := file.read(_CHUNK):
+        hashing.update(chunk)
+    return hashing.state

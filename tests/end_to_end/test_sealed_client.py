@@ -1,0 +1,347 @@
+"""`blind-oracle-sign`: packages, files and repositories signed without gpg or rpm, as their users' tools see them."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from agentproxy.protocol.rpmfile import read_front
+from tests.admin.shell import blind_oracle
+from tests.end_to_end.offline import Offline
+from tests.end_to_end.packages import build_packages, is_signed, rpmsign
+from tests.end_to_end.place import SECONDS, Done, System, gpg_in, system_with, until
+from tests.end_to_end.test_killed import signer_of
+
+SIGN = "blind-oracle-sign"
+AWKWARD = ["with blank", "it's", 'a "quote"', "$(touch intruder)", "`touch intruder`", "-dash", "a;b", "new\nline"]
+
+
+@pytest.fixture(name="made", scope="module")
+def system_with_every_kind_of_key(offline: Offline) -> Iterator[System]:
+    """Beside modern and legacy (RSA): an Ed25519 and a P-384 subkey, and a whole primary key that is seal_only."""
+    offline.make("edwards", "ed25519")
+    offline.make("nist", "nistp384")
+    offline.gpg("--quick-gen-key", "old <old@example.org>", "rsa2048", "default", "1y")
+    fingerprint = offline.column("old@example.org", "fpr")[0]
+    offline.primaries["old"] = offline.fingerprints["old"] = fingerprint
+    offline.exports["old"] = offline.home / "old.secret"
+    offline.exports["old"].write_bytes(offline.gpg("--export-secret-keys", f"{fingerprint}!"))
+    names = ("modern", "legacy", "edwards", "nist")
+    with system_with({name: offline.exports[name] for name in names}) as system:
+        _serve_the_primary_key(system, offline)
+        yield system
+
+
+def _serve_the_primary_key(system: System, offline: Offline) -> None:
+    words = ("key", "import", offline.exports["old"], "--name", "old", "--seal-only", "--policy-add")
+    done = system.run("blind-oracle", *words)
+    assert done.returncode == 0, done.stdout + done.stderr
+    policy = system.directory / "policy.yaml"
+    text = policy.read_text()
+    assert "keys: [modern, legacy, edwards, nist]" in text
+    policy.write_text(text.replace("legacy, edwards, nist]", "legacy, edwards, nist, old]"))
+    system.stop()
+    system.start()
+
+
+def sign(system: System, *words: str | Path, seconds: float = SECONDS) -> Done:
+    return system.run(SIGN, *words, seconds=seconds)
+
+
+def told(done: Done) -> list[dict[str, object]]:
+    return [json.loads(line) for line in done.stdout.splitlines()]
+
+
+@pytest.fixture(name="package")
+def one_package(tmp_path: Path) -> Path:
+    return build_packages(tmp_path, ["hello"])[0]
+
+
+@pytest.mark.parametrize("key", ["modern", "legacy", "edwards", "old"])
+def test_rpm_accepts_a_package_signed_with_every_kind_of_key_that_it_knows(
+    system: System, offline: Offline, package: Path, tmp_path: Path, key: str
+) -> None:
+    before = package.stat()
+    done = sign(system, "rpm", "--key", key, "--json", package)
+    assert done.returncode == 0, done.stderr
+    assert is_signed(system, offline, key, package, tmp_path / "rpmdb")
+    (result,) = told(done)
+    record = system.signed()[-1]
+    assert (record["operation"], record["key"], record["digest"]) == ("seal", key, result["digest"])
+    assert (record["sequence"], record["request"]) == (result["record"], result["request"])
+    claims = record["asserted"]["claims"]  # type: ignore[index]  # JSON
+    assert (claims["package"], claims["file"]) == ("hello-0:1.0-1.noarch", str(package))
+    after = package.stat()
+    assert (after.st_mode, after.st_uid, after.st_size) == (before.st_mode, before.st_uid, before.st_size)
+    system.assert_log_is_whole()
+
+
+def test_gpg_accepts_the_header_of_a_package_signed_with_a_kind_that_this_rpm_does_not_know(
+    system: System, offline: Offline, package: Path, tmp_path: Path
+) -> None:
+    assert sign(system, "rpm", "--key", "nist", package).returncode == 0
+    with package.open("rb") as file:
+        front = read_front(file)
+    (tmp_path / "header").write_bytes(front.header)
+    signature = front.signatures.find(267)
+    assert signature is not None
+    (tmp_path / "header.sig").write_bytes(signature.value)
+    checked = system.gpg("--status-fd", "1", "--verify", tmp_path / "header.sig", tmp_path / "header")
+    assert f"VALIDSIG {offline.fingerprints['nist']} " in checked.stdout
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="dnf installs as root")
+@pytest.mark.parametrize("key", ["legacy", "edwards"])
+def test_dnf_installs_from_a_repository_that_was_signed_without_gpg(
+    system: System, offline: Offline, package: Path, tmp_path: Path, key: str
+) -> None:
+    repository = tmp_path / "repo"
+    repository.mkdir()
+    assert sign(system, "rpm", "--key", key, package).returncode == 0
+    (repository / package.name).hardlink_to(package)
+    assert system.run("createrepo_c", "--quiet", repository).returncode == 0
+    done = sign(system, "repo", "--key", key, repository)
+    assert done.returncode == 0, done.stderr
+    (tmp_path / "key.asc").write_bytes(offline.public(key))
+    assert dnf(system, tmp_path, "install", "hello").returncode == 0
+    assert system.run("rpm", "--root", tmp_path / "root", "-q", "hello").stdout.strip() == "hello-1.0-1.noarch"
+    # The control: what nobody signed is not installed.
+    (package.parent / "other").mkdir()
+    (unsigned,) = build_packages(package.parent / "other", ["unsigned"])
+    (repository / unsigned.name).hardlink_to(unsigned)
+    assert system.run("createrepo_c", "--quiet", repository).returncode == 0
+    assert dnf(system, tmp_path, "install", "unsigned").returncode != 0  # the metadata has another signature
+    assert sign(system, "repo", "--key", key, repository).returncode == 0
+    done = dnf(system, tmp_path, "install", "unsigned")
+    assert done.returncode != 0
+    assert "is not signed" in done.stdout + done.stderr
+
+
+def dnf(system: System, directory: Path, *words: str) -> Done:
+    for name in ("repos.d", "cache", "log", "vars"):
+        (directory / name).mkdir(exist_ok=True)
+    (directory / "repos.d" / "test.repo").write_text(
+        f"[test]\nname=test\nbaseurl=file://{directory}/repo\ngpgkey=file://{directory}/key.asc\n"
+        "gpgcheck=1\nrepo_gpgcheck=1\nenabled=1\nmetadata_expire=0\n"
+    )
+    places = {"reposdir": "repos.d", "cachedir": "cache", "logdir": "log", "varsdir": "vars"}
+    settings = [f"--setopt={name}={directory / value}" for name, value in places.items()]
+    settings += ["--setopt=module_platform_id=platform:el9", "--releasever=9", "--noplugins"]
+    return system.run("dnf", "--assumeyes", "--quiet", f"--installroot={directory}/root", *settings, *words)
+
+
+@pytest.mark.parametrize("name", AWKWARD)
+def test_no_name_of_a_file_is_too_strange(
+    system: System, offline: Offline, package: Path, tmp_path: Path, name: str
+) -> None:
+    directory = tmp_path / f"in {name}"
+    directory.mkdir()
+    moved = package.rename(directory / f"{name}.rpm")
+    done = sign(system, "rpm", "--json", "--key", "modern", "--", moved)
+    assert done.returncode == 0, done.stderr
+    assert told(done)[0]["file"] == str(moved)
+    assert is_signed(system, offline, "modern", moved, tmp_path / "rpmdb")
+    done = sign(system, "detached", "--key", "modern", "--", moved)
+    assert done.returncode == 0, done.stderr
+    checked = system.gpg("--status-fd", "1", "--verify", "--", f"{moved}.asc", moved)
+    assert f"VALIDSIG {offline.fingerprints['modern']} " in checked.stdout
+    assert sorted(entry.name for entry in directory.iterdir()) == sorted([moved.name, f"{moved.name}.asc"])
+    assert not list(tmp_path.rglob("intruder"))
+    assert not (system.directory / "intruder").exists()
+    system.assert_log_is_whole()
+
+
+@pytest.mark.parametrize("words", [("--binary",), ("--digest", "sha512"), ("--output", "elsewhere")])
+def test_a_detached_signature_verifies(
+    system: System, offline: Offline, tmp_path: Path, words: tuple[str, ...]
+) -> None:
+    file = tmp_path / "file"
+    file.write_bytes(os.urandom(3_000_000))
+    words = tuple(str(tmp_path / word) if word == "elsewhere" else word for word in words)
+    done = sign(system, "detached", "--key", "legacy", "--json", *words, file)
+    assert done.returncode == 0, done.stderr
+    checked = system.gpg("--status-fd", "1", "--verify", str(told(done)[0]["signature"]), file)
+    (valid,) = [line.split() for line in checked.stdout.splitlines() if " VALIDSIG " in line]
+    assert (valid[2], valid[10]) == (offline.fingerprints["legacy"], "00")
+    assert valid[9] == ("10" if "sha512" in words else "8")
+
+
+def test_many_packages_are_signed_over_one_connection(system: System, offline: Offline, tmp_path: Path) -> None:
+    packages = build_packages(tmp_path, [f"hello-{number}" for number in range(30)])
+    (tmp_path / "broken.rpm").write_bytes(packages[0].read_bytes()[:-1])
+    came = system.log("oracle").count("relay came")
+    done = sign(system, "rpm", "--json", "--key", "modern", *packages, tmp_path / "broken.rpm", tmp_path / "none.rpm")
+    assert done.returncode == 1
+    outcomes = {str(result["file"]): (result["outcome"], result.get("reason")) for result in told(done)}
+    assert outcomes.pop(str(tmp_path / "none.rpm")) == ("failed", "No such file or directory")
+    outcome, reason = outcomes.pop(str(tmp_path / "broken.rpm"))
+    assert outcome == "failed"
+    assert "payload" in str(reason)
+    assert set(outcomes) == {str(package) for package in packages}
+    assert set(outcomes.values()) == {("signed", None)}
+    assert is_signed(system, offline, "modern", packages[17], tmp_path / "rpmdb")
+    until(lambda: system.log("oracle").count("relay came") > came, "the oracle has told who came")
+    assert system.log("oracle").count("relay came") == came + 1
+
+
+def test_existing_signatures_are_kept_replaced_or_refused(
+    system: System, offline: Offline, package: Path, tmp_path: Path
+) -> None:
+    assert rpmsign(system, "legacy", package).returncode == 0
+    before, count = package.read_bytes(), len(system.signed())
+    done = sign(system, "rpm", "--key", "modern", "--existing", "keep", package)
+    assert (done.returncode, done.stdout) == (0, "1 kept\n")
+    done = sign(system, "rpm", "--key", "modern", "--existing", "refuse", package)
+    assert done.returncode == 1
+    assert "has a signature" in done.stderr
+    assert (package.read_bytes(), len(system.signed())) == (before, count)
+    assert sign(system, "rpm", "--key", "modern", package).returncode == 0
+    assert is_signed(system, offline, "modern", package, tmp_path / "rpmdb")
+
+
+def test_which_key_must_be_clear_and_the_hint_says_how(system: System, package: Path) -> None:
+    before = package.read_bytes()
+    for words, expected in [
+        ((), "several keys would do"),
+        (("--key", "nobody"), "no key fits --key nobody"),
+        (("--key", "nist", "--digest", "sha256"), "key nist takes sha512"),
+        (("--key-type", "a b"), "--key-type"),
+    ]:
+        done = sign(system, "rpm", *words, package)
+        assert done.returncode == 1
+        assert expected in done.stderr
+        assert "Traceback" not in done.stderr
+    fingerprint = next(iter(told(sign(system, "rpm", "--json", "--key", "modern", package))))["fingerprint"]
+    done = sign(system, "rpm", "--json", "--key", str(fingerprint).lower(), package)
+    assert told(done)[0]["fingerprint"] == fingerprint
+    assert package.read_bytes() != before
+
+
+def test_a_whole_primary_key_seals_documents_and_lends_no_certification(
+    system: System, offline: Offline, package: Path, tmp_path: Path
+) -> None:
+    """What gpg asks for a certification is refused, whoever asks; what is sealed is a document's, and of now."""
+    assert sign(system, "rpm", "--key", "old", package).returncode == 0
+    assert is_signed(system, offline, "old", package, tmp_path / "rpmdb")
+    count = len(system.signed())
+    with system.another_home() as home:
+        user = ("--quick-add-uid", offline.primaries["old"], "intruder <intruder@example.org>")
+        assert gpg_in(home, *user).returncode != 0
+        (tmp_path / "file").write_text("text")
+        backdated = ("--faked-system-time", "20250101T000000!", "--ignore-time-conflict", "-u", "old@example.org")
+        assert gpg_in(home, *backdated, "--detach-sign", tmp_path / "file").returncode != 0
+    assert len(system.signed()) == count
+    refused = [record for record in system.records() if record["outcome"] == "refused" and record["key"] == "old"]
+    assert {record["operation"] for record in refused} == {"sign"}
+
+
+@contextmanager
+def stopped_signer(system: System) -> Iterator[None]:
+    """Everything waits for the signer, which is there and does nothing."""
+    process = signer_of(system)
+    assert process is not None
+    os.kill(process.pid, signal.SIGSTOP)
+    try:
+        yield
+    finally:
+        os.kill(process.pid, signal.SIGCONT)
+
+
+@contextmanager
+def signing(system: System, *words: str | Path) -> Iterator[subprocess.Popen[str]]:
+    """blind-oracle-sign in the background, as soon as the oracle has its request."""
+    came = system.log("oracle").count("relay came")
+    process = subprocess.Popen(
+        [SIGN, *map(str, words)], env=system.environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    try:
+        until(lambda: system.log("oracle").count("relay came") > came, "it is connected")
+        yield process
+    finally:
+        process.kill()
+        process.communicate()
+
+
+def has_open(process: subprocess.Popen[str], file: Path) -> bool:
+    links = Path(f"/proc/{process.pid}/fd").iterdir()
+    return any(link.exists() and link.samefile(file) for link in links)
+
+
+def test_a_package_that_changes_while_it_is_signed_is_left_alone(system: System, package: Path) -> None:
+    with stopped_signer(system), signing(system, "rpm", "--key", "modern", package) as process:
+        until(lambda: has_open(process, package), "it has read the package")
+        with package.open("ab") as file:
+            file.write(b"more")
+        changed = package.read_bytes()
+        signer = signer_of(system)
+        assert signer is not None
+        os.kill(signer.pid, signal.SIGCONT)
+        _, errors = process.communicate(timeout=SECONDS)
+    assert process.returncode == 1
+    assert "changed while it was" in errors
+    assert package.read_bytes() == changed
+    assert [entry.name for entry in package.parent.iterdir()] == [package.name]
+
+
+@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGINT, signal.SIGTERM])
+def test_a_run_that_is_ended_leaves_every_package_as_it_was(system: System, package: Path, how: int) -> None:
+    before = package.read_bytes()
+    with stopped_signer(system), signing(system, "rpm", "--key", "modern", package) as process:
+        until(lambda: has_open(process, package), "it has read the package")
+        process.send_signal(how)
+        _, errors = process.communicate(timeout=SECONDS)
+    assert process.returncode != 0
+    assert "Traceback" not in errors
+    assert package.read_bytes() == before
+    assert [entry.name for entry in package.parent.iterdir()] == [package.name]
+    assert sign(system, "rpm", "--key", "modern", package).returncode == 0
+
+
+def test_without_an_oracle_it_says_so_within_the_deadline_and_changes_nothing(system: System, package: Path) -> None:
+    before = package.read_bytes()
+    system.stop("oracle")
+    done = sign(system, "rpm", "--key", "modern", package)
+    assert done.returncode == 1
+    assert "no oracle in reach" in done.stderr
+    assert package.read_bytes() == before
+
+
+def test_a_runner_that_was_revoked_is_told_at_once(system: System, package: Path) -> None:
+    assert blind_oracle("runner", "disable", "dev", "--config", system.directory / "oracle.yaml").status == 0
+    try:
+        until(lambda: not system.is_connected(), "the oracle knows")
+        done = sign(system, "rpm", "--key", "modern", package)
+        assert done.returncode == 1
+        assert "has this runner disabled" in done.stderr
+    finally:
+        assert blind_oracle("runner", "enable", "dev", "--config", system.directory / "oracle.yaml").status == 0
+        until(system.is_connected, "the runner is back")
+
+
+def test_what_is_no_repository_is_named(system: System, tmp_path: Path) -> None:
+    done = sign(system, "repo", "--key", "modern", tmp_path)
+    assert done.returncode == 1
+    assert "createrepo_c" in done.stderr
+    (tmp_path / "repodata").mkdir()
+    (tmp_path / "repodata" / "repomd.xml").write_text("something else")
+    assert "no metadata of a repository" in sign(system, "repo", "--key", "modern", tmp_path).stderr
+
+
+def test_wrong_usage_is_told_with_status_2(system: System, tmp_path: Path) -> None:
+    for words in ((), ("rpm",), ("rpm", "--existing", "maybe", "x"), ("detached", "-o", "x", "a", "b"), ("certify",)):
+        done = sign(system, *words)
+        assert done.returncode == 2, words
+        assert "Traceback" not in done.stderr
+
+
+def test_a_runner_without_rpm_rs_is_told_what_to_install(system: System, package: Path) -> None:
+    program = "import sys; sys.modules['rpm_rs'] = None\nfrom relay.sealed.cli import main\nmain(['rpm', 'x.rpm'])"
+    done = system.run(sys.executable, "-c", program)
+    assert done.returncode == 1
+    assert "pip install 'blind-oracle[client]'" in done.stderr
