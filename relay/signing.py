@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
 import trio
@@ -20,7 +20,7 @@ from relay.pending import DeadlineError, UnreachableError, new_request_id
 from relay.requestlog import Outcome, RequestEntry, RequestLog
 from relay.session import SignNeeded
 from relay.signrequests import SignRequest
-from relay.verify import Verdict, verify
+from relay.verify import Verdict, Verifier
 
 __all__ = ["NotSignedError", "SigningService"]
 
@@ -75,6 +75,7 @@ class SigningService:
     keys: KeyList
     log: RequestLog
     deadline_seconds: float
+    verifier: Verifier = field(default_factory=Verifier)
 
     async def sign(self, need: SignNeeded, visitor: Visitor) -> Signature:
         """A signature that the public key confirms.
@@ -102,7 +103,7 @@ class SigningService:
         if public_key is None:
             reason = "the oracle took this key from the runner while it signed"
             raise NotSignedError(GpgError.NO_SECKEY, Outcome.FAILED, "key_gone", reason)
-        if verify(public_key, need.digest, signature) is Verdict.BAD:
+        if self.verifier.verify(public_key, need.digest, signature) is Verdict.BAD:
             reason = "the oracle's signature is not the key's own; gpg did not get it"
             raise NotSignedError(GpgError.BAD_SIGNATURE, Outcome.FAILED, "bad_signature", reason)
         return signature

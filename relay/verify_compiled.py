@@ -1,12 +1,14 @@
-"""ECDSA, EdDSA and DSA checks, for hosts that have `cryptography`; `relay.verify` imports this when it needs it."""
+"""Checks for hosts that have `cryptography`; `relay.verify` imports this when it needs it."""
+
+import functools
 
 from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives import hashes
-from cryptography.hazmat.primitives.asymmetric import dsa, ec, ed448, ed25519, utils
+from cryptography.hazmat.primitives.asymmetric import dsa, ec, ed448, ed25519, padding, rsa, utils
 
-from agentproxy.protocol.digests import Digest, HashAlgorithm
-from agentproxy.protocol.keys import Curve, DsaPublicKey, EccPublicKey
-from agentproxy.protocol.signatures import DsaSignature, EcdsaSignature, EddsaSignature, Signature
+from agentproxy.protocol.digests import Digest, HashAlgorithm, digest_info
+from agentproxy.protocol.keys import Curve, DsaPublicKey, EccPublicKey, PublicKey, RsaPublicKey
+from agentproxy.protocol.signatures import DsaSignature, EcdsaSignature, EddsaSignature, RsaSignature, Signature
 
 __all__ = ["is_good"]
 
@@ -25,39 +27,56 @@ _HASHES: dict[HashAlgorithm, hashes.HashAlgorithm] = {
 }
 
 
-def is_good(public_key: EccPublicKey | DsaPublicKey, digest: Digest, signature: Signature) -> bool:
+_Loaded = (
+    rsa.RSAPublicKey | dsa.DSAPublicKey | ec.EllipticCurvePublicKey | ed25519.Ed25519PublicKey | ed448.Ed448PublicKey
+)
+
+
+def is_good(public_key: PublicKey, digest: Digest, signature: Signature) -> bool:
     """Whether `signature` is the key's own over `digest`; False also when key, algorithm and signature do not fit."""
     try:
-        match public_key, signature:
-            case EccPublicKey(curve=Curve.ED25519 | Curve.ED448), EddsaSignature():
-                _check_eddsa(public_key, digest, signature)
-            case EccPublicKey(curve=Curve.P256 | Curve.P384 | Curve.P521), EcdsaSignature():
-                _check_ecdsa(public_key, digest, signature)
-            case DsaPublicKey(), DsaSignature():
-                _check_dsa(public_key, digest, signature)
-            case _:
-                return False
+        _check(_loaded(public_key), digest, signature)
     except (InvalidSignature, UnsupportedAlgorithm, ValueError, KeyError):
         return False
     return True
 
 
-def _check_eddsa(public_key: EccPublicKey, digest: Digest, signature: EddsaSignature) -> None:
-    # gpg signs the digest's bytes as the message of pure EdDSA, whatever algorithm made them.
-    loader = ed25519.Ed25519PublicKey if public_key.curve is Curve.ED25519 else ed448.Ed448PublicKey
-    loader.from_public_bytes(public_key.q).verify(signature.r + signature.s, digest.value)
+@functools.lru_cache(maxsize=64)
+def _loaded(key: PublicKey) -> _Loaded:
+    match key:
+        case RsaPublicKey():
+            return rsa.RSAPublicNumbers(_number(key.e), _number(key.n)).public_key()
+        case DsaPublicKey():
+            parameters = dsa.DSAParameterNumbers(_number(key.p), _number(key.q), _number(key.g))
+            return dsa.DSAPublicNumbers(_number(key.y), parameters).public_key()
+        case EccPublicKey(curve=Curve.ED25519):
+            return ed25519.Ed25519PublicKey.from_public_bytes(key.q)
+        case EccPublicKey(curve=Curve.ED448):
+            return ed448.Ed448PublicKey.from_public_bytes(key.q)
+        case EccPublicKey():
+            return ec.EllipticCurvePublicKey.from_encoded_point(_CURVES[key.curve], key.q)
 
 
-def _check_ecdsa(public_key: EccPublicKey, digest: Digest, signature: EcdsaSignature) -> None:
-    key = ec.EllipticCurvePublicKey.from_encoded_point(_CURVES[public_key.curve], public_key.q)
-    key.verify(_der(signature), digest.value, ec.ECDSA(utils.Prehashed(_HASHES[digest.algorithm])))
+def _check(key: _Loaded, digest: Digest, signature: Signature) -> None:
+    match key, signature:
+        case rsa.RSAPublicKey(), RsaSignature(s):
+            padded = s.rjust((key.key_size + 7) // 8, b"\x00")
+            if key.recover_data_from_signature(padded, padding.PKCS1v15(), None) != digest_info(digest):
+                raise InvalidSignature
+        case ((ed25519.Ed25519PublicKey() | ed448.Ed448PublicKey()), EddsaSignature(r, s)):
+            # gpg signs the digest's bytes as the message of pure EdDSA, whatever algorithm made them.
+            key.verify(r + s, digest.value)
+        case ec.EllipticCurvePublicKey(), EcdsaSignature(r, s):
+            key.verify(_der(r, s), digest.value, ec.ECDSA(utils.Prehashed(_HASHES[digest.algorithm])))
+        case dsa.DSAPublicKey(), DsaSignature(r, s):
+            key.verify(_der(r, s), digest.value, utils.Prehashed(_HASHES[digest.algorithm]))
+        case _:
+            raise InvalidSignature
 
 
-def _check_dsa(public_key: DsaPublicKey, digest: Digest, signature: DsaSignature) -> None:
-    p, q, g, y = (int.from_bytes(number, "big") for number in (public_key.p, public_key.q, public_key.g, public_key.y))
-    key = dsa.DSAPublicNumbers(y, dsa.DSAParameterNumbers(p, q, g)).public_key()
-    key.verify(_der(signature), digest.value, utils.Prehashed(_HASHES[digest.algorithm]))
+def _number(octets: bytes) -> int:
+    return int.from_bytes(octets, "big")
 
 
-def _der(signature: EcdsaSignature | DsaSignature) -> bytes:
-    return utils.encode_dss_signature(int.from_bytes(signature.r, "big"), int.from_bytes(signature.s, "big"))
+def _der(r: bytes, s: bytes) -> bytes:
+    return utils.encode_dss_signature(_number(r), _number(s))

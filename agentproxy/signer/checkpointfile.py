@@ -48,6 +48,7 @@ class CheckpointFile:
 
     def __init__(self, descriptor: int, key: LogKey) -> None:
         self.key = key
+        self._key_id = key.public.id
         self.last: Checkpoint | None = None
         self._fd = descriptor
         self._size = os.fstat(descriptor).st_size
@@ -76,7 +77,7 @@ class CheckpointFile:
         Raises:
             OSError: it is not written.
         """
-        if self.last is not None and (self.last.head, self.last.key) == (head, self.key.public.id):
+        if self.last is not None and (self.last.head, self.last.key) == (head, self._key_id):
             return self.last
         checkpoint = Checkpoint.sign(head, now, self.key)
         data = checkpoint.line() + b"\n"
@@ -104,7 +105,7 @@ class CheckpointFile:
         os.close(self._fd)
 
     def _is_due(self, head: Head, now: datetime) -> bool:
-        if self.last is None or self.last.key != self.key.public.id:
+        if self.last is None or self.last.key != self._key_id:
             return True
         behind = head.sequence - self.last.head.sequence
         # A clock that jumped back must not keep checkpoints away.

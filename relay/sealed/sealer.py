@@ -32,7 +32,7 @@ from relay.pending import UnreachableError, new_request_id
 from relay.sealed.errors import NotSealedError
 from relay.sealed.keychoice import KeyWanted, choose
 from relay.signrequests import SealRequest
-from relay.verify import Verdict, verify
+from relay.verify import Verdict, Verifier
 from relay.way import HeadKeeper
 
 __all__ = ["Sealer", "open_sealer"]
@@ -143,7 +143,7 @@ def _check(key: ServedKey, state: HashState, seal: DocumentSignature) -> None:
         raise NotSealedError(f"the oracle signed with {seal.fingerprint}, not with {key.facts.fingerprint}")
     if seal.digest != state.finished(seal.trailer):
         raise NotSealedError("the oracle signed something else than it was asked for")
-    verdict = verify(key.facts.public_key, seal.digest, seal.signature)
+    verdict = Verifier().verify(key.facts.public_key, seal.digest, seal.signature)
     if verdict is Verdict.UNCHECKED:
         raise NotSealedError("signatures of this key cannot be checked here: install blind-oracle[client]")
     if verdict is not Verdict.GOOD:

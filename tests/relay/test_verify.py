@@ -1,21 +1,38 @@
 """The relay's own check of a signature, with keys of every kind that gpg makes."""
 
 import hashlib
+import threading
 
 import pytest
 
 from agentproxy.protocol.digests import Digest, HashAlgorithm
 from agentproxy.protocol.keys import Keygrip, PublicKey
-from agentproxy.protocol.signatures import EddsaSignature, RsaSignature
+from agentproxy.protocol.signatures import EddsaSignature, RsaSignature, Signature
 from agentproxy.signer import keyfile
 from agentproxy.signer.software import SoftwareBackend
-from relay.verify import Verdict, verify
+from relay.verify import RSA_CHECKS_BEFORE_IMPORT, Verdict, Verifier
 from tests.signer.conftest import ALGORITHMS, GnupgHome, home
 
 __all__ = ["home"]
 
 DIGEST = Digest(HashAlgorithm.SHA512, hashlib.sha512(b"package").digest())
 OTHER = Digest(HashAlgorithm.SHA512, hashlib.sha512(b"another package").digest())
+
+
+class Checks:
+    """The relay's check as it is at the start, and as it is once `cryptography` is loaded: both must agree."""
+
+    def __init__(self) -> None:
+        self.busy = Verifier()
+        self.busy._load()
+
+    def __call__(self, public: PublicKey, digest: Digest, signature: Signature) -> Verdict:
+        verdicts = {Verifier().verify(public, digest, signature), self.busy.verify(public, digest, signature)}
+        [verdict] = verdicts
+        return verdict
+
+
+verify = Checks()
 
 
 def load(home: GnupgHome, name: str) -> tuple[SoftwareBackend, Keygrip, PublicKey]:
@@ -49,3 +66,17 @@ def test_a_digest_of_another_algorithm_is_another_digest(home: GnupgHome) -> Non
 
     assert verify(public, other, signature) is Verdict.GOOD
     assert verify(public, DIGEST, signature) is Verdict.BAD
+
+
+def test_a_relay_that_checks_many_rsa_signatures_changes_to_the_faster_check(home: GnupgHome) -> None:
+    backend, grip, public = load(home, "rsa2048")
+    signature, verifier = backend.sign(grip, DIGEST), Verifier()
+    for _ in range(RSA_CHECKS_BEFORE_IMPORT):
+        assert verifier._compiled is None
+        assert verifier.verify(public, DIGEST, signature) is Verdict.GOOD
+    for thread in threading.enumerate():
+        if thread.name == "loading-cryptography":
+            thread.join(20)
+    assert verifier._compiled is not None
+    assert verifier.verify(public, DIGEST, signature) is Verdict.GOOD
+    assert verifier.verify(public, OTHER, signature) is Verdict.BAD
