@@ -39,6 +39,7 @@ _COMMANDS: Mapping[str, tuple[str, str]] = {
     "serve": ("serve", "Run the oracle."),
     "attach": ("attach", "Carry a relay's stream from sshd to the oracle; sshd starts it."),
     "audit": ("audit", "Read and verify the audit log."),
+    "backup": ("backup", "Copy log, registry and configuration; see whether an oracle could start from it."),
     "completion": ("completion", "Print what a shell needs to complete our words."),
     "dev": ("dev", "Try it all in one directory, without root."),
 }

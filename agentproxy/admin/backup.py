@@ -1,0 +1,200 @@
+"""Copies what an oracle cannot make again into a directory, while it runs: audit log, registry, configuration.
+
+The registry goes first and the log behind it, since a restored oracle replays the log from where the registry ends. The
+log only ever grows, so each copy adds to the last one; a log that does not continue the copy stops everything, for then
+one of the two was cut or rewritten. Secret keys do not belong into such a copy and are left out.
+"""
+
+import mmap
+import os
+import sqlite3
+from collections.abc import Iterator
+from contextlib import closing
+from dataclasses import dataclass
+from pathlib import Path
+
+from agentproxy.oracle.config import OracleConfig
+from agentproxy.protocol.errors import ConfigError
+from agentproxy.protocol.fields import Head
+from agentproxy.runtime.files import make_directory, write_atomically
+from agentproxy.signer.config import SignerConfig
+from agentproxy.signer.logkey import LogPublicKey, public_key_path
+from agentproxy.signer.segment import list_segments, mapped_file, whole_length
+from agentproxy.signer.verifylog import verify
+
+__all__ = ["Backup", "Copied", "Drill"]
+
+_COMPARED = 65_536  # bytes before the end of what was copied: some sixty records
+_CHUNK = 1 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class Copied:
+    """What one run added."""
+
+    log_bytes: int
+    registry: bool  # False: it lies in PostgreSQL, which has means of its own
+
+
+@dataclass(frozen=True, slots=True)
+class Drill:
+    """What a restored oracle would begin with."""
+
+    records: int
+    head: Head | None
+    covered: int  # the last record under a checkpoint of the given public key
+    runners: int | None  # None: the registry is not in this copy
+    behind: int | None  # records that are newer than the registry: changes among them are replayed
+
+
+@dataclass(frozen=True, slots=True)
+class Backup:
+    """A directory with copies, readable by us alone."""
+
+    root: Path
+
+    @property
+    def audit(self) -> Path:
+        """The audit log's copy, which `blind-oracle audit` reads like the log itself."""
+        return self.root / "audit"
+
+    @property
+    def registry(self) -> Path:
+        """The registry's copy."""
+        return self.root / "registry.sqlite"
+
+    @property
+    def configuration(self) -> Path:
+        """Everything that operators write, and certificates."""
+        return self.root / "configuration"
+
+    def take(self, oracle: OracleConfig, oracle_file: Path, signer: SignerConfig) -> Copied:
+        """Add what is new.
+
+        Raises:
+            ConfigError: something cannot be read or written, or the log does not continue the copy.
+        """
+        try:
+            for directory in (self.root, self.audit, self.configuration):
+                make_directory(directory, 0o700)
+            has_registry = oracle.registry is not None
+            if oracle.registry is not None:
+                self._copy_registry(oracle.registry)
+            added = sum(self._append(path) for path in _log_files(signer.audit.directory))
+            for name, path in _configuration(oracle, oracle_file, signer):
+                target = self.configuration / name
+                make_directory(target.parent, 0o700)
+                write_atomically(target, path.read_bytes(), 0o600)
+        except OSError as error:
+            raise ConfigError(f"{error.filename or self.root}: {error.strerror}") from error
+        return Copied(added, has_registry)
+
+    def drill(self, keys: tuple[LogPublicKey, ...]) -> Drill:
+        """Look whether an oracle could start from this copy.
+
+        Raises:
+            ConfigError: it could not; with what is wrong.
+        """
+        report = verify(self.audit, keys=keys, archived=True)
+        if report.damage is not None:
+            raise ConfigError(f"{self.audit}: {report.damage}", "blind-oracle audit verify says more")
+        last = 0 if report.head is None else report.head.sequence
+        runners, applied = self._registry_facts(report.head)
+        behind = None if applied is None else last - applied
+        return Drill(report.records, report.head, report.covered, runners, behind)
+
+    def _registry_facts(self, head: Head | None) -> tuple[int | None, int | None]:
+        if not self.registry.exists():
+            return None, None
+        try:
+            with closing(sqlite3.connect(f"{self.registry.absolute().as_uri()}?mode=ro", uri=True)) as database:
+                ((verdict,),) = database.execute("PRAGMA integrity_check").fetchall()
+                (runners,) = database.execute("SELECT count(*) FROM runners").fetchone()
+                applied = dict(database.execute("SELECT node, sequence FROM applied").fetchall())
+        except (sqlite3.Error, ValueError) as error:
+            raise ConfigError(f"{self.registry}: cannot be read as a registry: {error}") from error
+        if verdict != "ok":
+            raise ConfigError(f"{self.registry}: damaged: {verdict}")
+        known = 0 if head is None else applied.get(head.node, 0)
+        if head is not None and known > head.sequence:
+            raise ConfigError(
+                f"{self.audit}: the log ends with record {head.sequence}, and the registry knows record {known}",
+                "copy both again: an oracle does not start from these",
+            )
+        return runners, known
+
+    def _copy_registry(self, path: Path) -> None:
+        temporary = self.registry.with_name(".registry.new")
+        temporary.unlink(missing_ok=True)
+        temporary.touch(mode=0o600)
+        try:
+            # SQLite's own copy: a file that is being written cannot be copied together with its write-ahead log.
+            with (
+                closing(sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True)) as source,
+                closing(sqlite3.connect(temporary)) as target,
+            ):
+                source.backup(target)
+                target.execute("PRAGMA journal_mode=DELETE")
+        except sqlite3.Error as error:
+            temporary.unlink(missing_ok=True)
+            raise ConfigError(f"{path}: cannot be copied: {error}") from error
+        _sync(temporary)
+        temporary.replace(self.registry)
+
+    def _append(self, path: Path) -> int:
+        """Add to the copy of one file what it is short of; how many bytes that were."""
+        target = self.audit / path.name
+        with mapped_file(path) as source:
+            end = whole_length(source) if path.suffix in {".jsonl", ".checkpoints"} else len(source)
+            have = target.stat().st_size if target.exists() else 0
+            if have > end or not _continues(source, target, have):
+                raise ConfigError(
+                    f"{path}: does not continue {target}: one of the two was cut or rewritten",
+                    "nothing was copied over; blind-oracle audit verify, on both, says which",
+                )
+            descriptor = os.open(target, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+            with os.fdopen(descriptor, "wb") as file:
+                for start in range(have, end, _CHUNK):
+                    file.write(source[start : min(end, start + _CHUNK)])
+                file.flush()
+                os.fsync(descriptor)
+        return end - have
+
+
+def _continues(source: mmap.mmap | bytes, target: Path, have: int) -> bool:
+    if not have:
+        return True
+    start = max(0, have - _COMPARED)
+    with target.open("rb") as file:
+        file.seek(start)
+        kept = file.read(_COMPARED)
+    return kept == source[start:have]
+
+
+def _log_files(directory: Path) -> Iterator[Path]:
+    """Checkpoints first: each then finds its record in what is copied behind it."""
+    yield from sorted(directory.glob("*.checkpoints"))
+    for segment in list_segments(directory):
+        yield segment.path
+        yield from segment.torn
+
+
+def _configuration(oracle: OracleConfig, oracle_file: Path, signer: SignerConfig) -> Iterator[tuple[str, Path]]:
+    yield "oracle.yaml", oracle_file
+    yield "policy.yaml", oracle.policy
+    if oracle.signer.config is not None:
+        yield "signer.yaml", oracle.signer.config
+    yield "keys.yaml", signer.keys_file
+    yield "authority.crt", signer.authority.certificate
+    yield "server.crt", oracle.tls.certificate
+    yield "audit.pub", public_key_path(signer.audit.directory, signer.node)
+    for path in sorted(oracle.certificates.glob("*.pgp")):
+        yield f"certificates/{path.name}", path
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

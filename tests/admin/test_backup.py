@@ -1,0 +1,129 @@
+"""Copies of what an oracle cannot make again: each copy adds to the last, and a bad one is refused."""
+
+import shutil
+import sqlite3
+from pathlib import Path
+
+import pytest
+
+from agentproxy.admin.backup import Backup
+from agentproxy.admin.layout import load_oracle, load_signer
+from agentproxy.protocol.errors import ConfigError
+from tests.admin.shell import Result, blind_oracle
+
+
+@pytest.fixture
+def state(short: Path) -> Path:
+    made = blind_oracle("init", short / "s", "--node", "n1")
+    assert made.status == 0, made.errors
+    return short / "s"
+
+
+def backup(state: Path, *words: str | Path) -> Result:
+    return blind_oracle("backup", *words, environment={"BLIND_ORACLE_CONFIG": str(state / "oracle.yaml")})
+
+
+def add(state: Path, name: str) -> None:
+    words = ("runner", "add", name, "--output", state.parent / f"{name}.enrolment")
+    added = blind_oracle(*words, environment={"BLIND_ORACLE_CONFIG": str(state / "oracle.yaml")})
+    assert added.status == 0, added.errors
+
+
+def test_each_copy_adds_what_is_new_and_could_start_an_oracle(state: Path) -> None:
+    copy, log = state.parent / "copy", state / "audit" / "n1-000000000001.jsonl"
+    assert backup(state, "take", copy).status == 0
+    first = (copy / "audit" / log.name).read_bytes()
+    add(state, "a")
+    taken = backup(state, "take", copy)
+    assert taken.status == 0, taken.errors
+    assert (copy / "audit" / log.name).read_bytes() == log.read_bytes()
+    assert log.read_bytes().startswith(first)
+    assert "0 bytes of the audit log added" in backup(state, "take", copy).output
+
+    (state.parent / "kept.pub").write_bytes((state / "audit" / "n1.pub").read_bytes())
+    checked = backup(state, "check", copy, "--public-key", state.parent / "kept.pub")
+    assert checked.status == 0, checked.errors
+    assert "1 build servers" in checked.output
+    for path in (copy, *copy.rglob("*")):
+        assert path.stat().st_mode & 0o077 == 0, path
+
+
+def test_no_secret_is_in_a_copy(state: Path) -> None:
+    assert backup(state, "take", state.parent / "copy").status == 0
+    secrets = [
+        (state / name).read_bytes() for name in ("oracle/server.key", "signer/authority.key", "signer/audit.key")
+    ]
+    for path in (state.parent / "copy").rglob("*"):
+        if path.is_file():
+            assert not any(secret in path.read_bytes() for secret in secrets), path
+            assert b"PRIVATE KEY" not in path.read_bytes(), path
+
+
+@pytest.mark.parametrize("how", ["rewritten", "cut", "of another oracle"])
+def test_a_log_that_does_not_continue_the_copy_is_told_and_nothing_is_copied_over(state: Path, how: str) -> None:
+    copy, log = state.parent / "copy", state / "audit" / "n1-000000000001.jsonl"
+    add(state, "a")
+    assert backup(state, "take", copy).status == 0
+    kept, content = (copy / "audit" / log.name).read_bytes(), log.read_bytes()
+    if how == "rewritten":
+        log.write_bytes(content.replace(b'"outcome":"done"', b'"outcome":"gone"'))
+    elif how == "cut":
+        log.write_bytes(b"".join(content.splitlines(keepends=True)[:-1]))
+    else:
+        log.write_bytes(content.replace(b'"n1"', b'"n2"'))
+    taken = backup(state, "take", copy)
+    assert taken.status == 1
+    assert "does not continue" in taken.errors
+    assert (copy / "audit" / log.name).read_bytes() == kept
+
+
+def test_a_torn_last_line_waits_for_the_next_copy(state: Path) -> None:
+    copy, log = state.parent / "copy", state / "audit" / "n1-000000000001.jsonl"
+    whole = log.read_bytes()
+    log.write_bytes(whole + b'{"sequence":2,"ti')
+    assert backup(state, "take", copy).status == 0
+    assert (copy / "audit" / log.name).read_bytes() == whole
+    assert backup(state, "check", copy).status == 0
+
+
+def test_a_damaged_copy_is_told(state: Path) -> None:
+    copy = state.parent / "copy"
+    add(state, "a")
+    assert backup(state, "take", copy).status == 0
+    kept = copy / "audit" / "n1-000000000001.jsonl"
+    content = kept.read_bytes()
+    kept.write_bytes(content.replace(b'"runner":"a"', b'"runner":"b"', 1))
+    assert "record" in backup(state, "check", copy).errors
+    kept.write_bytes(content)
+    (copy / "registry.sqlite").write_bytes(b"no database" * 1000)
+    assert "cannot be read as a registry" in backup(state, "check", copy).errors
+
+
+def test_a_registry_that_is_ahead_of_the_log_is_told(state: Path) -> None:
+    copy = state.parent / "copy"
+    add(state, "a")
+    assert backup(state, "take", copy).status == 0
+    with sqlite3.connect(copy / "registry.sqlite") as database:
+        database.execute("UPDATE applied SET sequence = 1000000")
+    database.close()
+    checked = backup(state, "check", copy)
+    assert checked.status == 1
+    assert "the registry knows record 1000000" in checked.errors
+    assert "copy both again" in checked.errors
+
+
+def test_a_disk_that_is_full_is_an_error_and_the_copy_goes_on_later(
+    state: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    copy = Backup(state.parent / "copy")
+    config = state / "oracle.yaml"
+    oracle = load_oracle(config)
+    assert copy.take(oracle, config, load_signer(oracle)).log_bytes > 0
+    add(state, "a")
+    shutil.rmtree(copy.configuration)
+    copy.configuration.write_text("in the way")
+    with pytest.raises(ConfigError):
+        copy.take(oracle, config, load_signer(oracle))
+    copy.configuration.unlink()
+    copy.take(oracle, config, load_signer(oracle))
+    assert copy.drill(()).runners == 1
