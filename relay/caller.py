@@ -13,7 +13,7 @@ from agentproxy.protocol.errors import RemoteProtocolError
 from agentproxy.protocol.fields import MAX_CLAIM, MAX_COMMANDS, Claims
 from agentproxy.runtime.unixsocket import Peer
 
-__all__ = ["claims_of"]
+__all__ = ["claims_of", "user_words"]
 
 _MOST_READ = 4096  # bytes of a command line
 # rpmsign runs one gpg after another, and their parents stay the same: what was read is used again for so long. A pid
@@ -46,6 +46,12 @@ def claims_of(peer: Peer) -> Claims | None:
         )
     except RemoteProtocolError:
         return None
+
+
+def user_words(uid: int) -> str:
+    """Who that is, for people: `uid 0 (root)`."""
+    name = _user(uid)
+    return f"uid {uid} ({name})" if name else f"uid {uid}"
 
 
 class _Kept:

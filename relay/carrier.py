@@ -3,6 +3,7 @@
 import trio
 
 from agentproxy.protocol.errors import RemoteProtocolError
+from agentproxy.protocol.journal import Report, Reported
 from agentproxy.protocol.messages import (
     Certificate,
     Failed,
@@ -19,9 +20,9 @@ from relay.link import Link
 
 __all__ = ["Answer", "Asked", "Carrier", "Reply"]
 
-Asked = Sign | Seal | FetchCertificate | SelectKey
-Reply = Signed | Sealed | SelectedKey | Refused | Failed | Certificate
-Answer = Signed | Sealed | SelectedKey | Refused | Failed | tuple[Certificate, ...]
+Asked = Sign | Seal | FetchCertificate | SelectKey | Report
+Reply = Signed | Sealed | SelectedKey | Reported | Refused | Failed | Certificate
+Answer = Signed | Sealed | SelectedKey | Reported | Refused | Failed | tuple[Certificate, ...]
 
 # An oracle answers everything, at the latest when the time that we gave it has passed. What is overdue by more than
 # this it forgot: without this limit each such request would take a place in the window for ever.

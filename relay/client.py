@@ -8,6 +8,7 @@ from collections.abc import Awaitable, Callable, Iterator, Sequence
 
 import trio
 
+from agentproxy.protocol.journal import JournalRecord, Report, Reported
 from agentproxy.protocol.keys import Fingerprint
 from agentproxy.protocol.messages import (
     Credentials,
@@ -34,7 +35,7 @@ from relay.link import RejectedError
 from relay.pending import STALL_SECONDS, PendingRequests, Question, UnreachableError, new_request_id
 from relay.renewal import Renewal
 from relay.signrequests import SealRequest, SignRequest
-from relay.way import HeadKeeper, Way
+from relay.way import HeadKeeper, PermissionKeeper, Way
 
 __all__ = ["Client"]
 
@@ -44,6 +45,8 @@ logger = logging.getLogger(__name__)
 # fail. Later tries are the caller's own business.
 FAILURE_RETRY_SECONDS = (0.25, 0.5, 1.0, 2.0)
 CERTIFICATE_SECONDS = 10.0
+# For records that wait for one fdatasync together; what is late is reported again.
+REPORT_SECONDS = 20.0
 _ANOTHER = "the oracle answers another question than it was asked"
 
 
@@ -56,17 +59,20 @@ class Client:
         keys_arrived: gets the keys that the oracle in use serves, whenever they may be others.
         heads: gets each end of an oracle's audit log.
         store: where `dial` finds its credentials, when they can be replaced.
+        permission: gets what the oracle in use says about falling back; None: nobody falls back here.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913, PLR0917  whom to ask, and who keeps what is told
         self,
         oracles: Sequence[OracleAddress],
         dial: Dial,
         keys_arrived: Callable[[tuple[ServedKey, ...]], Awaitable[None]],
         heads: HeadKeeper,
         store: CredentialStore | None = None,
+        permission: PermissionKeeper | None = None,
     ) -> None:
         self._keys_arrived = keys_arrived
+        self._permission = permission
         self._pending = PendingRequests(self._stalled)
         self._ways = [Way(oracle, dial, self._pending, heads, self) for oracle in oracles]
         self._by_address = {way.address: way for way in self._ways}
@@ -74,6 +80,7 @@ class Client:
         self._renewal = Renewal(store, lambda: [way.lines for way in self._ways if way.carrier is not None])
         self._unreachable_since: float | None = trio.current_time()
         self._keys: tuple[ServedKey, ...] | None = None  # of the oracle in use
+        self._told = ("", False)  # its node, and whether we may fall back
         self._keys_due = trio.Event()
         self._tasks: trio.Nursery | None = None
         self._timers: set[float] = set()  # when `changed` will be called
@@ -148,6 +155,19 @@ class Client:
             raise UnreachableError(_ANOTHER)
         return answer.key if isinstance(answer, SelectedKey) else answer
 
+    async def report(self, records: tuple[JournalRecord, ...]) -> Reported | Refused | Failed:
+        """Bring records of our own signatures into an oracle's audit log.
+
+        Raises:
+            UnreachableError, DeadlineError, RejectedError: as in `sign`.
+        """
+        request_id = new_request_id()
+        expires = trio.current_time() + REPORT_SECONDS
+        answer = await self._pending.ask(Question(request_id, expires, lambda: Report(request_id, records)))
+        if not isinstance(answer, Reported | Refused | Failed):
+            raise UnreachableError(_ANOTHER)
+        return answer
+
     async def certificate(self, fingerprint: Fingerprint) -> bytes:
         """The OpenPGP certificate, binary, that the key with this fingerprint stands in.
 
@@ -176,6 +196,9 @@ class Client:
         while True:
             await self._keys_due.wait()
             self._keys_due = trio.Event()
+            node, may_fall_back = self._told
+            if self._permission is not None:
+                await self._permission.told(node, allowed=may_fall_back)
             await self._keys_arrived(self._keys or ())
 
     def changed(self) -> None:
@@ -201,8 +224,8 @@ class Client:
         self.changed()
 
     def _take(self, best: Way | None) -> None:
-        if best is not None and best.keys is not self._keys:
-            self._keys = best.keys
+        if best is not None and (best.keys is not self._keys or best.fallback is not self._told[1]):
+            self._keys, self._told = best.keys, (best.carrier.node if best.carrier else "", best.fallback)
             self._keys_due.set()
         if best is not None and best is not self._best and len(self._ways) > 1:
             before = self._best.state if self._best is not None else None
@@ -244,6 +267,8 @@ class Client:
         """Tell those who wait, unless another oracle may take this relay (for the ways)."""
         if any(way.candidate().is_connected or way.candidate().is_untried for way in self._ways):
             return
+        if self._tasks is not None and self._permission is not None:
+            self._tasks.start_soon(self._permission.rejected, rejection)
         # One that is not operational may become so, and one that is away may come back: what counts is who is sure.
         if rejection.code is not RejectionCode.NOT_OPERATIONAL or all(way.rejection is not None for way in self._ways):
             self._pending.reject(rejection)

@@ -7,15 +7,14 @@ from pathlib import Path
 import click
 
 from agentproxy import __version__
-from relay.config import CONFIG_VARIABLE, config_path
+from relay.config import config_path
+from relay.configoption import config_option
+from relay.fallbackcommands import fallback_group
 
 __all__ = ["run_command"]
 
 _DEFAULT_LAST = 10
 _HELP = {"help_option_names": ["-h", "--help"]}
-_CONFIG = click.option(
-    "--config", "config", type=click.Path(path_type=Path), help=f"relay.yaml; default: ${CONFIG_VARIABLE}, else /etc."
-)
 
 
 def run_command(words: Sequence[str]) -> int:
@@ -38,9 +37,12 @@ def _group() -> None:
     """Let gpg on this build server sign with keys that only the oracle has."""
 
 
+_group.add_command(fallback_group)
+
+
 @_group.command("enroll")
 @click.argument("file", type=click.Path(path_type=Path))
-@_CONFIG
+@config_option
 @click.option("--state", type=click.Path(path_type=Path), help="Where the relay keeps its key list.")
 @click.option("--socket", type=click.Path(path_type=Path), help="Where gpg connects.")
 @click.option("--ssh-config", type=click.Path(path_type=Path), help="For an oracle over ssh: the file for `ssh -F`.")
@@ -65,7 +67,7 @@ def _enroll(  # noqa: PLR0913, PLR0917  a command's options
 
 
 @_group.command("serve")
-@_CONFIG
+@config_option
 def _serve(config: Path | None) -> None:
     """Serve gpg until SIGTERM."""
     from relay.daemon import run  # noqa: PLC0415
@@ -74,7 +76,7 @@ def _serve(config: Path | None) -> None:
 
 
 @_group.command("setup")
-@_CONFIG
+@config_option
 @click.option("--home", type=click.Path(path_type=Path), help="The GnuPG home to make; default: beside relay.yaml.")
 @click.option("--socket", type=click.Path(path_type=Path), help="Which socket of the relay; default: the first.")
 def _setup(config: Path | None, home: Path | None, socket: Path | None) -> None:
@@ -103,7 +105,7 @@ def places_home(config: Path) -> Path:
 
 
 @_group.command("status")
-@_CONFIG
+@config_option
 @click.option(
     "--last", type=click.IntRange(1, 10_000), is_flag=False, flag_value=_DEFAULT_LAST, default=None,
     help="The last requests with their reasons; how many, default 10.",

@@ -9,6 +9,7 @@ from agentproxy.protocol.addresses import SshAddress
 from agentproxy.protocol.errors import ConfigError, RemoteProtocolError
 from agentproxy.protocol.fields import check_name
 from relay.configcache import recall, remember
+from relay.fallbackmode import FallbackConfig
 
 __all__ = [
     "CONFIG_VARIABLE",
@@ -123,6 +124,7 @@ class RelayConfig:
     # With systemd's sockets: how long nobody may have come before the relay ends; the next gpg starts it again.
     exit_when_idle_seconds: int | None = None
     log_level: str = "info"
+    fallback: FallbackConfig = FallbackConfig()  # noqa: RUF009  it is frozen
 
     def __post_init__(self) -> None:
         if not self.oracles:

@@ -10,8 +10,9 @@ from collections.abc import Awaitable, Callable, Mapping
 import cattrs
 import trio
 
-from agentproxy.protocol.errors import BlindOracleError
+from agentproxy.protocol.errors import BlindOracleError, ConfigError
 from agentproxy.protocol.wire import new_converter
+from relay.fallbackreport import FallbackReport
 from relay.status import CertificateReport, ControlError, ControlRequest, StatusReport
 
 __all__ = ["Answer", "ControlTable", "serve_control"]
@@ -24,7 +25,7 @@ MAX_QUESTION = 4096  # bytes
 # What JSON that is none, or another one, ends in: also a thousand brackets.
 _UNREADABLE = (LookupError, RecursionError, TypeError, ValueError)
 
-Answer = StatusReport | CertificateReport | ControlError
+Answer = StatusReport | CertificateReport | FallbackReport | ControlError
 ControlTable = Mapping[str, Callable[[ControlRequest], Awaitable[Answer]]]
 
 
@@ -63,4 +64,4 @@ async def _answer(untrusted: bytes, table: ControlTable) -> Answer:
     try:
         return await command(request)
     except BlindOracleError as error:
-        return ControlError(str(error))
+        return ControlError(str(error), error.hint if isinstance(error, ConfigError) else "")

@@ -35,7 +35,8 @@ def ask(path: Path, request: ControlRequest, cls: type[T]) -> T:
     try:
         plain: object = json.loads(untrusted)
         if isinstance(plain, dict) and "error" in plain:
-            raise ConfigError(f"the relay answers: {new_converter().structure(plain, ControlError).error}")
+            answer = new_converter().structure(plain, ControlError)
+            raise ConfigError(f"the relay answers: {answer.error}", answer.hint)
         return new_converter().structure(plain, cls)
     except (RemoteProtocolError, cattrs.ForbiddenExtraKeysError, LookupError, TypeError, ValueError) as error:
         raise ConfigError(f"{path}: something else than a relay of this version answers there") from error

@@ -12,7 +12,7 @@ from agentproxy.runtime.directstream import DirectStream
 from relay.departures import Departures
 from relay.door import Visitor
 from relay.session import Close, Event, Reply, Session, SignNeeded
-from relay.signing import NotSignedError, SigningService
+from relay.signing import NotSignedError, SignatureSource
 
 __all__ = ["Conversation"]
 
@@ -39,7 +39,7 @@ class Conversation:
     __slots__ = ("_departures", "_idle", "_service", "_stream", "_visitor")
 
     def __init__(
-        self, stream: trio.SocketStream, service: SigningService, departures: Departures, visitor: Visitor
+        self, stream: trio.SocketStream, service: SignatureSource, departures: Departures, visitor: Visitor
     ) -> None:
         self._stream = DirectStream(stream)
         self._service = service

@@ -12,6 +12,7 @@ from agentproxy.protocol.errors import ConfigError
 from agentproxy.runtime import logs, systemd
 from agentproxy.runtime.lockfile import held
 from agentproxy.runtime.serve import Arrivals, Entrance, room_for, serve_until_stopped
+from agentproxy.runtime.unixsocket import peer_of
 from relay.config import RelayConfig, load_config
 from relay.dial import Dialer
 from relay.service import Relay
@@ -85,7 +86,7 @@ async def serve(
         try:
             async with trio.open_nursery() as nursery:
                 status = functools.partial(keep_status, relay)
-                for task in (relay.client.run, relay.heads.keep, relay.departures.run, status):
+                for task in (relay.client.run, relay.heads.keep, relay.departures.run, relay.keep_fallback, status):
                     nursery.start_soon(task)
                 arrivals = Arrivals(_entrances(relay, sockets))
                 logger.info(
@@ -111,7 +112,7 @@ async def _serve_control(relay: Relay, stream: trio.SocketStream) -> None:
     from relay.control import serve_control  # noqa: PLC0415
     from relay.statusanswers import control_table  # noqa: PLC0415
 
-    await serve_control(stream, control_table(relay))
+    await serve_control(stream, control_table(relay, peer_of(stream)))
 
 
 def _idle_seconds(config: RelayConfig, sockets: Sockets) -> float | None:

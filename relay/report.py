@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 
 from relay.connectionstate import OracleState
+from relay.fallbackreport import fallback_lines
 from relay.requestlog import RequestEntry
 from relay.status import SocketReport, StatusReport
 
@@ -20,6 +21,8 @@ def status_lines(report: StatusReport) -> Iterator[str]:
     if len(report.oracles) > 1:
         yield from map(_oracle_line, report.oracles)
     yield f"  {report.software}, pid {report.pid}, {report.gpg_connections} gpg connected, {report.waiting} waiting"
+    if report.fallback is not None:
+        yield from fallback_lines(report.fallback)
     for socket in report.sockets:
         yield "  " + _socket_line(socket)
     moved = f", {report.moved} tried again with another oracle" if report.moved else ""
@@ -47,7 +50,9 @@ def _socket_line(socket: SocketReport) -> str:
 
 def _entry_lines(entry: RequestEntry) -> Iterator[str]:
     name = entry.key or entry.keygrip or "-"
-    yield f"  {entry.time:%Y-%m-%d %H:%M:%S} {entry.outcome.value} {name} {entry.duration_ms} ms, request {entry.id}"
+    own = f", FALLBACK ({entry.fallback})" if entry.fallback else ""
+    what = f"{entry.outcome.value} {name} {entry.duration_ms} ms"
+    yield f"  {entry.time:%Y-%m-%d %H:%M:%S} {what}, request {entry.id}{own}"
     if len(entry.nodes) > 1:
         yield f"      sent to {', then '.join(entry.nodes)}"
     if entry.reason:

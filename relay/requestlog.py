@@ -41,6 +41,7 @@ class RequestEntry:
     uid: int | None = None
     pid: int | None = None
     socket: str = ""  # the name of the one that gpg came by
+    fallback: str = ""  # the mode when the host's own key was asked; empty: the oracle's was
     nodes: tuple[str, ...] = ()  # the oracles that had it, in order; several: it was tried again
 
 
@@ -80,7 +81,8 @@ def _log(entry: RequestEntry) -> None:
     level = logging.INFO if entry.outcome in {Outcome.SIGNED, Outcome.ABANDONED} else logging.WARNING
     logger.log(
         level,
-        "%s, request=%s key=%s keygrip=%s hash=%s code=%s reason=%r duration_ms=%d nodes=%s socket=%s uid=%s pid=%s",
+        "%s, request=%s key=%s keygrip=%s hash=%s code=%s reason=%r duration_ms=%d nodes=%s socket=%s uid=%s pid=%s "
+        "fallback=%s",
         entry.outcome.value,
         entry.id,
         entry.key or "-",
@@ -93,4 +95,5 @@ def _log(entry: RequestEntry) -> None:
         entry.socket or "-",
         entry.uid,
         entry.pid,
+        entry.fallback or "no",
     )

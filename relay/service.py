@@ -3,6 +3,7 @@
 import functools
 from collections.abc import Sequence
 from datetime import UTC, datetime
+from typing import TYPE_CHECKING
 
 import trio
 
@@ -15,12 +16,17 @@ from relay.credentials import CredentialStore, credentials_directory
 from relay.departures import Departures
 from relay.dial import Dialer
 from relay.door import Door, Visitor, open_doors
+from relay.fallbackmode import FallbackMode, FallbackPlaces
 from relay.heads import Heads
 from relay.keylist import KeyList
+from relay.permission import Permission
 from relay.requestlog import RequestLog
 from relay.session import Session, SessionKey
 from relay.signing import SigningService
 from relay.turnaway import turn_away
+
+if TYPE_CHECKING:
+    from relay.fallback import Fallback
 
 __all__ = ["Relay"]
 
@@ -36,6 +42,7 @@ class Relay:
 
     Attributes:
         connections: how many gpg processes are connected now.
+        fallback: the host's own signing; None until somebody wants it, since most relays never do.
     """
 
     def __init__(self, config: RelayConfig) -> None:
@@ -47,7 +54,13 @@ class Relay:
         store = CredentialStore(credentials_directory(config.state))
         # Credentials that somebody else has put somewhere else are somebody else's to renew.
         renewable = store if config.token == store.current.token else None
-        self.client = Client(config.oracles, Dialer(config, self.heads.all), self.keys.replace, self.heads, renewable)
+        self._permission = Permission(FallbackPlaces.of(config.state, config.fallback).permission)
+        self.client = Client(
+            config.oracles, Dialer(config, self.heads.all), self.keys.replace, self.heads, renewable, self._permission
+        )
+        self.fallback: Fallback | None = None
+        self._fallback_runs = trio.Event()
+        self._fallback_made = trio.Lock()  # two would both want the journal
         self.departures = Departures()
         self.doors = open_doors(config)
         self._service = SigningService(self.client, self.keys, self.log, float(config.deadline_seconds))
@@ -59,6 +72,34 @@ class Relay:
         """Take the key list and the heads of the last run."""
         self.keys.load()
         self.heads.load()
+        self._permission.load()
+        places = FallbackPlaces.of(self.config.state, self.config.fallback)
+        if self.config.fallback.mode is not FallbackMode.NEVER or places.switch.exists() or places.journal.exists():
+            # Before the first connection: it may be one that falls back.
+            self._take_fallback(self._new_fallback())
+
+    def _new_fallback(self) -> "Fallback":
+        from relay.fallback import Fallback  # noqa: PLC0415  most relays never fall back, and start quicker without
+
+        fallback = Fallback(self.config, self.client, self.keys, self._permission, self.log)
+        fallback.load()
+        return fallback
+
+    def _take_fallback(self, fallback: "Fallback") -> "Fallback":
+        self.fallback = fallback
+        self._fallback_runs.set()
+        return fallback
+
+    async def wanted_fallback(self) -> "Fallback":
+        """The host's own signing, for somebody who asks about it or switches it."""
+        async with self._fallback_made:
+            return self.fallback or self._take_fallback(await trio.to_thread.run_sync(self._new_fallback))
+
+    async def keep_fallback(self) -> None:
+        """Do what the host's own signing does by itself, from when somebody wants it until cancelled."""
+        await self._fallback_runs.wait()
+        if self.fallback is not None:
+            await self.fallback.run()
 
     async def serve_gpg(self, stream: trio.SocketStream, door: Door) -> None:
         """One connection of gpg, from greeting to end; which keys it sees is fixed at its start."""
@@ -68,9 +109,13 @@ class Relay:
             await turn_away(stream)
             return
         self.connections += 1
+        local = None if self.fallback is None else self.fallback.way(door)
         try:
-            conversation = Conversation(stream, self._service, self.departures, visitor)
-            await conversation.run(functools.partial(self._new_session, door))
+            if local is None:
+                conversation = Conversation(stream, self._service, self.departures, visitor)
+                await conversation.run(functools.partial(self._new_session, door))
+            else:
+                await Conversation(stream, local, self.departures, visitor).run(local.new_session)
         finally:
             self.connections -= 1
 

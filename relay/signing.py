@@ -4,6 +4,7 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from typing import Protocol
 
 import trio
 
@@ -22,7 +23,7 @@ from relay.session import SignNeeded
 from relay.signrequests import SignRequest
 from relay.verify import Verdict, Verifier
 
-__all__ = ["NotSignedError", "SigningService"]
+__all__ = ["NotSignedError", "SignatureSource", "SigningService", "refusal_entry"]
 
 # What gpg shows is the code's words, so they are chosen for the person who reads them.
 _REFUSALS: Mapping[RefusalCode, GpgError] = {
@@ -65,6 +66,21 @@ class NotSignedError(BlindOracleError):
         self.gpg_error = gpg_error
         self.outcome = outcome
         self.code = code
+
+
+class SignatureSource(Protocol):
+    """Where a conversation gets its signatures: from an oracle, or from the host's own key."""
+
+    @property
+    def log(self) -> RequestLog:
+        """Where each request's end is noted."""
+
+    async def sign(self, need: SignNeeded, visitor: Visitor) -> Signature:
+        """A signature that the public key confirms, or NotSignedError."""
+        ...
+
+    def refused_here(self, visitor: Visitor, reason: str) -> None:
+        """Note that the relay itself refused a command."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,20 +168,24 @@ class SigningService:
 
     def refused_here(self, visitor: Visitor, reason: str) -> None:
         """Note that the relay itself refused a command, and why: gpg's user sees only a code's words."""
-        self.log.add(
-            RequestEntry(
-                time=datetime.now(UTC),
-                id=new_request_id(),
-                outcome=Outcome.REFUSED,
-                code="relay",
-                reason=reason,
-                gpg_says="",
-                duration_ms=0,
-                uid=visitor.peer.uid,
-                pid=visitor.peer.pid,
-                socket=visitor.door.name,
-            )
-        )
+        self.log.add(refusal_entry(visitor, reason))
+
+
+def refusal_entry(visitor: Visitor, reason: str, fallback: str = "") -> RequestEntry:
+    """That the relay itself refused a command."""
+    return RequestEntry(
+        time=datetime.now(UTC),
+        id=new_request_id(),
+        outcome=Outcome.REFUSED,
+        code="relay",
+        reason=reason,
+        gpg_says="",
+        duration_ms=0,
+        uid=visitor.peer.uid,
+        pid=visitor.peer.pid,
+        socket=visitor.door.name,
+        fallback=fallback,
+    )
 
 
 def _request(request_id: str, need: SignNeeded, visitor: Visitor) -> SignRequest:

@@ -6,6 +6,8 @@ from datetime import datetime
 from agentproxy.protocol.fields import Head
 from agentproxy.protocol.keys import Fingerprint, Keygrip
 from relay.connectionstate import ConnectionState, OracleState
+from relay.fallbackmode import FallbackMode
+from relay.fallbackreport import FallbackReport
 from relay.requestlog import RequestEntry
 
 __all__ = ["CertificateReport", "ControlError", "ControlRequest", "KeyReport", "SocketReport", "StatusReport"]
@@ -15,8 +17,11 @@ __all__ = ["CertificateReport", "ControlError", "ControlRequest", "KeyReport", "
 class ControlRequest:
     """What is asked on the control socket: one line of JSON."""
 
-    command: str  # status or certificates
+    command: str  # status, certificates or fallback
     last: int = 0  # with status: how many requests to tell about
+    mode: FallbackMode | None = None  # with fallback: what to switch to; None: what relay.yaml says
+    seconds: int = 0  # with fallback: for how long; 0: until the next switch
+    reason: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,6 +29,7 @@ class ControlError:
     """The answer when there is none."""
 
     error: str
+    hint: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,6 +73,7 @@ class StatusReport:
     oracles: tuple[OracleState, ...] = ()  # in the configuration's order
     keys: tuple[KeyReport, ...] = ()
     heads: tuple[Head, ...] = ()
+    fallback: FallbackReport | None = None
     last: tuple[RequestEntry, ...] = ()
 
 

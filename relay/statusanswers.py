@@ -4,10 +4,15 @@ import os
 
 import trio
 
+from agentproxy.protocol.errors import ConfigError
 from agentproxy.protocol.messages import ServedKey
+from agentproxy.runtime.unixsocket import Peer
+from relay.caller import user_words
 from relay.control import Answer, ControlTable
 from relay.dial import SOFTWARE
 from relay.door import Door
+from relay.fallback import Fallback
+from relay.fallbackreport import FallbackReport
 from relay.service import Relay
 from relay.status import CertificateReport, ControlRequest, KeyReport, SocketReport, StatusReport
 
@@ -17,20 +22,31 @@ __all__ = ["control_table"]
 CERTIFICATES_SECONDS = 30.0
 
 
-def control_table(relay: Relay) -> ControlTable:
-    """Every question that the control socket answers."""
+def control_table(relay: Relay, peer: Peer) -> ControlTable:
+    """Every question that the control socket answers to this peer."""
 
     async def status(request: ControlRequest) -> Answer:
-        await trio.lowlevel.checkpoint()
-        return _status(relay, request)
+        return _status(relay, await relay.wanted_fallback(), request)
 
     async def certificates(_: ControlRequest) -> Answer:
         return await _certificates(relay)
 
-    return {"status": status, "certificates": certificates}
+    async def fallback(request: ControlRequest) -> Answer:
+        return await _switch(relay, peer, request)
+
+    return {"status": status, "certificates": certificates, "fallback": fallback}
 
 
-def _status(relay: Relay, request: ControlRequest) -> StatusReport:
+async def _switch(relay: Relay, peer: Peer, request: ControlRequest) -> FallbackReport:
+    # The socket's group may read how the relay is; whoever may use gpg here must not switch anything.
+    if peer.uid not in {0, os.geteuid()}:
+        raise ConfigError("only root and the relay's own user may switch fallback", "sudo blind-oracle-relay fallback")
+    fallback = await relay.wanted_fallback()
+    await fallback.switch(request.mode, request.seconds, request.reason, user_words(peer.uid))
+    return fallback.report()
+
+
+def _status(relay: Relay, fallback: Fallback, request: ControlRequest) -> StatusReport:
     return StatusReport(
         runner=relay.config.name,
         software=SOFTWARE,
@@ -45,6 +61,7 @@ def _status(relay: Relay, request: ControlRequest) -> StatusReport:
         oracles=relay.client.oracles,
         keys=tuple(map(_key_report, relay.keys.served)),
         heads=relay.heads.all(),
+        fallback=fallback.report(),
         last=tuple(relay.log.last(request.last)),
     )
 
@@ -55,6 +72,9 @@ async def _certificates(relay: Relay) -> CertificateReport:
         for key in relay.keys.served:
             if str(key.facts.primary) not in certificates:
                 certificates[str(key.facts.primary)] = await relay.client.certificate(key.facts.fingerprint)
+    own = await relay.wanted_fallback()
+    if own.places.certificate.exists():
+        certificates["own"] = await trio.to_thread.run_sync(own.places.certificate.read_bytes)
     return CertificateReport(tuple(certificates.values()), tuple(str(door.path) for door in relay.doors))
 
 

@@ -10,6 +10,7 @@ import trio
 
 from agentproxy.protocol.errors import ConfigError, RemoteProtocolError
 from agentproxy.protocol.fields import Head
+from agentproxy.protocol.journal import Reported
 from agentproxy.protocol.messages import (
     Credentials,
     Drain,
@@ -31,7 +32,7 @@ from relay.lines import Dial, Lines
 from relay.link import Link, LinkLostError, RejectedError
 from relay.pending import PendingRequests
 
-__all__ = ["HeadKeeper", "Way", "WayOwner"]
+__all__ = ["HeadKeeper", "PermissionKeeper", "Way", "WayOwner"]
 
 logger = logging.getLogger(__name__)
 
@@ -66,6 +67,16 @@ class HeadKeeper(Protocol):
         """A new connection's first head."""
 
 
+class PermissionKeeper(Protocol):
+    """Who remembers whether this runner may fall back; `relay.permission.Permission` does."""
+
+    async def told(self, node: str, *, allowed: bool) -> None:
+        """What an oracle's policy says."""
+
+    async def rejected(self, error: RejectedError) -> None:
+        """An oracle answered, and does not take this relay; no other does."""
+
+
 class WayOwner(Protocol):
     """Who has several ways and chooses among them; `relay.client.Client` does."""
 
@@ -91,6 +102,7 @@ class Way:
 
     Attributes:
         keys: what the oracle serves to this runner, as it said last.
+        fallback: whether its policy lets this runner sign by itself.
         carrier: the connection that requests may go over; None: there is none.
         rejection: why the oracle does not take this relay, if that was its last word.
     """
@@ -100,6 +112,7 @@ class Way:
     ) -> None:
         self.address = oracle.address
         self.keys: tuple[ServedKey, ...] = ()
+        self.fallback = False
         self.carrier: Carrier | None = None
         self.rejection: RejectedError | None = None
         self.lines = Lines(oracle, dial, self)
@@ -223,7 +236,7 @@ class Way:
         self.lines.welcomed(link)
         replaced, self.carrier = self.carrier, Carrier(link, self.address, welcome.node, welcome.max_in_flight)
         self._carriers[link] = self.carrier
-        self.keys = welcome.keys
+        self.keys, self.fallback = welcome.keys, welcome.fallback
         logger.info("connected, address=%s node=%s runner=%s", self.address, welcome.node, welcome.runner)
         if welcome.head is not None:
             self._heads.welcomed(welcome.head)
@@ -245,12 +258,12 @@ class Way:
     async def received(self, link: Link, message: FromOracle) -> None:
         """Handle what the oracle says (for the link)."""
         match message:
-            case Signed() | Sealed():
+            case Signed() | Sealed() | Reported():
                 self._ailments = 0
                 self._heads.note(message.head)
                 self._pending.settle(self._carriers[link], message)
             case KeysChanged():
-                self.keys = message.keys
+                self.keys, self.fallback = message.keys, message.fallback
                 self._owner.changed()
                 await trio.lowlevel.checkpoint()
             case Credentials():

@@ -12,6 +12,7 @@ from agentproxy.oracle.bootstraps import BootstrapReuse
 from agentproxy.oracle.caller import Caller
 from agentproxy.oracle.config import OracleConfig, TlsConfig
 from agentproxy.oracle.doors import Doors, Way
+from agentproxy.oracle.fallbackrecords import FallbackRecords
 from agentproxy.oracle.issuing import Issuer
 from agentproxy.oracle.keptheads import KeptHeads
 from agentproxy.oracle.ledger import Ledger
@@ -108,6 +109,7 @@ class Oracle:
             Issuer(self._ledger, config.credentials),
             BootstrapReuse(self._link, trio.current_time),
             KeptHeads(config.node, self._link),
+            FallbackRecords(self._service, self._link, trio.current_time),
         )
         self._doors = Doors(self._reception, self._context, room_for(config.max_connections))
         self._attachments = None if config.attach is None else Attachments(config.attach, self._doors)

@@ -12,16 +12,23 @@ from agentproxy.oracle.policy import RunnerRule
 from agentproxy.protocol.errors import LimitedError
 from agentproxy.protocol.messages import RefusalCode
 
-__all__ = ["Limits"]
+__all__ = ["Bucket", "Limits"]
 
 _BURST_SECONDS = 2  # without a burst of its own, a bucket holds what its rate gives in this time
 _MOST_BUCKETS = 10_000  # far more than tokens exist; beyond it, full buckets are forgotten
 
 
 @dataclass(slots=True)
-class _Bucket:
-    level: float  # signatures left at `stamp`
+class Bucket:
+    """What is left of a number that time brings back."""
+
+    level: float  # left at `stamp`
     stamp: float  # seconds
+
+    def fill(self, now: float, rate: int, size: float) -> None:
+        """Add what has come back until now: `rate` a second, up to `size`."""
+        self.level = min(size, self.level + (now - self.stamp) * rate)
+        self.stamp = now
 
 
 class Limits:
@@ -33,7 +40,7 @@ class Limits:
 
     def __init__(self, clock: Callable[[], float]) -> None:
         self._clock = clock
-        self._buckets: dict[tuple[str, str], _Bucket] = {}
+        self._buckets: dict[tuple[str, str], Bucket] = {}
 
     def take(self, caller: Caller, rule: RunnerRule) -> None:
         """Count one signature, in both buckets or in none.
@@ -46,7 +53,7 @@ class Limits:
             ("rate", caller.runner, rule.rate, rule.burst),
             ("token_rate", caller.token, rule.token_rate, rule.token_burst),
         )
-        wanted: list[_Bucket] = []
+        wanted: list[Bucket] = []
         for kind, name, rate, burst in asked:
             if rate is None:
                 continue
@@ -59,15 +66,14 @@ class Limits:
         for bucket in wanted:
             bucket.level -= 1
 
-    def _bucket(self, kind: str, name: str, rate: int, burst: int | None) -> _Bucket:
+    def _bucket(self, kind: str, name: str, rate: int, burst: int | None) -> Bucket:
         now = self._clock()
         size = float(burst if burst is not None else rate * _BURST_SECONDS)
         bucket = self._buckets.get((kind, name))
         if bucket is None:
             self._forget_idle(now)
-            bucket = self._buckets[kind, name] = _Bucket(size, now)
-        bucket.level = min(size, bucket.level + (now - bucket.stamp) * rate)
-        bucket.stamp = now
+            bucket = self._buckets[kind, name] = Bucket(size, now)
+        bucket.fill(now, rate, size)
         return bucket
 
     def _forget_idle(self, now: float) -> None:

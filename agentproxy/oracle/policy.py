@@ -68,7 +68,7 @@ class RunnerRule:
     priority: Priority = Priority.NORMAL
     networks: tuple[str, ...] = ()  # CIDR; empty: from anywhere
     token_only: bool = False  # may come without a client certificate (HTTP)
-    fallback: bool = False  # may report signatures of a fallback key of its own
+    fallback: bool = False  # may sign with a key of its own while no oracle can, and report that
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,6 +10,7 @@ import trio
 from agentproxy.oracle.authn import Newcomer, Proof, Rejection, authenticate, prove, recheck
 from agentproxy.oracle.bootstraps import BootstrapReuse
 from agentproxy.oracle.caller import Caller
+from agentproxy.oracle.fallbackrecords import FallbackRecords
 from agentproxy.oracle.issuing import Issuer, is_due
 from agentproxy.oracle.keptheads import KeptHeads
 from agentproxy.oracle.policy import Deny, served_keys
@@ -53,6 +54,7 @@ class Reception:
     issuer: Issuer
     reuse: BootstrapReuse
     heads: KeptHeads
+    fallback: FallbackRecords
 
     async def admit(
         self,

@@ -22,6 +22,7 @@ from agentproxy.protocol.errors import (
     RefusedError,
     RemoteProtocolError,
 )
+from agentproxy.protocol.journal import Report, Reported
 from agentproxy.protocol.messages import (
     FROM_ORACLE,
     FROM_RELAY,
@@ -88,6 +89,7 @@ class RelayStream:
         self._attached = attached
         self._caller: Caller | None = None
         self._keys: tuple[ServedKey, ...] = ()
+        self._fallback = False  # what the relay was told of it
         self._in_flight = 0
         self._ending = False
         self._draining = False
@@ -145,6 +147,7 @@ class RelayStream:
             return
         self._caller = verdict
         self._keys = self._reception.keys_of(verdict)
+        self._fallback = self._reception.fallback.may_fall_back(verdict)
         logger.info("relay came, %s token=%s software=%s", self, verdict.token, hello.software)
         self._send(
             Welcome(
@@ -156,6 +159,7 @@ class RelayStream:
                 keys=self._keys,
                 max_in_flight=self._reception.max_in_flight,
                 head=self._reception.head,
+                fallback=self._fallback,
             )
         )
         self._reception.heads.compare(verdict, hello.heads)
@@ -192,6 +196,10 @@ class RelayStream:
                 nursery.start_soon(self._answer_fetch, message)
             case SelectKey():
                 self._send(self._reception.select_key(self._here(), message))
+            case Report():
+                self._in_flight += 1
+                answer = functools.partial(self._answer_sign, message.id)
+                self._reception.fallback.take(self._here(), message, answer)
             case Ping():
                 self._send(Pong(message.id))
             case Pong():
@@ -199,10 +207,10 @@ class RelayStream:
             case Hello():
                 raise RemoteProtocolError("a second hello")
 
-    def _answer_sign(self, request_id: str, outcome: Signed | Sealed | BlindOracleError) -> None:
+    def _answer_sign(self, request_id: str, outcome: Signed | Sealed | Reported | BlindOracleError) -> None:
         """The end of one request; called among those of other connections, so nothing may leave it."""
         try:
-            self._send(outcome if isinstance(outcome, Signed | Sealed) else _failure(request_id, outcome))
+            self._send(_failure(request_id, outcome) if isinstance(outcome, BlindOracleError) else outcome)
             self._done()
         except ProtocolError as error:
             logger.warning("connection ended, %s reason=%s", self, error)
@@ -251,10 +259,10 @@ class RelayStream:
         if isinstance(verdict, Rejection):
             self._reject(verdict)
             return
-        keys = self._reception.keys_of(verdict)
-        if keys != self._keys:
-            self._keys = keys
-            self._send(KeysChanged(keys))
+        keys, fallback = self._reception.keys_of(verdict), self._reception.fallback.may_fall_back(verdict)
+        if (keys, fallback) != (self._keys, self._fallback):
+            self._keys, self._fallback = keys, fallback
+            self._send(KeysChanged(keys, fallback))
 
     def keep_alive(self) -> None:
         """Ask a silent relay whether it lives, end one that does not answer; called every few seconds."""

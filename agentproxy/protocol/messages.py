@@ -12,6 +12,7 @@ from typing import ClassVar
 from agentproxy.protocol.digests import Digest
 from agentproxy.protocol.errors import RemoteProtocolError
 from agentproxy.protocol.fields import Claims, Head, check_name, check_remaining, check_request_id, check_text
+from agentproxy.protocol.journal import Report, Reported
 from agentproxy.protocol.key_messages import SelectedKey, SelectKey, ServedKey
 from agentproxy.protocol.keys import Fingerprint, Keygrip
 from agentproxy.protocol.seal_messages import Seal, Sealed
@@ -38,6 +39,8 @@ __all__ = [
     "Refused",
     "Rejected",
     "RejectionCode",
+    "Report",
+    "Reported",
     "Seal",
     "Sealed",
     "SelectKey",
@@ -180,6 +183,7 @@ class Welcome:
     keys: tuple[ServedKey, ...]
     max_in_flight: int
     head: Head | None = None
+    fallback: bool = False  # the policy lets this runner sign by itself while no oracle can
 
     def __post_init__(self) -> None:
         check_name(self.node, "node")
@@ -254,10 +258,11 @@ class Certificate:
 
 @dataclass(frozen=True, slots=True)
 class KeysChanged:
-    """The keys that this runner may use from now on."""
+    """The keys that this runner may use from now on, and whether it may fall back."""
 
     tag: ClassVar[str] = "keys_changed"
     keys: tuple[ServedKey, ...]
+    fallback: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -289,7 +294,7 @@ class Credentials:
             raise RemoteProtocolError(f"credentials: expected a token, and PEM of at most {MAX_PEM} characters")
 
 
-FromRelay = Hello | Sign | Seal | FetchCertificate | SelectKey | Ping | Pong
+FromRelay = Hello | Sign | Seal | FetchCertificate | SelectKey | Report | Ping | Pong
 FromOracle = (
     Welcome
     | Rejected
@@ -300,13 +305,14 @@ FromOracle = (
     | Failed
     | Certificate
     | SelectedKey
+    | Reported
     | KeysChanged
     | Drain
     | Ping
     | Pong
 )
 
-FROM_RELAY: MessageCodec[FromRelay] = MessageCodec(Hello, Sign, Seal, FetchCertificate, SelectKey, Ping, Pong)
+FROM_RELAY: MessageCodec[FromRelay] = MessageCodec(Hello, Sign, Seal, FetchCertificate, SelectKey, Report, Ping, Pong)
 FROM_ORACLE: MessageCodec[FromOracle] = MessageCodec(
     Welcome,
     Rejected,
@@ -317,6 +323,7 @@ FROM_ORACLE: MessageCodec[FromOracle] = MessageCodec(
     Failed,
     Certificate,
     SelectedKey,
+    Reported,
     KeysChanged,
     Drain,
     Ping,

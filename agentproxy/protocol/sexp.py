@@ -26,6 +26,7 @@ __all__ = [
     "encode_public_key",
     "encode_signature",
     "parse",
+    "parse_public_key",
     "parse_signature",
 ]
 
@@ -126,11 +127,35 @@ def _value(pair: SExpression, name: bytes) -> bytes:
     match pair:
         case (found, bytes() as value) if found == name:
             return value
-    raise RemoteProtocolError(f"sig-val: expected ({name.decode('ascii')} …)")
+    raise RemoteProtocolError(f"expected ({name.decode('ascii')} …)")
 
 
 def _number(pair: SExpression, name: bytes) -> bytes:
     return _value(pair, name).lstrip(b"\x00")
+
+
+def parse_public_key(untrusted: bytes) -> PublicKey:
+    """The numbers in an agent's `(10:public-key(…))`.
+
+    Raises:
+        RemoteProtocolError: another layout, another algorithm or curve, or numbers that cannot be a key's.
+    """
+    match parse(untrusted):
+        case (b"public-key", (b"rsa", n, e)):
+            return RsaPublicKey(_number(n, b"n"), _number(e, b"e"))
+        case (b"public-key", (b"dsa", p, q, g, y)):
+            return DsaPublicKey(_number(p, b"p"), _number(q, b"q"), _number(g, b"g"), _number(y, b"y"))
+        case (b"public-key", (b"ecc", curve, *_, q)):
+            return _ecc_public_key(_value(curve, b"curve"), _value(q, b"q"))
+    raise RemoteProtocolError("public-key: expected an RSA, DSA or ECC key")
+
+
+def _ecc_public_key(name: bytes, q: bytes) -> EccPublicKey:
+    curves = {curve.value.encode("ascii"): curve for curve in Curve}
+    if name not in curves:
+        raise RemoteProtocolError("public-key: a curve that is not served here")
+    # gpg-agent writes OpenPGP's prefix before the point of Ed25519.
+    return EccPublicKey(curves[name], q[1:] if curves[name] is Curve.ED25519 and q[:1] == b"\x40" else q)
 
 
 def encode_public_key(key: PublicKey) -> bytes:

@@ -119,12 +119,15 @@ class Record:
     digest: Digest | None = None
     details: dict[str, str] = field(default_factory=dict)
     durable: bool = True  # False: answered before the disk has it (refusals)
+    signature_sha256: bytes | None = None  # 32 bytes: of a signature that somebody else made
 
     def __post_init__(self) -> None:
         check_name(self.operation, "operation")
         check_text(self.reason, "reason")
         if self.outcome is Outcome.SIGNED:
             raise RemoteProtocolError("only the signer writes that something was signed")
+        if self.signature_sha256 is not None and len(self.signature_sha256) != 32:
+            raise RemoteProtocolError("signature_sha256: expected 32 bytes")
         if len(self.details) > 32:
             raise RemoteProtocolError("details: at most 32")
         for name, value in self.details.items():

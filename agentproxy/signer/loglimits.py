@@ -11,6 +11,9 @@ from agentproxy.signer.record import Entry
 __all__ = ["LogLimits", "require_room"]
 
 
+_OPTIONAL = frozenset({Outcome.REFUSED, Outcome.FAILED})
+
+
 def require_room(descriptor: int, size: int) -> None:
     """Raise OSError unless `size` bytes can be written to the file's disk, as far as that can be known."""
     space = os.fstatvfs(descriptor)
@@ -30,8 +33,9 @@ class LogLimits:
 
     def kept(self, entries: Sequence[Entry], descriptor: int) -> list[bool]:
         """Which of these the disk behind a file still has room for."""
-        # Anybody with a certificate can cause refusals; only a signature may use the last free bytes.
-        optional = [entry.outcome is Outcome.REFUSED or entry.outcome is Outcome.FAILED for entry in entries]
+        # Anybody with a certificate can cause refusals, or report signatures of its own (a relay keeps those, and
+        # reports them again); only our own signature may use the last free bytes.
+        optional = [entry.outcome in _OPTIONAL or entry.asserted.channel == "fallback" for entry in entries]
         if True not in optional:
             return [True] * len(entries)
         space = os.fstatvfs(descriptor)

@@ -188,6 +188,7 @@ def _record(request: Record, facts: Mapping[Keygrip, KeyFacts]) -> Draft:
         fingerprint=None if key is None else key.fingerprint,
         keygrip=request.keygrip,
         digest=request.digest,
+        signature_sha256=request.signature_sha256,
         details=request.details,
     )
     return Draft(functools.partial(_recorded, request.id), entry, request.durable)

@@ -1,0 +1,58 @@
+"""Reads a relay's journal for people: is it whole, and what is in it; it may run beside the relay."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from agentproxy.protocol.errors import ConfigError
+from relay.journalchain import Delivered, JournalDamagedError, JournalEnd, follow, read_mark, whole_length
+
+__all__ = ["Reading", "read"]
+
+
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """What was found."""
+
+    file: Path
+    end: JournalEnd
+    lines: tuple[bytes, ...]  # of the whole records, without newlines
+    damage: str  # empty: it is whole
+    torn: int  # bytes behind the last whole line
+    mark: Delivered | None
+
+    @property
+    def words(self) -> str:
+        """For people."""
+        if self.damage:
+            return f"damaged: {self.file}: {self.damage}"
+        torn = f"; {self.torn} bytes of a torn end, as after a crash or while a record is being written" * bool(
+            self.torn
+        )
+        waiting = self.end.sequence - (self.mark.sequence if self.mark else 0)
+        delivered = f", {waiting} not delivered" if waiting else ", all delivered"
+        name = f"journal {self.end.journal}, " if self.end.journal else ""
+        return f"whole: {name}{self.end.sequence} records{delivered}, head {self.end.hash.hex()}{torn}"
+
+
+def read(file: Path) -> Reading:
+    """Check every record, and that it holds what an oracle has, when the mark of that lies beside it.
+
+    Raises:
+        ConfigError: it cannot be read.
+    """
+    try:
+        mark = read_mark(file.with_name("delivered.json"))
+        data = file.read_bytes()
+    except FileNotFoundError as error:
+        raise ConfigError(f"{file}: there is no journal", "this host has never signed by itself") from error
+    except OSError as error:
+        raise ConfigError(f"{file}: cannot be read: {error.strerror}") from error
+    except JournalDamagedError as error:
+        return Reading(file, JournalEnd(), (), str(error), 0, None)
+    whole = whole_length(data)
+    lines = tuple(data[:whole].splitlines())
+    try:
+        end, _ = follow(data[:whole], mark)
+    except JournalDamagedError as error:
+        return Reading(file, JournalEnd(), lines, str(error), 0, mark)
+    return Reading(file, end, lines, "", len(data) - whole, mark)

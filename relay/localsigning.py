@@ -1,0 +1,170 @@
+"""One signature by the host's own key: sign, check, write into the journal, and only then release."""
+
+import hashlib
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import UTC, datetime
+
+import trio
+
+from agentproxy.protocol.errors import BackendError, KeyUnavailableError
+from agentproxy.protocol.fields import KeyFacts
+from agentproxy.protocol.gpgerror import GpgError
+from agentproxy.protocol.journal import JournalOperation
+from agentproxy.protocol.keys import Keygrip
+from agentproxy.protocol.signatures import RsaSignature, Signature
+from relay.caller import claims_of
+from relay.door import Visitor
+from relay.fallbackmode import FallbackMode
+from relay.journal import Draft, Journal
+from relay.journalchain import JournalUnavailableError
+from relay.localagent import LocalAgent
+from relay.pending import new_request_id
+from relay.requestlog import Outcome, RequestEntry, RequestLog
+from relay.session import Session, SessionKey, SignNeeded
+from relay.signing import NotSignedError, refusal_entry
+from relay.verify import Verdict, Verifier
+
+__all__ = ["LocalSigning", "Parts"]
+
+# gpg-agent serves its connections one after another while it computes; more would only wait inside it, each against
+# its own deadline.
+MOST_AT_ONCE = 4
+LAST_RECORD_SECONDS = 5.0
+
+
+@dataclass(frozen=True, slots=True)
+class Parts:
+    """What all local signatures of a relay share."""
+
+    agent: LocalAgent
+    journal: Journal
+    pen: trio.Lock  # whoever holds it may use the journal
+    turns: trio.CapacityLimiter
+    log: RequestLog
+    recorded: Callable[[], None]  # called behind each record: somebody may deliver it
+    deadline_seconds: float
+    verifier: Verifier
+
+
+@dataclass(frozen=True, slots=True)
+class LocalSigning:
+    """What one connection of gpg gets that began while fallback was active.
+
+    Attributes:
+        mode, reason: why it was, for the records.
+    """
+
+    parts: Parts
+    keys: dict[Keygrip, KeyFacts]
+    mode: FallbackMode
+    reason: str
+
+    @property
+    def log(self) -> RequestLog:
+        """Where each request's end is noted."""
+        return self.parts.log
+
+    async def new_session(self) -> Session:
+        """A conversation that sees these keys and no others, so gpg chooses among them."""
+        await trio.lowlevel.checkpoint()
+        listed = self.keys.values()
+        return Session([SessionKey(key.keygrip, key.public_key, frozenset(key.hash_algorithms)) for key in listed])
+
+    async def sign(self, need: SignNeeded, visitor: Visitor) -> Signature:
+        """A signature that the public key confirms and the journal holds.
+
+        Raises:
+            NotSignedError: with the words for gpg and the reason for the log, which has it already.
+        """
+        request_id, started = new_request_id(), time.perf_counter()
+        try:
+            with trio.fail_after(self.parts.deadline_seconds):
+                async with self.parts.turns:
+                    signature = await self._signed(need, visitor, request_id)
+        except trio.TooSlowError:
+            late = NotSignedError(GpgError.TIMEOUT, Outcome.FAILED, "timeout", "the deadline passed")
+            self._note(need, visitor, request_id, started, late)
+            raise late from None
+        except NotSignedError as error:
+            self._note(need, visitor, request_id, started, error)
+            raise
+        except trio.Cancelled:
+            gone = NotSignedError(GpgError.CANCELED, Outcome.ABANDONED, "caller_gone", "gpg ended, or the relay stops")
+            self._note(need, visitor, request_id, started, gone)
+            raise
+        self._note(need, visitor, request_id, started, None)
+        return signature
+
+    async def _signed(self, need: SignNeeded, visitor: Visitor, request_id: str) -> Signature:
+        key = self.keys[need.keygrip]
+        await self._write(self.parts.journal.check)  # without room for its record no signature is made
+        try:
+            signature = await self.parts.agent.sign(need.keygrip, need.digest)
+        except KeyUnavailableError as error:
+            raise _failed(GpgError.UNUSABLE_SECKEY, "key_unavailable", str(error)) from error
+        except BackendError as error:
+            raise _failed(GpgError.NO_AGENT, "local_agent", str(error)) from error
+        if self.parts.verifier.verify(key.public_key, need.digest, signature) is Verdict.BAD:
+            reason = "the local agent's signature is not the key's own; gpg did not get it"
+            raise _failed(GpgError.BAD_SIGNATURE, "bad_signature", reason)
+        draft = Draft(
+            JournalOperation.SIGN,
+            request_id,
+            mode=self.mode.value,
+            reason=self.reason,
+            fingerprint=key.fingerprint,
+            keygrip=need.keygrip,
+            digest=need.digest,
+            signature_sha256=_sha256_of(signature),
+            socket=visitor.door.name,
+            distribution=visitor.door.distribution,
+            claims=claims_of(visitor.peer),
+        )
+        await self._write(lambda: self.parts.journal.append(draft))
+        self.parts.recorded()
+        return signature
+
+    async def _write(self, work: Callable[[], object]) -> None:
+        try:
+            async with self.parts.pen:
+                await trio.to_thread.run_sync(work)
+        except JournalUnavailableError as error:
+            raise _failed(GpgError.NOT_OPERATIONAL, "journal", str(error)) from error
+
+    def _note(
+        self, need: SignNeeded, visitor: Visitor, request_id: str, started: float, error: NotSignedError | None
+    ) -> None:
+        self.parts.log.add(
+            RequestEntry(
+                time=datetime.now(UTC),
+                id=request_id,
+                outcome=error.outcome if error else Outcome.SIGNED,
+                code=error.code if error else "",
+                reason=str(error) if error else "",
+                gpg_says=error.gpg_error.text if error else "",
+                duration_ms=round((time.perf_counter() - started) * 1000),
+                key=self.keys[need.keygrip].name,
+                keygrip=str(need.keygrip),
+                hash_algorithm=need.digest.algorithm.name.lower(),
+                uid=visitor.peer.uid,
+                pid=visitor.peer.pid,
+                socket=visitor.door.name,
+                fallback=self.mode.value,
+            )
+        )
+
+    def refused_here(self, visitor: Visitor, reason: str) -> None:
+        """Note that the relay itself refused a command, and why: gpg's user sees only a code's words."""
+        self.parts.log.add(refusal_entry(visitor, reason, fallback=self.mode.value))
+
+
+def _failed(gpg_error: GpgError, code: str, reason: str) -> NotSignedError:
+    return NotSignedError(gpg_error, Outcome.FAILED, code, reason)
+
+
+def _sha256_of(signature: Signature) -> bytes:
+    """Over the numbers, as the signer's records have it: `s` of RSA; else `r`, then `s`."""
+    numbers = signature.s if isinstance(signature, RsaSignature) else signature.r + signature.s
+    return hashlib.sha256(numbers).digest()

@@ -1,0 +1,223 @@
+"""The relay's journal on a real file system, also on one that is full, torn, or changed by somebody."""
+
+import json
+import os
+import subprocess
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pytest
+
+from agentproxy.protocol.digests import Digest, HashAlgorithm
+from agentproxy.protocol.fields import Claims
+from agentproxy.protocol.journal import MAX_RECORD, MAX_REPORT_RECORDS, JournalOperation
+from agentproxy.protocol.keys import Fingerprint, Keygrip
+from relay.journal import Draft, Journal
+from relay.journalchain import JournalDamagedError, JournalUnavailableError, follow, whole_length
+from relay.journalreading import read
+
+NOW = datetime(2026, 11, 22, tzinfo=UTC)
+
+
+def draft(number: int, claims: Claims | None = None) -> Draft:
+    return Draft(
+        JournalOperation.SIGN,
+        f"{number:032x}",
+        mode="forced",
+        reason="drill",
+        fingerprint=Fingerprint(bytes(20)),
+        keygrip=Keygrip(bytes(20)),
+        digest=Digest(HashAlgorithm.SHA256, number.to_bytes(32, "big")),
+        signature_sha256=bytes(32),
+        claims=claims,
+    )
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "fallback" / "journal.jsonl"
+
+
+@pytest.fixture
+def journal(path: Path) -> Iterator[Journal]:
+    opened = Journal(path, lambda: NOW)
+    yield opened
+    opened.close()
+
+
+def again(path: Path) -> Journal:
+    opened = Journal(path, lambda: NOW)
+    opened.open()
+    return opened
+
+
+def test_records_are_a_chain_that_a_new_start_continues(path: Path, journal: Journal) -> None:
+    for number in range(3):
+        journal.append(draft(number))
+    journal.close()
+    second = again(path)
+    second.append(draft(3))
+    second.close()
+    reading = read(path)
+    assert (reading.damage, reading.end.sequence) == ("", 4)
+    assert len({json.loads(line)["journal"] for line in reading.lines}) == 1
+    assert path.stat().st_mode & 0o777 == 0o600
+
+
+def test_without_a_record_there_is_no_file_and_nothing_to_report(path: Path, journal: Journal) -> None:
+    assert journal.next_report() == ()
+    assert not path.exists()
+
+
+def test_a_second_relay_on_the_same_journal_is_refused(path: Path, journal: Journal) -> None:
+    journal.append(draft(0))
+    with pytest.raises(JournalUnavailableError, match="another relay"):
+        again(path)
+
+
+def test_what_is_reported_and_not_marked_is_reported_again_after_a_crash(path: Path, journal: Journal) -> None:
+    for number in range(MAX_REPORT_RECORDS + 3):
+        journal.append(draft(number))
+    first = journal.next_report()
+    assert [record.sequence for record in first] == list(range(1, MAX_REPORT_RECORDS + 1))
+    journal.close()  # killed before the oracle's answer was noted
+    second = again(path)
+    assert second.next_report() == first
+    second.delivered(first)
+    assert second.undelivered == 3
+    second.close()
+    third = again(path)
+    rest = third.next_report()
+    assert [record.sequence for record in rest] == list(range(MAX_REPORT_RECORDS + 1, MAX_REPORT_RECORDS + 4))
+    third.delivered(rest)
+    assert third.next_report() == ()
+    third.close()
+
+
+@pytest.mark.parametrize("torn", [b'{"type":"journal_record","jour', bytes(512), b'{"type":"jo' + bytes(64)])
+def test_a_torn_end_is_put_aside_and_named(path: Path, journal: Journal, torn: bytes) -> None:
+    journal.append(draft(0))
+    journal.close()
+    with path.open("ab") as file:
+        file.write(torn)
+    assert read(path).torn == len(torn)
+    second = again(path)
+    assert second.end.sequence == 2
+    second.append(draft(1))
+    second.close()
+    reading = read(path)
+    assert (reading.damage, reading.torn, reading.end.sequence) == ("", 0, 3)
+    assert json.loads(reading.lines[1])["operation"] == "recovered"
+    [aside] = path.parent.glob("*.torn-*")
+    assert aside.read_bytes() == torn
+    assert aside.name in json.loads(reading.lines[1])["reason"]
+
+
+def test_a_kill_at_any_byte_of_a_record_loses_no_record_before_it(path: Path, journal: Journal) -> None:
+    for number in range(2):
+        journal.append(draft(number))
+    whole = path.read_bytes()
+    journal.close()
+    start = whole.index(b"\n") + 1
+    for end in range(start, len(whole), 7):
+        path.write_bytes(whole[:end])
+        opened = again(path)
+        assert opened.end.sequence == (1 if end == start else 2)  # the second is `recovered`
+        opened.close()
+
+
+DAMAGES = {
+    "edited": lambda lines: [lines[0].replace(b"drill", b"DRILL"), *lines[1:]],
+    "deleted": lambda lines: [lines[0], *lines[2:]],
+    "reordered": lambda lines: [lines[1], lines[0], *lines[2:]],
+    "doubled": lambda lines: [lines[0], lines[0], *lines[1:]],
+    "not JSON": lambda lines: [b"x", *lines[1:]],
+}
+
+
+@pytest.mark.parametrize("name", DAMAGES)
+def test_a_changed_journal_stops_local_signatures_and_says_where(path: Path, journal: Journal, name: str) -> None:
+    for number in range(4):
+        journal.append(draft(number))
+    journal.close()
+    path.write_bytes(b"".join(line + b"\n" for line in DAMAGES[name](path.read_bytes().splitlines())))
+    opened = Journal(path)
+    with pytest.raises(JournalDamagedError, match=r"record [0-9]"):
+        opened.check()
+    with pytest.raises(JournalUnavailableError):
+        opened.append(draft(9))
+    assert "record" in opened.trouble
+    assert "damaged" in read(path).words
+
+
+def test_a_cut_end_that_an_oracle_has_is_noticed_and_one_that_it_has_not_is_not(path: Path, journal: Journal) -> None:
+    """docs/SECURITY.md: before delivery nobody else knows of a record."""
+    for number in range(4):
+        journal.append(draft(number))
+    journal.delivered(journal.next_report()[:3])
+    journal.close()
+    lines = path.read_bytes().splitlines(keepends=True)
+    path.write_bytes(b"".join(lines[:3]))
+    unnoticed = again(path)
+    assert unnoticed.end.sequence == 3
+    unnoticed.close()
+    path.write_bytes(b"".join(lines[:2]))
+    with pytest.raises(JournalDamagedError, match="an oracle has record 3"):
+        again(path)
+
+
+def test_a_record_with_long_claims_fits_into_a_report(journal: Journal) -> None:
+    claims = Claims(uid=1, user="b", pid=2, commands=("ü" * 1024,) * 8, job={str(n): "ä" * 1024 for n in range(16)})
+    record = journal.append(draft(0, claims))
+    assert len(record.line()) <= MAX_RECORD
+    assert record.claims == Claims(uid=1, user="b", pid=2)
+    assert journal.next_report() == (record,)
+
+
+@pytest.fixture(name="small")
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    place = tmp_path / "small"
+    place.mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=256k,mode=0700", "tmpfs", place], check=True, timeout=20)
+    try:
+        yield place
+    finally:
+        subprocess.run(["umount", "-l", place], check=True, timeout=20)
+
+
+def fill(place: Path) -> Path:
+    filler = place / "filler"
+    with filler.open("wb", buffering=0) as file:
+        try:
+            while True:
+                file.write(bytes(4096))
+        except OSError:
+            return filler
+
+
+def append_for_ever(journal: Journal) -> None:
+    while True:
+        journal.append(draft(1))
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="mounting needs root")
+def test_a_full_disk_refuses_before_a_key_is_used_and_goes_on_when_there_is_room(small: Path) -> None:
+    journal = Journal(small / "journal.jsonl", lambda: NOW)
+    journal.append(draft(0))
+    filler = fill(small)
+    with pytest.raises(JournalUnavailableError, match="No space left"):
+        journal.check()
+    with pytest.raises(JournalUnavailableError, match="No space left"):
+        append_for_ever(journal)  # the file's last page has room for some
+    written = journal.end
+    data = (small / "journal.jsonl").read_bytes()
+    assert whole_length(data) == len(data)
+    assert follow(data)[0] == written
+    filler.unlink()
+    journal.check()
+    assert journal.trouble == ""
+    record = journal.append(draft(2))
+    assert record.prev == written.hash
+    journal.close()
+    assert read(small / "journal.jsonl").damage == ""

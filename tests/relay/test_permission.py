@@ -1,0 +1,76 @@
+"""The oracle's word on falling back outlives connections and restarts."""
+
+from pathlib import Path
+
+import pytest
+
+from agentproxy.protocol.messages import RejectionCode
+from relay.link import RejectedError
+from relay.permission import Permission
+
+
+def again(path: Path) -> Permission:
+    permission = Permission(path)
+    permission.load()
+    return permission
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "fallback" / "permission.json"
+
+
+async def test_nothing_heard_means_no(path: Path) -> None:
+    assert not again(path).verdict.allowed
+    permission = Permission(path)
+    await permission.told("node-a", allowed=False)
+    assert not permission.verdict.allowed
+    assert permission.verdict.by == "node-a"
+    assert not path.exists()
+
+
+async def test_yes_and_no_are_kept_over_a_restart(path: Path) -> None:
+    permission = again(path)
+    await permission.told("node-a", allowed=True)
+    assert again(path).verdict.allowed
+    await permission.told("node-b", allowed=False)
+    kept = again(path).verdict
+    assert (kept.allowed, kept.by) == (False, "node-b")
+
+
+@pytest.mark.parametrize(
+    "code", [RejectionCode.TOKEN_REVOKED, RejectionCode.RUNNER_DISABLED, RejectionCode.RUNNER_UNKNOWN]
+)
+async def test_a_runner_that_is_turned_away_may_no_longer_fall_back(path: Path, code: RejectionCode) -> None:
+    permission = again(path)
+    await permission.told("node-a", allowed=True)
+    await permission.rejected(RejectedError(code))
+    assert permission.answered is not None
+    assert not again(path).verdict.allowed
+
+
+@pytest.mark.parametrize("code", [RejectionCode.NOT_OPERATIONAL, RejectionCode.CERTIFICATE_EXPIRED])
+async def test_an_outage_or_an_expired_certificate_takes_nothing_back(path: Path, code: RejectionCode) -> None:
+    permission = again(path)
+    await permission.told("node-a", allowed=True)
+    await permission.rejected(RejectedError(code))
+    assert again(path).verdict.allowed
+    assert (permission.answered is None) == (code is RejectionCode.NOT_OPERATIONAL)
+
+
+async def test_a_no_that_cannot_be_written_is_kept_all_the_same(path: Path) -> None:
+    permission = again(path)
+    await permission.told("node-a", allowed=True)
+    # A directory in the place of the temporary file's target stands for a disk that takes nothing.
+    path.unlink()
+    path.mkdir()
+    (path / "x").touch()
+    await permission.told("node-a", allowed=False)
+    assert not permission.verdict.allowed
+
+
+@pytest.mark.parametrize("content", [b"", b"{}x", b'{"allowed": "yes"}', b'{"allowed": true, "more": 1}'])
+def test_a_damaged_file_is_no_permission(path: Path, content: bytes) -> None:
+    path.parent.mkdir()
+    path.write_bytes(content)
+    assert not again(path).verdict.allowed
