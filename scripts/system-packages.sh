@@ -24,6 +24,8 @@ systemd-analyze|systemd|checks our units
 systemd-socket-activate|systemd|starts daemons by their sockets in tests and the bench
 ssh|openssh-client|reaches an oracle, in tests
 sshd|openssh-server|lets relays in, in tests
+nft|nftables|filters in network namespaces of tests
+ip|iproute2|makes network namespaces in tests
 pg_ctlcluster|postgresql|holds a registry that several oracles share, in tests
 "
 clients="

@@ -56,6 +56,8 @@ def test_where_nothing_is_missing_nothing_happens(bare: Path, tmp_path: Path) ->
         "socat",
         "systemd-socket-activate",
         "pg_ctlcluster",
+        "ip",
+        "nft",
         "ssh",
         "sshd",
         "systemd-analyze",
