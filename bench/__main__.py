@@ -11,10 +11,12 @@ from pathlib import Path
 
 from bench import raw, relay_cost
 from bench.agent_load import pksign_p50_us, pksign_rate
+from bench.distance import DELAYS, by_relay, by_ssh
 from bench.framed_load import flood, signing_rate, single_p50_ms
+from bench.kills import DEADLINE_SECONDS, sign_beside_kills
 from bench.packages import Workload
 from bench.processes import cpu_seconds, private_kib
-from bench.rows import Row, at_least, at_most, print_table, shown, write
+from bench.rows import Row, at_least, at_most, print_table, shown, within, write
 from bench.sides import KEYS, Ours, Reference, ours, reference
 
 RESULTS = Path(__file__).with_name("results") / "latest.json"
@@ -29,6 +31,7 @@ MEMORY_GOAL = 1.5
 START_GOAL = 2.0
 FAIRNESS_GOAL = 5.0  # "at most a few signatures"
 FLOOD = 2000
+ROUND_TRIPS_GOAL = 1.1
 
 
 class Bench:
@@ -42,6 +45,7 @@ class Bench:
         self.seconds = 1.0 if quick else 4.0
         self.packages = 40 if quick else 1000
         self.idle = 100 if quick else 1000
+        self.signatures = 200 if quick else 1000
         self.workload = Workload(directory / "packages")
 
     def rows(self) -> Iterator[Row]:
@@ -56,6 +60,8 @@ class Bench:
         yield self.fairness()
         yield self.beside_idle_connections()
         yield self.relay_start()
+        yield from self.distance()
+        yield from self.kills()
 
     def ceilings(self) -> Iterator[Row]:
         """What this disk and this processor allow."""
@@ -171,6 +177,25 @@ class Bench:
             mine.append(relay_cost.first_answer_seconds(relay, socket, target, environment))
             theirs.append(relay_cost.first_answer_seconds(bare, bare_socket, None))
         return at_most("relay: start to first signature, s, to bare trio", mine[1:], theirs[1:], START_GOAL)
+
+    def distance(self) -> Iterator[Row]:
+        """Far away from the key: all that counts is how often something goes there and back."""
+        key, place = "rsa3072", self.directory / "distance"
+        with by_relay(self.ours, place, key) as mine, by_ssh(self.reference, place / "ssh", key) as theirs:
+            for delay in DELAYS[1:]:
+                pairs = [(mine.round_trips(delay, 9), theirs.round_trips(delay, 5)) for _ in self.rounds]
+                what = f"gpg --detach-sign at {delay} ms: round trips more than at 0, to an agent forwarded by ssh"
+                yield within(what, [pair[0] for pair in pairs], [pair[1] for pair in pairs], ROUND_TRIPS_GOAL)
+
+    def kills(self) -> Iterator[Row]:
+        """Two oracles that are killed in turn; one round, since it counts and measures nothing."""
+        tally = sign_beside_kills(self.directory / "two", self.reference.keys["rsa3072"], self.signatures)
+        for error in tally.lost:
+            print(f"lost: {error}", file=sys.stderr)
+        bad = float(len(tally.lost) + tally.wrong)
+        yield within(f"lost or wrong of {tally.signed} gpg beside kills of oracle A, then B", [bad], None, 0)
+        what = "the longest of these gpg, s, to the relay's deadline"
+        yield within(what, [tally.longest], [DEADLINE_SECONDS], DEADLINE_SECONDS)
 
 
 def main() -> None:

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
 
-__all__ = ["Row", "at_least", "at_most", "print_table", "shown", "write"]
+__all__ = ["Row", "at_least", "at_most", "print_table", "shown", "within", "write"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +37,12 @@ def at_least(what: str, ours: list[float], reference: list[float], goal: float) 
     return Row(what, median(ours), median(reference), ratio, f">= {goal:g}", ratio >= goal)
 
 
+def within(what: str, ours: list[float], reference: list[float] | None, goal: float) -> Row:
+    """A row whose goal is for our own value, whatever the reference has."""
+    row = shown(what, ours, reference)
+    return Row(what, row.ours, row.reference, row.ratio, f"ours <= {goal:g}", row.ours <= goal)
+
+
 def shown(what: str, ours: list[float], reference: list[float] | None = None) -> Row:
     """A row without a goal."""
     if reference is None:
@@ -51,10 +57,10 @@ def _cell(value: float | None) -> str:
 def print_table(rows: list[Row]) -> None:
     """Print the rows for people."""
     width = max(len(row.what) for row in rows)
-    print(f"{'what':<{width}}  {'ours':>10}  {'reference':>10}  {'ratio':>8}  {'goal':>8}  met")
+    print(f"{'what':<{width}}  {'ours':>10}  {'reference':>10}  {'ratio':>8}  {'goal':>11}  met")
     for row in rows:
         verdict = {True: "yes", False: "NO", None: ""}[row.met]
-        cells = f"{_cell(row.ours):>10}  {_cell(row.reference):>10}  {_cell(row.ratio):>8}  {row.goal or '':>8}"
+        cells = f"{_cell(row.ours):>10}  {_cell(row.reference):>10}  {_cell(row.ratio):>8}  {row.goal or '':>11}"
         print(f"{row.what:<{width}}  {cells}  {verdict}")
 
 

@@ -60,18 +60,22 @@ class Ours:
         return _access(Path(self.environment["BLIND_ORACLE_RELAY_CONFIG"]))
 
     def second_runner(self) -> Access:
-        """Enrol another runner, for all keys."""
-        directory = self.directory / "second"
-        enrolment = self.directory / "second.enrolment"
+        """Another runner than the one that `dev` enrolled."""
+        return _access(self.runner("second"))
+
+    def runner(self, runner: str) -> Path:
+        """Enrol another runner, for all keys; its relay.yaml, in a directory of its own."""
+        directory = self.directory / runner
+        enrolment = self.directory / f"{runner}.enrolment"
         keys = [f"--key={name}" for name in self.keys]
-        add = [ORACLE, "runner", "add", "second", "--policy-add", *keys, "--output", enrolment]
+        add = [ORACLE, "runner", "add", runner, "--policy-add", *keys, "--output", enrolment]
         subprocess.run(add, check=True, env=self.environment, stdout=subprocess.DEVNULL)
         os.kill(self.pids["oracle"], signal.SIGHUP)  # it takes the policy with the new runner
         config = directory / "relay.yaml"
         places = ["--state", directory / "state", "--socket", directory / "S.relay"]
         enrol = [RELAY, "enroll", "--config", config, *places, enrolment]
         subprocess.run(enrol, check=True, env=self.environment, stdout=subprocess.DEVNULL)
-        return _access(config)
+        return config
 
     def stop_relay(self) -> list[str]:
         """Stop the relay, and give the command that serves in its place."""

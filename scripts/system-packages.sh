@@ -20,6 +20,9 @@ strace|strace|injects faults in tests
 faketime|faketime|lets clocks jump in tests
 shellcheck|shellcheck|checks our shell scripts
 socat|socat|speaks to sockets in tests
+ip|iproute2|makes networks of their own in tests
+ssh|openssh-client|forwards an agent's socket, as a reference for the bench
+/usr/sbin/sshd|openssh-server|the other end of that
 systemd-analyze|systemd|checks our units
 systemd-socket-activate|systemd|starts daemons by their sockets in tests and the bench
 ssh|openssh-client|reaches an oracle, in tests
