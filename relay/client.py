@@ -285,7 +285,14 @@ class Client:
         """Whether requests can be sent, and where they go."""
         best = self._best
         if best is not None:
-            return ConnectionState(connected=True, address=best.address, since=best.state.since, node=best.state.node)
+            state = best.state
+            return ConnectionState(
+                connected=True,
+                address=best.address,
+                since=state.since,
+                node=state.node,
+                clock_ahead_seconds=best.clock_ahead_seconds,
+            )
         first = self._ways[0].state
         return ConnectionState(connected=False, address=first.address, since=first.since, problem=self._problem())
 

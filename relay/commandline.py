@@ -10,6 +10,7 @@ from agentproxy import __version__
 from relay.config import config_path
 from relay.configoption import config_option
 from relay.fallbackcommands import fallback_group
+from relay.signingcommands import commands as signing_commands
 
 __all__ = ["run_command"]
 
@@ -37,7 +38,8 @@ def _group() -> None:
     """Let gpg on this build server sign with keys that only the oracle has."""
 
 
-_group.add_command(fallback_group)
+for _command in (*signing_commands, fallback_group):
+    _group.add_command(_command)
 
 
 @_group.command("enroll")
@@ -77,31 +79,33 @@ def _serve(config: Path | None) -> None:
 
 @_group.command("setup")
 @config_option
-@click.option("--home", type=click.Path(path_type=Path), help="The GnuPG home to make; default: beside relay.yaml.")
+@click.option(
+    "--home", "homes", type=click.Path(path_type=Path), multiple=True,
+    help="The GnuPG home to make; may be repeated. Default: beside relay.yaml.",
+)  # fmt: skip
 @click.option("--socket", type=click.Path(path_type=Path), help="Which socket of the relay; default: the first.")
-def _setup(config: Path | None, home: Path | None, socket: Path | None) -> None:
-    """Make a GnuPG home with the public keys, from which gpg and rpmsign find the relay."""
-    from relay.config import load_config  # noqa: PLC0415
-    from relay.control_call import ask  # noqa: PLC0415
-    from relay.setup import rpm_macros, set_up  # noqa: PLC0415
-    from relay.status import CertificateReport, ControlRequest  # noqa: PLC0415
+@click.option("--shared", is_flag=True, help="For all users of the host, who can read the home and not write it.")
+@click.option("--cert-store", "store", type=click.Path(path_type=Path), help="Fill this certificate store of sq, too.")
+def _setup(config: Path | None, homes: tuple[Path, ...], socket: Path | None, shared: bool, store: Path | None) -> None:  # noqa: FBT001  click's form
+    """Make GnuPG homes with the public keys, from which gpg and rpmsign find the relay, or mend them.
 
-    file = config or config_path()
-    report = ask(load_config(file).control_socket, ControlRequest("certificates"), CertificateReport)
-    done = set_up(home or places_home(file), socket or Path(report.sockets[0]), report.certificates)
-    click.echo(f"{done.home}: {len(done.fingerprints)} public keys; gpg's agent is the relay ({done.agent_socket})")
-    click.echo(f"\nuse it in a shell:\n  export GNUPGHOME={done.home}")
-    click.echo("\nuse it with rpmsign, in ~/.rpmmacros:")
-    for line in rpm_macros(done.home, done.fingerprints[0] if done.fingerprints else "KEY").splitlines():
-        click.echo(f"  {line}")
+    Root works in each home as its owner (as that of the directory above, while there is no home).
+    """
+    from relay.homekeeping import make_homes  # noqa: PLC0415  each command only its own
+
+    make_homes(config or config_path(), homes, socket, store, shared=shared)
 
 
-def places_home(config: Path) -> Path:
-    """The GnuPG home that `setup` makes when none is named."""
-    from relay.enrolment import places_for  # noqa: PLC0415
+@_group.command("keyrings")
+@config_option
+def _keyrings(config: Path | None) -> int:
+    """Bring what is new of the oracle's public keys to every home that `setup` made, and mend those homes.
 
-    state = places_for(config).state
-    return state / "gnupg" if config.is_absolute() and state.is_relative_to("/var") else config.parent / "gnupg"
+    For root, whenever the relay's key list changes, and once a day. Exit status: 0 done everywhere, 1 not.
+    """
+    from relay.homekeeping import update_homes  # noqa: PLC0415  each command only its own
+
+    return update_homes(config or config_path())
 
 
 @_group.command("status")

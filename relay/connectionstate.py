@@ -16,6 +16,7 @@ class ConnectionState:
     since: datetime
     node: str = ""
     problem: str = ""  # why not connected
+    clock_ahead_seconds: float | None = None  # of this host's clock, to the oracle's; about a round trip too much
 
 
 class Standing(enum.StrEnum):

@@ -13,7 +13,7 @@ import trio
 from agentproxy.protocol.errors import BlindOracleError, ConfigError
 from agentproxy.protocol.wire import new_converter
 from relay.fallbackreport import FallbackReport
-from relay.status import CertificateReport, ControlError, ControlRequest, StatusReport
+from relay.status import CertificateReport, ControlError, ControlRequest, KeyReport, StatusReport
 
 __all__ = ["Answer", "ControlTable", "serve_control"]
 
@@ -25,7 +25,7 @@ MAX_QUESTION = 4096  # bytes
 # What JSON that is none, or another one, ends in: also a thousand brackets.
 _UNREADABLE = (LookupError, RecursionError, TypeError, ValueError)
 
-Answer = StatusReport | CertificateReport | FallbackReport | ControlError
+Answer = StatusReport | CertificateReport | KeyReport | FallbackReport | ControlError
 ControlTable = Mapping[str, Callable[[ControlRequest], Awaitable[Answer]]]
 
 

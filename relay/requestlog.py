@@ -41,6 +41,7 @@ class RequestEntry:
     uid: int | None = None
     pid: int | None = None
     socket: str = ""  # the name of the one that gpg came by
+    commands: tuple[str, ...] = ()  # of the caller and its parents, as it claims
     fallback: str = ""  # the mode when the host's own key was asked; empty: the oracle's was
     nodes: tuple[str, ...] = ()  # the oracles that had it, in order; several: it was tried again
 

@@ -4,6 +4,7 @@ It holds public keys only. gpg finds the relay by a link where it looks for its 
 runs when nothing answers there. Source: gnupg, common/homedir.c, common/asshelp.c.
 """
 
+import codecs
 import os
 import subprocess
 import time
@@ -11,6 +12,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
+
+import gnupg
 
 from agentproxy.protocol.errors import ConfigError
 from agentproxy.runtime.files import write_atomically
@@ -21,6 +24,9 @@ GPGCONF_SECONDS = 20
 LEAVE_SECONDS = 5.0  # for an agent that was told to end; it removes its socket last, and must not remove our link
 _LOOK_SECONDS = 0.05
 _SHIM = "agent-shim"
+# Both here: whoever becomes another user for a home may then not be able to read Python's files and ours any more.
+codecs.lookup("latin-1")  # python-gnupg's
+_SHIM_SCRIPT = files("relay").joinpath(_SHIM).read_bytes()
 _LINK = "relay-socket"  # in the home, for the shim
 _NOTE = "# The next lines are kept by `blind-oracle-relay setup`."
 # A real gpg-agent that somebody starts here (sq and gpgconf do, when the relay is away) would take the relay's place:
@@ -56,13 +62,13 @@ def set_up(home: Path, socket: Path, certificates: Sequence[bytes], *, shared: b
     try:
         home.mkdir(mode=0o755 if shared else 0o700, parents=True, exist_ok=True)
         shim = home / _SHIM
-        write_atomically(shim, files("relay").joinpath(_SHIM).read_bytes(), 0o755)
+        write_atomically(shim, _SHIM_SCRIPT, 0o755)
         _link(home / _LINK, target)
         ours = (f"agent-program {shim.absolute()}", "no-permission-warning", *(_SHARED_OPTIONS if shared else ()))
         _write_options(home / "gpg.conf", ours, contrary=("no-autostart", *_SHARED_OPTIONS))
         _write_options(home / "gpg-agent.conf", _AGENT_OPTIONS)
         fingerprints = import_certificates(home, certificates)
-        agent_socket = _place_link(home, target)
+        agent_socket = _place_links(home, target)
         if shared:
             _let_others_read(home)
     except OSError as error:
@@ -97,8 +103,6 @@ def import_certificates(home: Path, certificates: Sequence[bytes]) -> tuple[str,
     Raises:
         ConfigError: gpg is missing, or takes nothing from a certificate.
     """
-    import gnupg  # noqa: PLC0415  `serve` shares this package and does not need it
-
     try:
         # Without --no-autostart an import would start an agent of gpg's own, where our link shall be.
         gpg = gnupg.GPG(gnupghome=str(home), options=["--no-autostart"])
@@ -113,18 +117,24 @@ def import_certificates(home: Path, certificates: Sequence[bytes]) -> tuple[str,
     return tuple(str(key["fingerprint"]) for key in gpg.list_keys())
 
 
-def _place_link(home: Path, target: Path) -> Path:
+def _place_links(home: Path, target: Path) -> Path:
+    """Links for this user now, and in the home: without a login session, or for another user, gpg looks there."""
     place = Path(_gpgconf(home, "--list-dirs", "agent-socket").rstrip("\n"))
     if not place.parent.is_dir():
         raise ConfigError(f"{place.parent}: gpg wants its agent's socket there, and the directory is missing")
+    _replace_agent(home, place)
+    for one in {place, home.absolute() / "S.gpg-agent"}:
+        _link(one, target)
+    return place
+
+
+def _replace_agent(home: Path, place: Path) -> None:
     if place.is_socket() and not place.is_symlink():
         # An agent that gpg started before this home was set up: it has no keys, and would hide the relay.
         _gpgconf(home, "--kill", "gpg-agent")
         deadline = time.monotonic() + LEAVE_SECONDS
         while place.is_socket() and time.monotonic() < deadline:
             time.sleep(_LOOK_SECONDS)
-    _link(place, target)
-    return place
 
 
 def _link(place: Path, target: Path) -> None:

@@ -162,6 +162,7 @@ class SigningService:
                 uid=visitor.peer.uid,
                 pid=visitor.peer.pid,
                 socket=visitor.door.name,
+                commands=request.claims.commands if request.claims else (),
                 nodes=tuple(request.sent_to),
             )
         )

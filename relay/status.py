@@ -17,8 +17,10 @@ __all__ = ["CertificateReport", "ControlError", "ControlRequest", "KeyReport", "
 class ControlRequest:
     """What is asked on the control socket: one line of JSON."""
 
-    command: str  # status, certificates or fallback
+    command: str  # status, certificates, key_for or fallback
     last: int = 0  # with status: how many requests to tell about
+    distribution: str | None = None  # with key_for
+    key_type: str | None = None  # with key_for; None: of any
     mode: FallbackMode | None = None  # with fallback: what to switch to; None: what relay.yaml says
     seconds: int = 0  # with fallback: for how long; 0: until the next switch
     reason: str = ""
@@ -42,7 +44,7 @@ class KeyReport:
     fingerprint: Fingerprint
     primary: Fingerprint
     user_id: str
-    algorithm: str
+    algorithm: str  # such as "rsa4096", "ed25519", "nistp256"
     expires: datetime | None = None
 
 

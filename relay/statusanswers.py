@@ -4,8 +4,9 @@ import os
 
 import trio
 
-from agentproxy.protocol.errors import ConfigError
-from agentproxy.protocol.messages import ServedKey
+from agentproxy.protocol.errors import ConfigError, RefusedError
+from agentproxy.protocol.keys import Curve, EccPublicKey, PublicKey
+from agentproxy.protocol.messages import Refused, ServedKey
 from agentproxy.runtime.unixsocket import Peer
 from relay.caller import user_words
 from relay.control import Answer, ControlTable
@@ -20,6 +21,14 @@ __all__ = ["control_table"]
 
 # Together, so that `setup` answers within the patience of whoever types it.
 CERTIFICATES_SECONDS = 30.0
+SELECTION_SECONDS = 10.0  # an oracle answers from memory; the rest is for finding one
+_CURVES = {
+    Curve.ED25519: "ed25519",
+    Curve.ED448: "ed448",
+    Curve.P256: "nistp256",
+    Curve.P384: "nistp384",
+    Curve.P521: "nistp521",
+}
 
 
 def control_table(relay: Relay, peer: Peer) -> ControlTable:
@@ -31,10 +40,13 @@ def control_table(relay: Relay, peer: Peer) -> ControlTable:
     async def certificates(_: ControlRequest) -> Answer:
         return await _certificates(relay)
 
+    async def key_for(request: ControlRequest) -> Answer:
+        return await _key_for(relay, request)
+
     async def fallback(request: ControlRequest) -> Answer:
         return await _switch(relay, peer, request)
 
-    return {"status": status, "certificates": certificates, "fallback": fallback}
+    return {"status": status, "certificates": certificates, "key_for": key_for, "fallback": fallback}
 
 
 async def _switch(relay: Relay, peer: Peer, request: ControlRequest) -> FallbackReport:
@@ -67,15 +79,26 @@ def _status(relay: Relay, fallback: Fallback, request: ControlRequest) -> Status
 
 
 async def _certificates(relay: Relay) -> CertificateReport:
-    certificates: dict[str, bytes] = {}
-    with trio.move_on_after(CERTIFICATES_SECONDS):
+    # Each key's, also of one primary: the oracle has of a certificate what was imported with that key.
+    certificates: dict[bytes, None] = {}
+    with trio.move_on_after(CERTIFICATES_SECONDS) as patience:
         for key in relay.keys.served:
-            if str(key.facts.primary) not in certificates:
-                certificates[str(key.facts.primary)] = await relay.client.certificate(key.facts.fingerprint)
+            certificates[await relay.client.certificate(key.facts.fingerprint)] = None
+    if patience.cancelled_caught:
+        raise ConfigError(f"the oracle did not send all public keys within {CERTIFICATES_SECONDS:.0f} s", "try again")
     own = await relay.wanted_fallback()
     if own.places.certificate.exists():
-        certificates["own"] = await trio.to_thread.run_sync(own.places.certificate.read_bytes)
-    return CertificateReport(tuple(certificates.values()), tuple(str(door.path) for door in relay.doors))
+        certificates[await trio.to_thread.run_sync(own.places.certificate.read_bytes)] = None
+    return CertificateReport(tuple(certificates), tuple(str(door.path) for door in relay.doors))
+
+
+async def _key_for(relay: Relay, request: ControlRequest) -> KeyReport:
+    if request.distribution is None:
+        raise ConfigError("key_for: expected a distribution")
+    answer = await relay.client.select_key(request.distribution, request.key_type, SELECTION_SECONDS)
+    if isinstance(answer, Refused):
+        raise RefusedError(answer.code, answer.reason)
+    return _key_report(answer)
 
 
 def _socket_report(door: Door) -> SocketReport:
@@ -91,6 +114,11 @@ def _key_report(key: ServedKey) -> KeyReport:
         fingerprint=facts.fingerprint,
         primary=facts.primary,
         user_id=facts.user_id,
-        algorithm=facts.public_key.algorithm,
+        algorithm=_gpg_name(facts.public_key),
         expires=facts.expires,
     )
+
+
+def _gpg_name(key: PublicKey) -> str:
+    """The algorithm as gpg names it."""
+    return _CURVES[key.curve] if isinstance(key, EccPublicKey) else f"{key.algorithm}{key.bits}"

@@ -105,6 +105,7 @@ class Way:
         fallback: whether its policy lets this runner sign by itself.
         carrier: the connection that requests may go over; None: there is none.
         rejection: why the oracle does not take this relay, if that was its last word.
+        clock_ahead_seconds: how far this clock was ahead of the oracle's at the last welcome.
     """
 
     def __init__(
@@ -115,6 +116,7 @@ class Way:
         self.fallback = False
         self.carrier: Carrier | None = None
         self.rejection: RejectedError | None = None
+        self.clock_ahead_seconds: float | None = None
         self.lines = Lines(oracle, dial, self)
         self._pending = pending
         self._heads = heads
@@ -248,7 +250,7 @@ class Way:
             self._pending.retire(replaced, "a connection with renewed credentials has taken its place")
 
     def _check_clock(self, welcome: Welcome) -> None:
-        difference = (datetime.now(UTC) - welcome.time).total_seconds()
+        difference = self.clock_ahead_seconds = (datetime.now(UTC) - welcome.time).total_seconds()
         if abs(difference) > MAX_CLOCK_DIFFERENCE_SECONDS:
             logger.warning(
                 "this clock and the oracle's differ, seconds=%.0f this_clock_is=%s node=%s",

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shlex
 import signal
 import subprocess
@@ -166,6 +167,15 @@ class System:
         assert pid is not None
         os.kill(pid, signal.SIGHUP)
         until(lambda: self.log(oracle).count("policy reloaded") > before, "the oracle takes the policy")
+
+    def restrict(self, distributions: Mapping[str, str]) -> None:
+        """Let each of these keys be for the distributions of one pattern, as on a real host."""
+        policy = self.directory / "policy.yaml"
+        text = policy.read_text()
+        for name, pattern in distributions.items():
+            text = re.sub(rf"(\n  {name}:\n(?:    .*\n)*?)(?=  \S|\n)", rf'\1    distributions: ["{pattern}"]\n', text)
+        policy.write_text(text)
+        self.reload_policy()
 
     def is_connected(self) -> bool:
         return self.run("blind-oracle-relay", "status").returncode == 0

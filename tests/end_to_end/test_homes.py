@@ -1,0 +1,259 @@
+"""gpg finds the relay from every home that `setup` made, whatever happens to the home and to the oracle's keys."""
+
+import os
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from agentproxy.admin.dev.processes import find
+from tests.admin.shell import blind_oracle
+from tests.end_to_end.offline import Offline
+from tests.end_to_end.place import SECONDS, Done, System, forget_home, gpg_in, until
+
+BUILDER = 12_345  # somebody whom this host does not know
+ROOT_ONLY = pytest.mark.skipif(os.geteuid() != 0, reason="only root has other users")
+
+
+@pytest.fixture
+def homes() -> Iterator[Path]:
+    """Where homes may be made; their names are short, since sockets lie there."""
+    with tempfile.TemporaryDirectory(prefix="bo", dir="/tmp", ignore_cleanup_errors=True) as name:
+        Path(name).chmod(0o755)
+        try:
+            yield Path(name)
+        finally:
+            for home in Path(name).iterdir():
+                if home.is_dir():
+                    forget_home(home)
+
+
+@pytest.fixture(autouse=True)
+def nothing_kept(system: System) -> Iterator[None]:
+    yield
+    (system.directory / "relay" / "homes.yaml").unlink(missing_ok=True)
+
+
+def relay(system: System, *words: str | Path) -> Done:
+    return system.run("blind-oracle-relay", *words)
+
+
+def set_up(system: System, *words: str | Path) -> None:
+    done = relay(system, "setup", *words)
+    assert done.returncode == 0, done.stderr
+
+
+def signs(home: Path, name: str = "modern") -> Done:
+    return gpg_in(home, "--local-user", f"{name}@example.org", "--armor", "--detach-sign", text="some text")
+
+
+def test_one_command_makes_several_homes_and_each_signs(system: System, homes: Path) -> None:
+    set_up(system, "--home", homes / "one", "--home", homes / "two")
+    for name in ("one", "two"):
+        done = signs(homes / name)
+        assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_a_home_with_secret_keys_is_left_alone(system: System, homes: Path) -> None:
+    home = homes / "mine"
+    home.mkdir(mode=0o700)
+    made = gpg_in(home, "--pinentry-mode", "loopback", "--passphrase", "", "--quick-gen-key", "me", "ed25519")
+    assert made.returncode == 0, made.stderr
+    done = relay(system, "setup", "--home", home)
+    assert done.returncode == 1
+    assert "holds secret keys" in done.stderr
+    assert "--home" in done.stderr
+    assert not (home / "gpg-agent.conf").exists()
+    assert gpg_in(home, "--armor", "--detach-sign", text="x").returncode == 0
+
+
+def agent_socket(home: Path) -> Path:
+    words = ["gpgconf", "--homedir", str(home), "--list-dirs", "agent-socket"]
+    return Path(subprocess.run(words, capture_output=True, text=True, check=True, timeout=SECONDS).stdout.strip())
+
+
+def test_gpg_finds_the_relay_with_and_without_a_login_session(system: System, homes: Path) -> None:
+    home = homes / "home"
+    set_up(system, "--home", home)
+    places = {agent_socket(home), home / "S.gpg-agent"}
+    assert {place.readlink() for place in places} == {system.socket}
+
+
+def test_an_agent_that_took_the_relays_place_is_sent_away(system: System, homes: Path) -> None:
+    home = homes / "home"
+    set_up(system, "--home", home)
+    # What an older home, or somebody with a heavy hand, leads to.
+    (home / "gpg-agent.conf").unlink()
+    place = agent_socket(home)
+    place.unlink()
+    start = ("gpg-agent", "--homedir", str(home), "--daemon")
+    subprocess.run(start, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, timeout=SECONDS)
+    assert "No secret key" in signs(home).stderr
+
+    done = relay(system, "keyrings")
+    assert (done.returncode, done.stdout) == (0, f"{home}: in step\n"), done.stderr
+    assert signs(home).returncode == 0
+    until(lambda: not list(find("gpg-agent", at=home)), "the agent is gone")
+    again = subprocess.run(start, check=False, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, timeout=SECONDS)
+    assert again.returncode != 0
+    assert signs(home).returncode == 0
+
+
+def other_user(*words: str | Path, home: Path) -> Done:
+    environment = {"PATH": os.environ["PATH"], "HOME": str(home.parent), "GNUPGHOME": str(home), "LC_ALL": "C.UTF-8"}
+    return subprocess.run(
+        [str(word) for word in words],
+        env=environment,
+        cwd="/",
+        input="some text",
+        user=BUILDER,
+        group=BUILDER,
+        extra_groups=[],
+        capture_output=True,
+        text=True,
+        timeout=SECONDS,
+        check=False,
+    )
+
+
+@pytest.fixture(name="public_socket")
+def socket_for_everybody(system: System, homes: Path) -> Iterator[Path]:
+    config = system.directory / "relay" / "relay.yaml"
+    before = config.read_text()
+    socket = homes / "S.public"
+    config.write_text(
+        before.replace("sockets:\n", f'sockets:\n  - path: {socket}\n    name: public\n    mode: "0666"\n')
+    )
+    system.stop("relay")
+    system.start("relay")
+    yield socket
+    config.write_text(before)
+    system.stop("relay")
+    system.start("relay")
+
+
+@ROOT_ONLY
+def test_a_shared_home_of_root_serves_every_user_and_is_written_by_none(
+    system: System, homes: Path, public_socket: Path
+) -> None:
+    home = homes / "shared"
+    set_up(system, "--home", home, "--shared", "--socket", public_socket)
+    before = {file: file.lstat().st_mtime_ns for file in home.iterdir()}
+    sign = ("gpg", "--batch", "--local-user", "modern@example.org", "--armor", "--output", "-", "--detach-sign")
+    done = other_user(*sign, home=home)
+    # It says so before it reads gpg.conf; only on its command line it can be told to be quiet.
+    assert (done.returncode, done.stderr) == (0, f"gpg: WARNING: unsafe ownership on homedir '{home}'\n")
+    assert other_user(*sign, "--no-permission-warning", home=home).stderr == ""
+    tried = other_user("gpg-connect-agent", "KILLAGENT", "/bye", home=home)
+    assert "Forbidden" in tried.stdout
+    assert {file: file.lstat().st_mtime_ns for file in home.iterdir()} == before
+    assert other_user(*sign, home=home).returncode == 0
+
+
+@ROOT_ONLY
+def test_root_works_in_a_users_home_as_that_user(system: System, homes: Path, public_socket: Path) -> None:
+    home = homes / "builder"
+    home.mkdir(mode=0o700)
+    os.chown(home, BUILDER, BUILDER)
+    set_up(system, "--home", home, "--socket", public_socket)
+    assert {file.lstat().st_uid for file in home.rglob("*")} == {BUILDER}
+    sign = ("gpg", "--batch", "--local-user", "modern@example.org", "--armor", "--output", "-", "--detach-sign")
+    assert other_user(*sign, home=home).returncode == 0
+
+    # The user's trap: what root writes here would be written there.
+    victim = homes / "victim"
+    victim.write_text("root's")
+    victim.chmod(0o600)
+    (home / "pubring.kbx").unlink()
+    (home / "pubring.kbx").symlink_to(victim)
+    done = relay(system, "keyrings")
+    assert done.returncode == 1
+    assert str(home) in done.stderr
+    assert victim.read_text() == "root's"
+
+
+@ROOT_ONLY
+def test_root_takes_no_list_of_homes_from_others(system: System, homes: Path) -> None:
+    set_up(system, "--home", homes / "home")
+    file = system.directory / "relay" / "homes.yaml"
+    file.chmod(0o666)
+    done = relay(system, "keyrings")
+    assert done.returncode == 1
+    assert "others can write it" in done.stderr
+
+
+@ROOT_ONLY
+def test_root_works_in_no_place_that_others_can_replace(system: System, homes: Path) -> None:
+    (homes / "open").mkdir()
+    (homes / "open").chmod(0o777)
+    done = relay(system, "setup", "--home", homes / "open" / "home" / "deep")
+    assert done.returncode == 1
+    assert "others can write" in done.stderr
+
+
+def test_a_home_that_is_gone_is_named_and_stops_no_other(system: System, homes: Path) -> None:
+    set_up(system, "--home", homes / "first", "--home", homes / "second")
+    shutil.rmtree(homes / "first")
+    (homes / "second" / "gpg.conf").unlink()
+    done = relay(system, "keyrings")
+    assert done.returncode == 1
+    assert f"{homes / 'first'}: is gone" in done.stderr
+    assert done.stdout == f"{homes / 'second'}: in step\n"
+    assert (homes / "second" / "gpg.conf").exists()
+
+
+def test_without_a_home_keyrings_says_how_to_make_one(system: System) -> None:
+    done = relay(system, "keyrings")
+    assert done.returncode == 1
+    assert "names no home" in done.stderr
+    assert "blind-oracle-relay setup --home DIR" in done.stderr
+
+
+def import_key(system: System, file: Path, name: str, *words: str) -> None:
+    environment = {"BLIND_ORACLE_CONFIG": str(system.directory / "oracle.yaml")}
+    result = blind_oracle("key", "import", file, "--name", name, *words, environment=environment)
+    assert result.status == 0, result.errors
+
+
+def subkeys(home: Path, name: str) -> dict[str, str]:
+    """Fingerprint and end of each subkey in a home."""
+    rows = gpg_in(home, "--with-colons", "--with-subkey-fingerprint", "--list-keys", f"{name}@example.org").stdout
+    found, end = {}, ""
+    for row in (line.split(":") for line in rows.splitlines()):
+        if row[0] == "sub":
+            end = row[6]
+        elif row[0] == "fpr" and end:
+            found[row[9]] = end
+    return found
+
+
+def test_a_new_subkey_and_a_later_end_arrive_on_the_runner_and_the_new_one_signs(
+    system: System, offline: Offline, homes: Path, tmp_path: Path
+) -> None:
+    home = homes / "home"
+    set_up(system, "--home", home)
+    keys = system.directory / "relay" / "state" / "keys.json"
+    (old, end), before = next(iter(subkeys(home, "legacy").items())), keys.read_bytes()
+
+    offline.gpg("--quick-set-expire", offline.primaries["legacy"], "5y", old)
+    offline.gpg("--quick-add-key", offline.primaries["legacy"], "rsa2048", "sign", "2y")
+    new = offline.column("legacy@example.org", "fpr")[-1]
+    for name, fingerprint, words in (("legacy", old, ()), ("legacy-2", new, ("--policy-add",))):
+        export = tmp_path / name
+        export.write_bytes(offline.gpg("--export-secret-subkeys", f"{fingerprint}!"))
+        import_key(system, export, name, *words)
+    policy = system.directory / "policy.yaml"
+    policy.write_text(policy.read_text().replace("keys: [", "keys: [legacy-2, "))
+    system.reload_policy()
+    until(lambda: keys.read_bytes() != before, "the relay's key list changes, which starts `keyrings`")
+
+    done = relay(system, "keyrings")
+    assert done.returncode == 0, done.stderr
+    assert set(subkeys(home, "legacy")) == {old, new}
+    assert int(subkeys(home, "legacy")[old]) > int(end)
+    signed = signs(home, "legacy")
+    assert signed.returncode == 0, signed.stderr
+    assert system.is_good(signed.stdout, new) or new[-16:] in gpg_in(home, "--list-packets", text=signed.stdout).stdout
