@@ -5,6 +5,7 @@ read the configuration again.
 """
 
 import errno
+import gc
 import logging
 import resource
 import signal
@@ -43,6 +44,12 @@ def room_for(connections: int) -> int:
     if soft < wanted:
         logger.warning("fewer connections at once than configured, wanted=%d open_files=%d", connections, soft)
     return min(connections, max(1, soft - OWN_FILES))
+
+
+def keep_what_is_loaded() -> None:
+    """Spare garbage collections what the start has left behind: it lives as long as the process. Called when ready."""
+    gc.collect()
+    gc.freeze()
 
 
 async def serve_until_stopped(

@@ -2,14 +2,15 @@
 
 Worker threads take jobs from one queue. Whoever finishes while nobody writes becomes the writer: it appends all that is
 ready with one fdatasync, again until nothing is, and wakes the event loop once for each batch. So under load one thread
-writes while the others sign. A lone request for a quick signature crosses no thread at all: two crossings would cost as
-much as an Ed25519 signature and its check.
+writes while the others sign. A lone request for a signature crosses no thread at all: two crossings cost as much as an
+Ed25519 signature and its check, and a fifth of an RSA-4096 signature.
 """
 
 import functools
 import logging
 import queue
 import threading
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -29,6 +30,11 @@ logger = logging.getLogger(__name__)
 
 MAX_PENDING = 4096  # jobs; at RSA-4096's speed on two processors that is more than anybody waits for
 MAX_BATCH = 256  # records that one fdatasync is kept waiting for
+QUICK_NS = 1_000_000  # below this, a lone job is always done on the event loop's thread
+LONE_NS = 4_000_000  # below this, if nobody else came lately: whoever comes meanwhile waits so long at most
+# A request that is there so soon after a lone job has waited for it: the next lone one cannot come back in this time.
+WAITED_NS = 300_000
+CROWD_NS = 50_000_000  # so long after that, threads do everything that is not quick, since both processors are wanted
 SYNC_SECONDS = 1.0  # how long a record that nobody waits for may stay off the disk
 
 Answer = Callable[[bytes], None]
@@ -70,7 +76,9 @@ class Pipeline:
         self._log = log
         self._wake = wake
         self._jobs: queue.SimpleQueue[Job | None] = queue.SimpleQueue()
-        self._pending = 0  # used by the event loop's thread only
+        self._pending = 0  # this and the next two are used by the event loop's thread only
+        self._lone_ended = 0  # nanoseconds, as the next
+        self._crowded_until = 0
         self._lock = threading.Lock()  # of the next two
         self._ready: list[tuple[Job, Draft]] = []
         self._writing = False
@@ -84,12 +92,13 @@ class Pipeline:
         """The last record on disk."""
         return self._log.head
 
-    def submit(self, job: Job, *, quick: bool = False) -> None:
+    def submit(self, job: Job, *, likely_ns: int | None = None) -> None:
         """Take a job; its answer comes later, or before this returns. Called on the event loop's thread.
 
         Args:
-            quick: the job takes less time than handing it to a thread and back. If nothing else is in flight it is
-                done here and now, which blocks the event loop, while nobody else waits, for one fdatasync.
+            likely_ns: how long the job will block, as far as that is known; None when it came together with others. If
+                that is short and nothing else is in flight it is done here and now, which blocks the event loop, while
+                nobody else waits, for that and one fdatasync.
 
         Raises:
             PipelineFullError: too many are pending.
@@ -97,10 +106,17 @@ class Pipeline:
         if self._pending >= MAX_PENDING:
             raise PipelineFullError(f"{MAX_PENDING} requests are pending")
         self._pending += 1
-        if quick and self._pending == 1:
+        if likely_ns is not None and self._pending == 1 and self._is_lone(likely_ns):
             self._finish(job, self._perform(job), _call)
+            self._lone_ended = time.perf_counter_ns()
         else:
             self._jobs.put(job)
+
+    def _is_lone(self, likely_ns: int) -> bool:
+        now = time.perf_counter_ns()
+        if now - self._lone_ended < WAITED_NS:
+            self._crowded_until = now + CROWD_NS
+        return likely_ns < (QUICK_NS if now < self._crowded_until else LONE_NS)
 
     def check_log(self) -> None:
         """Make sure that the log can be written, as far as that can be known. It blocks.

@@ -81,9 +81,11 @@ class Requests:
             alone: no other request arrived together with this one.
         """
         arrived = time.perf_counter_ns()
-        quick = alone and isinstance(request, SignDigest | SealState) and self._signing.is_quick(request.keygrip)
+        likely_ns = (
+            self._signing.likely_ns(request.keygrip) if alone and isinstance(request, SignDigest | SealState) else None
+        )
         try:
-            self.pipeline.submit(Job(request.id, lambda: self._draft(request, arrived), answer), quick=quick)
+            self.pipeline.submit(Job(request.id, lambda: self._draft(request, arrived), answer), likely_ns=likely_ns)
         except PipelineFullError as error:
             answer(FROM_SIGNER.encode(NotDone(request.id, FailureCode.BACKEND, str(error), retryable=True)))
 

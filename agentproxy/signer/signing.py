@@ -36,8 +36,6 @@ __all__ = ["Signing"]
 
 logger = logging.getLogger(__name__)
 
-QUICK_NS = 1_000_000  # a signature and its check below this may be made on the event loop when nobody else waits
-
 
 class WrongSignatureError(BackendError):
     """The backend made a signature that the public key does not confirm."""
@@ -70,11 +68,11 @@ class Signing:
 
     pipeline: Pipeline
     signatures: int = 0
-    _quick: set[Keygrip] = field(default_factory=set)  # whose last signature took less than QUICK_NS
+    _took_ns: dict[Keygrip, int] = field(default_factory=dict)  # the last signature and its check
 
-    def is_quick(self, keygrip: Keygrip) -> bool:
-        """Whether a signature with this key takes less time than handing it to a thread and back."""
-        return keygrip in self._quick
+    def likely_ns(self, keygrip: Keygrip) -> int | None:
+        """How long a signature with this key blocks, by the last one; None before the first."""
+        return self._took_ns.get(keygrip)
 
     def draft(self, request: SignDigest | SealState, keyring: Keyring, arrived: int) -> Draft:
         """Sign, or say why not.
@@ -120,8 +118,8 @@ class Signing:
         except BackendError as error:
             logger.error("a signature was wrong and stays here, key=%s: %s", facts.name, error)  # noqa: TRY400  no bug
             raise WrongSignatureError(str(error)) from error
-        # Measured, so that no device and no large key is ever taken for quick twice.
-        (self._quick.add if time.perf_counter_ns() - began < QUICK_NS else self._quick.discard)(facts.keygrip)
+        # Measured, so that no device is ever taken for quick twice.
+        self._took_ns[facts.keygrip] = time.perf_counter_ns() - began
         return signature
 
     def _signed(self, id_: int, signature: Signature, head: Head | None) -> FromSigner:

@@ -2,6 +2,7 @@
 
 import os
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
@@ -205,34 +206,84 @@ async def test_without_a_writable_log_no_key_is_touched(tmp_path: Path) -> None:
     assert len(records_in(tmp_path)) == 2
 
 
-async def test_a_lone_quick_signature_is_made_at_once_and_recorded(tmp_path: Path) -> None:
+class Alone:
+    """Requests that come one by one, with a key whose last signature took so long."""
+
+    def __init__(self, desk: Desk, took_ns: int) -> None:
+        self.desk = desk
+        self.answers: list[FromSigner] = []
+        self.answered = trio.Event()
+        desk.requests._signing._took_ns[desk.grip] = took_ns
+
+    def ask(self, number: int) -> int:
+        """How many answers there are when `handle` has returned."""
+        self.answered = trio.Event()
+        self.desk.requests.handle(sign_request(number, self.desk.grip, number), self._take, alone=True)
+        return len(self.answers)
+
+    def _take(self, payload: bytes) -> None:
+        self.answers.append(FROM_SIGNER.decode(payload))
+        self.answered.set()
+
+
+@pytest.mark.parametrize("took_ns", [0, pipeline.LONE_NS - 1])
+async def test_a_lone_signature_is_made_at_once_and_recorded(tmp_path: Path, took_ns: int) -> None:
     with _desk(tmp_path) as desk:
-        # Known from an earlier signature; made here, one would leave its thread busy for a moment after its answer.
-        desk.requests._signing._quick.add(desk.grip)
-        answers: list[FromSigner] = []
-        request = sign_request(1, desk.grip, 1)
-        desk.requests.handle(request, lambda payload: answers.append(FROM_SIGNER.decode(payload)), alone=True)
+        alone = Alone(desk, took_ns)
+        assert alone.ask(1) == 1
         await trio.lowlevel.checkpoint()  # whatever another thread had to tell would be told here
-        assert [type(answer) for answer in answers] == [DigestSigned]
+        assert len(alone.answers) == 1
         assert len(records_in(tmp_path)) == 1
 
 
-async def test_a_signature_shows_whether_its_key_is_quick(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_signature_shows_how_long_its_key_takes(tmp_path: Path) -> None:
     with _desk(tmp_path) as desk:
-        for limit, is_quick in ((10**12, True), (0, False)):  # whatever else this machine does
-            monkeypatch.setattr("agentproxy.signer.signing.QUICK_NS", limit)
-            await desk.sign()
-            assert (desk.grip in desk.requests._signing._quick) is is_quick
+        assert desk.requests._signing.likely_ns(desk.grip) is None
+        began = time.perf_counter_ns()
+        await desk.sign()
+        took_ns = desk.requests._signing.likely_ns(desk.grip)
+        assert took_ns is not None
+        assert 0 < took_ns < time.perf_counter_ns() - began
 
 
-async def test_a_slow_key_does_not_stop_the_event_loop(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("agentproxy.signer.signing.QUICK_NS", 0)
+@pytest.mark.parametrize("took_ns", [None, pipeline.LONE_NS])
+async def test_a_slow_or_unknown_key_does_not_stop_the_event_loop(tmp_path: Path, took_ns: int | None) -> None:
     with _desk(tmp_path) as desk:
-        await desk.sign(1)
+        alone = Alone(desk, 0)
+        if took_ns is None:
+            desk.requests._signing._took_ns.clear()
+        else:
+            desk.requests._signing._took_ns[desk.grip] = took_ns
         desk.backend.gate.clear()
-        answers: list[FromSigner] = []
-        request = sign_request(2, desk.grip, 2)
-        desk.requests.handle(request, lambda payload: answers.append(FROM_SIGNER.decode(payload)), alone=True)
+        assert alone.ask(1) == 0
         await trio.lowlevel.checkpoint()
-        assert answers == []
-    assert len(records_in(tmp_path)) == 2
+        desk.backend.gate.set()
+    assert len(records_in(tmp_path)) == 1
+
+
+async def test_who_had_to_wait_for_a_lone_signature_makes_the_next_ones_use_both_processors(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with _desk(tmp_path) as desk:
+        alone = Alone(desk, pipeline.QUICK_NS)
+        assert alone.ask(1) == 1
+        monkeypatch.setattr("agentproxy.signer.pipeline.WAITED_NS", 10**18)  # whatever comes next has waited
+        desk.requests._signing._took_ns[desk.grip] = pipeline.QUICK_NS
+        desk.backend.gate.clear()
+        assert alone.ask(2) == 1
+        desk.backend.gate.set()
+        with trio.fail_after(BOUND_SECONDS):
+            await alone.answered.wait()
+        assert len(alone.answers) == 2
+
+
+async def test_a_quick_signature_is_made_at_once_also_in_a_crowd(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("agentproxy.signer.pipeline.WAITED_NS", 10**18)
+    with _desk(tmp_path) as desk:
+        alone = Alone(desk, 0)
+        for number in range(1, 4):
+            desk.requests._signing._took_ns[desk.grip] = 0
+            assert alone.ask(number) == number
+            await trio.lowlevel.checkpoint()
