@@ -25,20 +25,21 @@ from agentproxy.signer.segment import Segment, last_line, lines_of, list_segment
 
 __all__ = ["AuditIndex", "Found"]
 
-_FORMAT = 2  # PRAGMA user_version
+_FORMAT = 3  # PRAGMA user_version
 _BUSY_SECONDS = 60.0  # another search may be indexing a whole log
 _CHUNK = 10_000  # records that one statement inserts
 _SCHEMA = """
 CREATE TABLE segments (first INTEGER PRIMARY KEY, path TEXT NOT NULL, bytes INTEGER NOT NULL, last BLOB NOT NULL);
 CREATE TABLE records (sequence INTEGER PRIMARY KEY, first INTEGER NOT NULL, offset INTEGER NOT NULL,
   length INTEGER NOT NULL, time TEXT NOT NULL, outcome TEXT NOT NULL, runner TEXT, key TEXT, digest TEXT, request TEXT,
-  package TEXT, name TEXT, file TEXT, signature TEXT);
+  package TEXT, name TEXT, file TEXT, signature TEXT, channel TEXT NOT NULL, reported TEXT);
 CREATE TABLE jobs (value TEXT NOT NULL, sequence INTEGER NOT NULL, PRIMARY KEY (value, sequence)) WITHOUT ROWID;
 CREATE INDEX by_time ON records (time);
 CREATE INDEX by_runner ON records (runner, time);
 CREATE INDEX by_digest ON records (digest) WHERE digest IS NOT NULL;
 CREATE INDEX by_signature ON records (signature) WHERE signature IS NOT NULL;
 CREATE INDEX by_request ON records (request) WHERE request IS NOT NULL;
+CREATE INDEX by_channel ON records (channel, time);
 CREATE INDEX by_name ON records (name) WHERE name IS NOT NULL;
 """
 _STALE = "blind-oracle audit query --rebuild makes the index anew; audit verify checks the log"
@@ -52,6 +53,7 @@ class _ClaimMembers(TypedDict, total=False):
 
 class _AssertedMembers(TypedDict):
     runner: str | None
+    channel: str
     claims: _ClaimMembers | None
 
 
@@ -66,15 +68,18 @@ class _Members(TypedDict):
     request: str | None
     signature_sha256: str | None
     asserted: _AssertedMembers
+    details: dict[str, str]
 
 
 _Text = str | None
-_Row = tuple[int, int, int, int, str, str, _Text, _Text, _Text, _Text, _Text, _Text, _Text, _Text]
+_Row = tuple[
+    int, int, int, int, str, str, _Text, _Text, _Text, _Text, _Text, _Text, _Text, _Text, str, _Text
+]  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """A record, and where it was repeated: the same request of the same runner."""
+    """A record, and where it was repeated: the same request, or the same journal's record, of the same runner."""
 
     record: AuditRecord
     line: bytes
@@ -151,7 +156,7 @@ class AuditIndex:
         where = " AND ".join(["1", *(text for text, _ in conditions)])
         values = [value for _, part in conditions for value in part]
         rows = self._database.execute(
-            "SELECT sequence, first, offset, length, outcome, runner, request FROM records "  # noqa: S608  texts of `Query`
+            "SELECT sequence, first, offset, length, outcome, runner, coalesce(reported, request) FROM records "  # noqa: S608  texts of `Query`
             f"WHERE {where} ORDER BY sequence",
             values,
         )
@@ -243,7 +248,7 @@ class AuditIndex:
         self._database.execute("INSERT OR REPLACE INTO segments VALUES (?, ?, ?, ?)", state)
 
     def _insert(self, rows: list[_Row], jobs: list[tuple[str, int]]) -> None:
-        self._database.executemany("INSERT INTO records VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)", rows)
+        self._database.executemany("INSERT INTO records VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)", rows)
         self._database.executemany("INSERT OR IGNORE INTO jobs VALUES (?, ?)", jobs)
 
 
@@ -270,8 +275,18 @@ def _indexed(line: bytes, segment: Segment, offset: int) -> tuple[_Row, set[str]
         None if package is None else package_name(package),
         None if file is None else file_name(file),
         members["signature_sha256"],
+        members["asserted"]["channel"],
+        _reported(members),
     )
     return row, job_values(claims.get("job", {}))
+
+
+def _reported(members: _Members) -> str | None:
+    """What names a relay's own record for ever, however often it is reported; with its hash, so a forged twin shows."""
+    details = members["details"]
+    if members["asserted"]["channel"] != "fallback" or "journal" not in details:
+        return None
+    return "/".join(details.get(name, "") for name in ("journal", "sequence", "hash"))
 
 
 def _remove(path: Path) -> None:

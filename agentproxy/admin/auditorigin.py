@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from agentproxy.admin.auditindex import AuditIndex, Found
 from agentproxy.admin.auditquery import Query
 from agentproxy.admin.signedfiles import FileSignature
-from agentproxy.protocol.signer_messages import Outcome
 
 __all__ = ["Origin", "Verdict", "origin_of"]
 
@@ -15,6 +14,7 @@ class Verdict(enum.StrEnum):
     """What the log says."""
 
     MADE = "made"
+    FALLBACK = "fallback"
     CHANGED = "changed"
     ANOTHER = "another"
     NEVER = "never"
@@ -22,6 +22,7 @@ class Verdict(enum.StrEnum):
 
 _WORDS = {
     Verdict.MADE: "this oracle made it",
+    Verdict.FALLBACK: "the build server made it with its own key (fallback), as it reported",
     Verdict.CHANGED: "this oracle made this signature for other content: the file was changed",
     Verdict.ANOTHER: "this oracle signed the same, but did not make this signature",
     Verdict.NEVER: "this oracle never made it",
@@ -39,21 +40,29 @@ class Origin:
     @property
     def words(self) -> str:
         """The verdict for people."""
-        return _WORDS[self.verdict]
+        trouble = self.found.record.entry.reason if self.found and self.verdict is Verdict.FALLBACK else ""
+        return f"{_WORDS[self.verdict]}; it should not exist: {trouble}" if trouble else _WORDS[self.verdict]
+
+    @property
+    def is_accounted(self) -> bool:
+        """Whether it is this oracle's, or a build server's that was allowed to sign by itself."""
+        if self.verdict is Verdict.FALLBACK:
+            return self.found is not None and not self.found.record.entry.reason
+        return self.verdict is Verdict.MADE
 
 
 def origin_of(signature: FileSignature, index: AuditIndex) -> Origin:
     """Look a signature up, by what was signed and by its own numbers."""
-    signed = Outcome.SIGNED.value
     same_digest = [
         found
-        for found in index.find(Query(digest=signature.digest.value.hex(), outcome=signed))
+        for found in index.find(Query(digest=signature.digest.value.hex(), made=True))
         if found.record.entry.digest == signature.digest
     ]
     for found in same_digest:
         if found.record.entry.signature_sha256 == signature.signature_sha256:
-            return Origin(signature, Verdict.MADE, found)
-    same_signature = next(index.find(Query(signature=signature.signature_sha256, outcome=signed)), None)
+            is_ours = found.record.entry.asserted.channel != "fallback"
+            return Origin(signature, Verdict.MADE if is_ours else Verdict.FALLBACK, found)
+    same_signature = next(index.find(Query(signature=signature.signature_sha256, made=True)), None)
     if same_signature is not None:
         return Origin(signature, Verdict.CHANGED, same_signature)
     if same_digest:

@@ -54,6 +54,8 @@ class Query:
     job: str | None = None  # a value of the CI system's job, or NAME=VALUE
     request: str | None = None
     signature: bytes | None = None  # 32 bytes: `signature_sha256`
+    channel: str | None = None  # relay, http, fallback, …; with the name of a relay's socket behind a slash, or any
+    made: bool = False  # a signature was made: here, or by a runner's own key
 
     def __post_init__(self) -> None:
         if self.digest is not None and (
@@ -72,6 +74,10 @@ class Query:
             found.append(("time >= ?", (format_time(self.since),)))
         if self.until is not None:
             found.append(("time < ?", (format_time(self.until),)))
+        if self.made:
+            found.append(("signature IS NOT NULL", ()))
+        if self.channel is not None:
+            found.append(("(channel = ? OR channel GLOB ?)", (self.channel, f"{_glob(self.channel)}/*")))
         if self.digest is not None:
             found.append(("digest >= ? AND digest < ?", (self.digest, self.digest + "g")))
         if self.package is not None:
@@ -96,6 +102,8 @@ class Query:
             and (self.since is None or record.time >= self.since)
             and (self.until is None or record.time < self.until)
             and self.signature in {None, entry.signature_sha256}
+            and (entry.signature_sha256 is not None or not self.made)
+            and (self.channel is None or f"{entry.asserted.channel}/".startswith(f"{self.channel}/"))
             and (self.digest is None or (entry.digest is not None and entry.digest.value.hex().startswith(self.digest)))
             and self._claimed(entry.asserted.claims)
         )

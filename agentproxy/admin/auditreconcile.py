@@ -20,7 +20,8 @@ class Reconciliation:
 
     files: int
     made: int  # signatures of this oracle
-    foreign: tuple[Origin, ...]  # signatures that are not, or are of other content
+    fallback: int  # signatures that build servers made by themselves, as they were allowed to
+    foreign: tuple[Origin, ...]  # signatures that are neither, or are of other content
     unsigned: tuple[Path, ...]
     unreadable: tuple[str, ...]  # with the reason
     missing: tuple[Found, ...]  # records of signatures that no file has
@@ -35,7 +36,7 @@ def reconcile(directory: Path, index: AuditIndex, query: Query) -> Reconciliatio
     """Look at every RPM and detached signature below `directory`.
 
     Args:
-        query: which records must be there; of those, the ones that were signed are meant.
+        query: which records must be there; of those, the ones of signatures are meant.
 
     Raises:
         ConfigError: the directory or the log cannot be read.
@@ -54,8 +55,10 @@ def reconcile(directory: Path, index: AuditIndex, query: Query) -> Reconciliatio
             unsigned.append(path)
     seen = {origin.signature.signature_sha256 for origin in origins}
     missing = tuple(found for found in index.find(query) if found.record.entry.signature_sha256 not in seen)
-    foreign = tuple(origin for origin in origins if origin.verdict is not Verdict.MADE)
-    return Reconciliation(files, len(origins) - len(foreign), foreign, tuple(unsigned), tuple(unreadable), missing)
+    foreign = tuple(origin for origin in origins if not origin.is_accounted)
+    made = sum(origin.verdict is Verdict.MADE for origin in origins)
+    fallback = len(origins) - len(foreign) - made
+    return Reconciliation(files, made, fallback, foreign, tuple(unsigned), tuple(unreadable), missing)
 
 
 def _files(directory: Path) -> Iterator[Path]:

@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 
+from agentproxy.admin.fallbackcheck import look_at_fallback
 from agentproxy.admin.filemodes import check_modes
 from agentproxy.admin.health import Finding, Level, Subject, of_notices
 from agentproxy.admin.keylisting import key_rows, key_warnings
@@ -199,6 +200,7 @@ _LOOKS: dict[str, Callable[[Subject], Iterator[Finding]]] = {
     "registry": _look_at_registry,
     "certificates": _look_at_certificates,
     "audit log": _look_at_log,
+    "fallback": look_at_fallback,
     "disk space": _look_at_disk,
     "file modes": check_modes,
 }

@@ -101,6 +101,7 @@ POLICY = """\
 #     rate: 20                           # signatures a second; left out: not limited
 #     priority: normal                   # urgent, normal or bulk
 #     networks: [10.1.0.0/16]            # where it may connect from; left out: anywhere
+#     fallback: true                     # may sign with a key of its own while no oracle can; left out: it may not
 
 keys: {}
 

@@ -92,6 +92,9 @@ def _check_runner(policy: Policy, name: str, runner: RunnerRule) -> Iterator[Pro
     yield from _check_rates(path, runner)
     if runner.token_only:
         yield Problem(f"{path}.token_only", "whoever reads the token can sign: there is no certificate", warning=True)
+    if runner.fallback:
+        message = "while no oracle can, it may sign with a key of its own, and record that itself"
+        yield Problem(f"{path}.fallback", message, warning=True)
 
 
 def _check_rates(path: str, runner: RunnerRule) -> Iterator[Problem]:

@@ -20,6 +20,7 @@ from agentproxy.protocol.fields import Head
 from agentproxy.signer.checkpointcheck import Proof, check_coverage, read_proof
 from agentproxy.signer.diagnosis import Damage, DamageKind, diagnose
 from agentproxy.signer.grammar import is_canonical
+from agentproxy.signer.journalcheck import is_of_journal, journal_notes
 from agentproxy.signer.logkey import LogPublicKey
 from agentproxy.signer.record import AuditRecord, hash_of_line
 from agentproxy.signer.segment import (
@@ -70,6 +71,7 @@ class _Checked:
     end: ChainEnd | None
     hashes: dict[int, bytes] = field(default_factory=dict)
     recovered: tuple[bytes, ...] = ()  # lines of `recovered` records
+    reported: tuple[bytes, ...] = ()  # lines of what relays reported of their own journals
 
 
 def verify(
@@ -124,7 +126,7 @@ def _verify(segments: list[Segment], heads: Sequence[Head], *, archived: bool, p
     start = _start_of(segments[0]) if archived else ChainEnd()
     wanted = frozenset(head.sequence for head in heads)
     chunks = [_chunks(segment, wanted) for segment in segments]
-    end, hashes, recovered = start, dict[int, bytes](), list[bytes]()
+    end, hashes, recovered, reported = start, dict[int, bytes](), list[bytes](), list[bytes]()
     damage = _foreign(segments)
     with _results([chunk for group in chunks for chunk in group], processes) as results:
         for index, segment in enumerate(segments):
@@ -137,9 +139,11 @@ def _verify(segments: list[Segment], heads: Sequence[Head], *, archived: bool, p
                 end = part.end if part.end is not None else end
                 hashes |= part.hashes
                 recovered += part.recovered
+                reported += part.reported
     damage = damage or _check_tails(segments, recovered) or _check_heads(segments[-1], heads, end, hashes)
     head = Head(segments[0].node, end.sequence, end.hash) if end.sequence else None
-    return Report(len(segments), end.sequence - start.sequence, start.sequence + 1, head, damage)
+    notes = journal_notes(reported, from_the_first=start.sequence == 0)
+    return Report(len(segments), end.sequence - start.sequence, start.sequence + 1, head, damage, notes)
 
 
 def _start_of(segment: Segment) -> ChainEnd:
@@ -201,7 +205,7 @@ def _check(chunk: _Chunk) -> _Checked:
         number: hash_of_line(lines[number - sequence]) for number in chunk.wanted if sequence <= number <= end.sequence
     }
     recovered = tuple(line for line in lines if b',"operation":"recovered",' in line)
-    return _Checked(ChainEnd(sequence - 1, prev), end, hashes, recovered)
+    return _Checked(ChainEnd(sequence - 1, prev), end, hashes, recovered, tuple(filter(is_of_journal, lines)))
 
 
 _NOTHING = _Checked(ChainEnd(), None)

@@ -20,7 +20,7 @@ from tests.admin.exports import Exports
 from tests.admin.shell import blind_oracle
 from tests.oracle.world import put
 
-NAMES = ["signer", "keys", "policy", "registry", "certificates", "audit log", "disk space", "file modes"]
+NAMES = ["signer", "keys", "policy", "registry", "certificates", "audit log", "fallback", "disk space", "file modes"]
 
 
 @pytest.fixture(name="state")

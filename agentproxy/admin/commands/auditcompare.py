@@ -9,9 +9,8 @@ from agentproxy.admin.auditindex import AuditIndex, Found
 from agentproxy.admin.auditplace import cache_option, configured, directory_option, json_option
 from agentproxy.admin.auditquery import Query, parse_moment
 from agentproxy.admin.auditreconcile import Reconciliation, reconcile
-from agentproxy.admin.commands.auditfiles import plain_origin, tell_archived
+from agentproxy.admin.commands.auditfiles import key_words, plain_origin, tell_archived
 from agentproxy.admin.layout import config_option
-from agentproxy.protocol.signer_messages import Outcome
 
 __all__ = ["reconcile_"]
 
@@ -46,7 +45,7 @@ def reconcile_(  # noqa: PLR0913, PLR0917  one parameter for each option
         key=key,
         since=None if since is None else parse_moment(since),
         until=None if until is None else parse_moment(until),
-        outcome=Outcome.SIGNED.value,
+        made=True,
     )
     place = directory or configured(config)
     with AuditIndex.open(place, cache) as index:
@@ -68,8 +67,9 @@ def _words(result: Reconciliation) -> str:
 
 
 def _sum(result: Reconciliation) -> str:
+    own = f"{result.fallback} by build servers' own keys (fallback), " if result.fallback else ""
     return (
-        f"{result.files} files, {result.made} signatures of this oracle, {len(result.foreign)} that are not; "
+        f"{result.files} files, {result.made} signatures of this oracle, {own}{len(result.foreign)} that are not; "
         f"{len(result.unsigned)} files without, {len(result.unreadable)} that cannot be read; "
         f"{len(result.missing)} records whose signatures no file has"
     )
@@ -80,7 +80,8 @@ def _missing(found: Found) -> str:
     claims = asserted.claims
     claimed = "" if claims is None else claims.package or claims.file or ""
     about = f", claimed {claimed}" if claimed else ""
-    return f"record {record.sequence}: signed with key {record.entry.key} for {asserted.runner}{about}: no file has it"
+    key = key_words(record.entry)
+    return f"record {record.sequence}: signed with key {key} for {asserted.runner}{about}: no file has it"
 
 
 def _plain(result: Reconciliation) -> dict[str, object]:
@@ -88,6 +89,7 @@ def _plain(result: Reconciliation) -> dict[str, object]:
         "fits": result.fits,
         "files": result.files,
         "made": result.made,
+        "fallback": result.fallback,
         "foreign": [{"file": str(origin.signature.file), **plain_origin(origin)} for origin in result.foreign],
         "unsigned": [str(path) for path in result.unsigned],
         "unreadable": list(result.unreadable),

@@ -6,13 +6,14 @@ from pathlib import Path
 import click
 
 from agentproxy.admin.auditindex import AuditIndex
-from agentproxy.admin.auditorigin import Origin, Verdict, origin_of
+from agentproxy.admin.auditorigin import Origin, origin_of
 from agentproxy.admin.auditplace import cache_option, configured, directory_option, json_option
 from agentproxy.admin.layout import config_option
 from agentproxy.admin.signedfiles import signatures_of
+from agentproxy.signer.record import Entry
 from agentproxy.signer.segment import list_segments
 
-__all__ = ["plain_origin", "tell_archived", "who_signed"]
+__all__ = ["key_words", "plain_origin", "tell_archived", "who_signed"]
 
 
 @click.command("who-signed")
@@ -33,13 +34,14 @@ def who_signed(  # noqa: PLR0913, PLR0917  one parameter for each option
     """Name the record of each signature in FILES, or say that this oracle never made it.
 
     A FILE is an RPM, a detached signature (NAME.asc or NAME.sig, with NAME beside it) such as repomd.xml.asc, or a file
-    with one beside it. Exit status 1 says that a signature is not this oracle's, or that there is none.
+    with one beside it. A signature that a build server made with its own key while no oracle could (fallback) is named
+    as that. Exit status 1 says that a signature is neither, or that there is none.
     """
     place, good = directory or configured(config), True
     with AuditIndex.open(place, cache) as index:
         for file in files:
             origins = [origin_of(signature, index) for signature in signatures_of(file)]
-            good = good and bool(origins) and all(origin.verdict is Verdict.MADE for origin in origins)
+            good = good and bool(origins) and all(origin.is_accounted for origin in origins)
             _tell(file, origins, as_json=as_json)
     tell_archived(place)
     context.exit(0 if good else 1)
@@ -62,7 +64,12 @@ def _record(origin: Origin) -> str:
     record = origin.found.record
     entry = record.entry
     by = f", for {entry.asserted.runner}" if entry.asserted.runner else ""
-    return f", record {record.sequence} at {record.time:%Y-%m-%d %H:%M:%S} UTC with key {entry.key}{by}"
+    return f", record {record.sequence} at {record.time:%Y-%m-%d %H:%M:%S} UTC with key {key_words(entry)}{by}"
+
+
+def key_words(entry: Entry) -> str:
+    """A key's name; a build server's own key has none here, and shows its fingerprint."""
+    return entry.key or entry.details.get("fingerprint", "-")
 
 
 def plain_origin(origin: Origin) -> dict[str, object]:

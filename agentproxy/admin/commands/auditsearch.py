@@ -38,6 +38,7 @@ _CSV = (
 @click.option("--outcome", type=click.Choice([outcome.value for outcome in Outcome]))
 @click.option("--job", help="A value, or NAME=VALUE, of what the CI system said about the job. Claimed.")
 @click.option("--request", help="The relay's request id.")
+@click.option("--channel", help="How it came: relay, http, fallback (a build server signed by itself), …")
 @json_option
 @click.option("--csv", "as_csv", is_flag=True, help="For spreadsheets.")
 @cache_option
@@ -54,6 +55,7 @@ def query(  # noqa: PLR0913, PLR0917  one parameter for each option
     outcome: str | None,
     job: str | None,
     request: str | None,
+    channel: str | None,
     as_json: bool,  # noqa: FBT001  a flag of the command line
     as_csv: bool,  # noqa: FBT001
     cache: Path,
@@ -75,6 +77,7 @@ def query(  # noqa: PLR0913, PLR0917  one parameter for each option
         outcome=outcome,
         job=job,
         request=request,
+        channel=channel,
     )
     with AuditIndex.open(directory or configured(config), cache, rebuild=rebuild) as index:
         found = index.find(wanted)
