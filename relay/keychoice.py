@@ -7,10 +7,11 @@ from pathlib import Path
 from agentproxy.protocol.errors import ConfigError
 from agentproxy.protocol.keys import Fingerprint
 from relay.control_call import ask
+from relay.homes import Homes
 from relay.requestlog import Outcome, RequestEntry
 from relay.status import ControlRequest, KeyReport, StatusReport
 
-__all__ = ["Choice", "choose_key", "outcome_line", "requests_by"]
+__all__ = ["Choice", "choose_key", "home_for", "outcome_line", "requests_by"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,6 +68,12 @@ def _local_user(key: KeyReport, served: Sequence[KeyReport]) -> str:
     """
     others = [other for other in served if other.primary == key.primary and other.key_type != key.key_type]
     return f"{key.fingerprint}!" if others else str(key.primary)
+
+
+def home_for(status: StatusReport, homes: Homes, distribution: str | None) -> str | None:
+    """The GnuPG home that `setup` made for the socket of this very distribution; None: there is no such socket."""
+    sockets = {Path(socket.path) for socket in status.sockets if socket.distribution == distribution is not None}
+    return next((str(home.path) for home in homes.homes if home.socket in sockets), None)
 
 
 def requests_by(status: StatusReport, text: str) -> list[RequestEntry]:
