@@ -4,7 +4,10 @@ import enum
 from dataclasses import dataclass
 from datetime import datetime
 
-__all__ = ["ConnectionState", "OracleState", "Standing"]
+__all__ = ["MAX_CLOCK_SECONDS", "ConnectionState", "OracleState", "Standing"]
+
+# More wrong than this, and certificates and tokens begin to fail for reasons that nobody understands.
+MAX_CLOCK_SECONDS = 120
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,3 +42,4 @@ class OracleState:
     since: datetime  # when it came to that
     node: str = ""  # what it called itself the last time
     problem: str = ""  # why it is ailing or away
+    clock_ahead_seconds: float | None = None  # as above, at the last welcome

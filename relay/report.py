@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 
-from relay.connectionstate import OracleState
+from relay.connectionstate import MAX_CLOCK_SECONDS, OracleState
 from relay.fallbackreport import fallback_lines
 from relay.requestlog import RequestEntry
 from relay.status import SocketReport, StatusReport
@@ -20,6 +20,7 @@ def status_lines(report: StatusReport) -> Iterator[str]:
         yield f"relay {report.runner}: NOT CONNECTED to {way.address} since {since}: {way.problem}"
     if len(report.oracles) > 1:
         yield from map(_oracle_line, report.oracles)
+    yield from (_clock_line(one) for one in report.oracles if abs(one.clock_ahead_seconds or 0) > MAX_CLOCK_SECONDS)
     yield f"  {report.software}, pid {report.pid}, {report.gpg_connections} gpg connected, {report.waiting} waiting"
     if report.fallback is not None:
         yield from fallback_lines(report.fallback)
@@ -40,6 +41,13 @@ def _oracle_line(oracle: OracleState) -> str:
     node = f" ({oracle.node})" if oracle.node else ""
     problem = f": {oracle.problem}" if oracle.problem else ""
     return f"  oracle {oracle.address}{node} {oracle.standing.value} since {oracle.since:%Y-%m-%d %H:%M:%S}{problem}"
+
+
+def _clock_line(oracle: OracleState) -> str:
+    ahead = oracle.clock_ahead_seconds or 0
+    name = oracle.node or oracle.address
+    side = "ahead of" if ahead > 0 else "behind"
+    return f"  CLOCK: this host is {abs(ahead):.0f} s {side} {name}: certificates may fail"
 
 
 def _socket_line(socket: SocketReport) -> str:

@@ -27,7 +27,7 @@ from agentproxy.protocol.messages import (
 from relay.carrier import Carrier
 from relay.choice import Candidate
 from relay.config import OracleAddress
-from relay.connectionstate import OracleState, Standing
+from relay.connectionstate import MAX_CLOCK_SECONDS, OracleState, Standing
 from relay.lines import Dial, Lines
 from relay.link import Link, LinkLostError, RejectedError
 from relay.pending import PendingRequests
@@ -53,8 +53,6 @@ AILING_SECONDS = 5.0
 MAX_AILING_SECONDS = 60.0
 # A third oracle's connection goes when two that come before it have been well for so long: it was not easy to get.
 SPARE_SECONDS = 60.0
-# More wrong than this, and certificates and tokens begin to fail for reasons that nobody understands.
-MAX_CLOCK_DIFFERENCE_SECONDS = 120
 
 
 class HeadKeeper(Protocol):
@@ -215,7 +213,7 @@ class Way:
     def _stand(self, standing: Standing, problem: str = "") -> None:
         node = self.carrier.node if self.carrier is not None else self.state.node
         if (standing, problem, node) != (self.state.standing, self.state.problem, self.state.node):
-            self.state = OracleState(self.address, standing, datetime.now(UTC), node, problem)
+            self.state = OracleState(self.address, standing, datetime.now(UTC), node, problem, self.clock_ahead_seconds)
 
     def ail(self, problem: str) -> None:
         """The oracle failed a request in a way that another may not: the others come first for a while."""
@@ -251,7 +249,7 @@ class Way:
 
     def _check_clock(self, welcome: Welcome) -> None:
         difference = self.clock_ahead_seconds = (datetime.now(UTC) - welcome.time).total_seconds()
-        if abs(difference) > MAX_CLOCK_DIFFERENCE_SECONDS:
+        if abs(difference) > MAX_CLOCK_SECONDS:
             logger.warning(
                 "this clock and the oracle's differ, seconds=%.0f this_clock_is=%s node=%s",
                 abs(difference), "ahead" if difference > 0 else "behind", welcome.node,

@@ -8,6 +8,7 @@ import os
 import socket
 import ssl
 from collections.abc import Callable
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import NoReturn
 
@@ -21,6 +22,7 @@ __all__ = ["certificate_sha256", "client_context", "explain", "handshake", "serv
 HANDSHAKE_SECONDS = 10.0  # two round trips and two signatures; a peer that needs longer holds a slot on purpose
 ALERT_SECONDS = 1.0
 ALERT_READS = 16
+_BY_TIME = frozenset({9, 10})  # X509_V_ERR_CERT_NOT_YET_VALID and …_HAS_EXPIRED, x509_vfy.h
 
 # What the peer's alert means to somebody who has to do something about it. With TLS 1.3 a client learns only at its
 # first read that the server did not accept its certificate (RFC 8446, 4.4.2.4 and 6.2).
@@ -30,7 +32,7 @@ _ALERTS = {
     "TLSV1_ALERT_UNKNOWN_CA": "the other side does not know this certificate: another authority issued it",
     "SSLV3_ALERT_CERTIFICATE_EXPIRED": "the other side says that this certificate has expired",
     "SSLV3_ALERT_CERTIFICATE_REVOKED": "the other side says that this certificate is revoked",
-    "SSLV3_ALERT_BAD_CERTIFICATE": "the other side does not accept this certificate",
+    "SSLV3_ALERT_BAD_CERTIFICATE": "the other side does not accept this certificate (not valid yet, by its clock?)",
     "SSLV3_ALERT_CERTIFICATE_UNKNOWN": "the other side does not accept this certificate",
     "SSLV3_ALERT_UNSUPPORTED_CERTIFICATE": "the other side says that this certificate is for another purpose",
     "TLSV1_ALERT_DECRYPT_ERROR": "the other side could not verify this certificate",
@@ -149,12 +151,17 @@ def certificate_sha256(stream: TlsStream) -> str:
     return hashlib.sha256(certificate).hexdigest()
 
 
+def _clock(verify_code: int) -> str:
+    """For a certificate that is not valid at this time: which time that is, since the clock may be what is wrong."""
+    return f"; this host's clock says {datetime.now(UTC):%Y-%m-%d %H:%M} UTC" if verify_code in _BY_TIME else ""
+
+
 def explain(error: BaseException) -> str:
     """Say in a sentence's part what went wrong with a connection: TLS's own reason if one lies below `error`."""
     cause: BaseException | None = error
     while cause is not None:
         if isinstance(cause, ssl.SSLCertVerificationError):
-            return f"the certificate of the other side is not good: {cause.verify_message}"
+            return f"the certificate of the other side is not good: {cause.verify_message}{_clock(cause.verify_code)}"
         if isinstance(cause, ssl.SSLError):
             return _ALERTS.get(cause.reason or "", f"TLS failed: {cause.reason or type(cause).__name__}")
         if isinstance(cause, OSError) and cause.errno and not isinstance(cause, socket.gaierror):

@@ -2,7 +2,9 @@
 
 import os
 import signal
+import subprocess
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -12,6 +14,7 @@ from tests.admin.shell import blind_oracle
 from tests.end_to_end.load import Load, load_on
 from tests.end_to_end.offline import Offline
 from tests.end_to_end.place import System, system_with, until
+from tests.end_to_end.test_credential_faults import FAKETIME
 
 DEADLINE_SECONDS = 10  # of a dev system's relay
 BOTH = {"dev": "best", "dev-2": "warm"}
@@ -127,3 +130,38 @@ def test_a_build_server_enrols_while_the_first_oracle_is_away(pair: System) -> N
     assert config.read_text().count("- address:") == 2
     enrolled = [record for record in system.records() if record["operation"] == "enrolled"]
     assert enrolled[-1]["node"] == "dev-2"
+
+
+@pytest.mark.parametrize(("wrong", "word"), [("+3600", "ahead of"), ("-240", "behind")])
+def test_a_build_server_whose_clock_is_wrong_signs_and_says_so(pair: System, wrong: str, word: str) -> None:
+    with relay_with_clock(pair, wrong):
+        until(pair.is_connected, "the relay is let in")
+        signed, status = pair.sign(), pair.run("blind-oracle-relay", "status").stdout
+    assert signed.returncode == 0, signed.stderr
+    assert f"s {word} dev" in status
+    assert "CLOCK" in status
+
+
+def test_a_clock_an_hour_behind_is_named_as_the_reason_why_no_certificate_is_good(pair: System) -> None:
+    with relay_with_clock(pair, "-3600"):
+        until(lambda: "not yet valid; this host's clock says" in status_of(pair), "the relay says what is wrong")
+
+
+def status_of(system: System) -> str:
+    return system.run("blind-oracle-relay", "status").stdout
+
+
+@contextmanager
+def relay_with_clock(system: System, seconds: str) -> Iterator[None]:
+    """Both oracles, and a relay whose time of day is wrong."""
+    system.start()
+    system.stop("relay")
+    config = system.directory / "relay" / "relay.yaml"
+    faked = {"LD_PRELOAD": str(FAKETIME), "FAKETIME": seconds, "FAKETIME_DONT_FAKE_MONOTONIC": "1"}
+    with (system.directory / "log" / "clock.log").open("a") as log:
+        command = ["blind-oracle-relay", "serve", f"--config={config}"]
+        with subprocess.Popen(command, env={**system.environment, **faked}, stderr=log) as process:
+            try:
+                yield
+            finally:
+                process.terminate()
