@@ -98,6 +98,7 @@ async def serve(
                 nursery.cancel_scope.cancel()
         finally:
             sockets.close()
+            relay.close()
 
 
 def _entrances(relay: Relay, sockets: Sockets) -> Sequence[Entrance[trio.SocketStream]]:

@@ -84,6 +84,10 @@ class Fallback:
             except JournalUnavailableError as error:
                 logger.error("no local signatures: the journal cannot be used: %s", error)  # noqa: TRY400  no bug
 
+    def close(self) -> None:
+        """Release the journal; nobody signs any more."""
+        self._parts.journal.close()
+
     async def run(self) -> NoReturn:
         """Deliver the journal and tell the log of each change, until cancelled."""
         async with trio.open_nursery() as nursery:

@@ -122,7 +122,7 @@ class Journal:
 
     def _open(self) -> None:
         self._path.parent.mkdir(mode=0o700, exist_ok=True)
-        self._mark = read_mark(self._mark_path)
+        mark = read_mark(self._mark_path)
         self._fd = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, _MODE)
         try:
             fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -130,7 +130,8 @@ class Journal:
             raise JournalUnavailableError("another relay writes it") from error
         data = _content(self._fd)
         whole = whole_length(data)
-        self.end, self._unreported = follow(data[:whole], self._mark)
+        self.end, self._unreported = follow(data[:whole], mark)
+        self._mark = mark
         self._size, self._tail, self._broken = whole, data[max(0, whole - mmap.PAGESIZE) : whole], False
         _sync_directory(self._path.parent)
         self.trouble = ""

@@ -90,6 +90,11 @@ class Relay:
         self._fallback_runs.set()
         return fallback
 
+    def close(self) -> None:
+        """Release what is open; nobody is served any more."""
+        if self.fallback is not None:
+            self.fallback.close()
+
     async def wanted_fallback(self) -> "Fallback":
         """The host's own signing, for somebody who asks about it or switches it."""
         async with self._fallback_made:

@@ -3,12 +3,14 @@
 import ssl
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
+from dataclasses import replace
 from datetime import UTC, datetime
 
 import trio
 
 from agentproxy.protocol.errors import RemoteProtocolError
 from agentproxy.protocol.fields import Head, KeyFacts
+from agentproxy.protocol.journal import JournalRecord, Report, Reported
 from agentproxy.protocol.keys import Keygrip
 from agentproxy.protocol.messages import (
     FROM_ORACLE,
@@ -49,6 +51,9 @@ class FakeOracle:
         self.rejection: Rejected | None = None
         self.garbage_instead_of_welcome = b""
         self.max_in_flight = 64
+        self.fallback = False  # whether the policy lets the runner fall back
+        self.report_answers: list[FromOracle] = []  # given before reports are taken
+        self.reported: list[JournalRecord] = []
         self.received: list[FromRelay] = []
         self.connections = 0
         self.port = 0
@@ -132,11 +137,20 @@ class FakeOracle:
                 framed.send_soon(FROM_ORACLE.encode(Pong(message.id)))
             case FetchCertificate():
                 self._send_certificate(framed, message)
+            case Report():
+                self._take_report(framed, message)
             case _:
                 pass
 
+    def _take_report(self, framed: FramedStream, report: Report) -> None:
+        if self.report_answers:
+            framed.send_soon(FROM_ORACLE.encode(replace(self.report_answers.pop(0), id=report.id)))  # type: ignore[call-arg]
+            return
+        self.reported += report.records
+        framed.send_soon(FROM_ORACLE.encode(Reported(report.id, HEAD)))
+
     def _welcome(self) -> Welcome:
-        return Welcome(1, "node-a", "b1", "fake", datetime.now(UTC), self.keys, self.max_in_flight, HEAD)
+        return Welcome(1, "node-a", "b1", "fake", datetime.now(UTC), self.keys, self.max_in_flight, HEAD, self.fallback)
 
     async def _sign(self, framed: FramedStream, request: Sign) -> None:
         self._in_flight += 1

@@ -1,0 +1,406 @@
+"""A relay that signs by itself: real gpg, a real gpg-agent with the host's key, an oracle that comes and goes."""
+
+import os
+import shutil
+import signal
+import subprocess
+import tempfile
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import pytest
+import trio
+
+from agentproxy.protocol.digests import Digest, HashAlgorithm
+from agentproxy.protocol.errors import ConfigError
+from agentproxy.protocol.fields import KeyFacts
+from agentproxy.protocol.messages import Failed, FailureCode, RefusalCode, Refused, Rejected, RejectionCode
+from agentproxy.runtime.unixsocket import Peer
+from relay import delivery, localagent
+from relay.daemon import serve
+from relay.fallbackkeys import FallbackKeys
+from relay.fallbackmode import FallbackConfig, FallbackMode, FallbackPlaces
+from relay.fallbacksetup import Wish, set_up
+from relay.journalreading import Reading, read
+from relay.service import Relay
+from relay.status import ControlRequest
+from relay.statusanswers import control_table
+from tests.end_to_end.assuanclient import AssuanClient, AssuanError
+from tests.relay.conftest import Runner, relay_config, run_gpg
+
+SECONDS = 60.0
+ROOT = Peer(1, 0, 0, (0,))
+DIGEST = Digest(HashAlgorithm.SHA256, bytes(range(32)))
+
+
+@dataclass
+class Host:
+    """A runner with a key of its own."""
+
+    runner: Runner
+    own: KeyFacts
+
+    @property
+    def places(self) -> FallbackPlaces:
+        return FallbackPlaces.of(self.runner.config.state, self.runner.config.fallback)
+
+    @asynccontextmanager
+    async def relay(self) -> AsyncIterator[Relay]:
+        async with trio.open_nursery() as nursery:
+            yield await nursery.start(serve, self.runner.config)
+            nursery.cancel_scope.cancel()
+
+    def with_auto(self, after_seconds: int = 1) -> None:
+        fallback = FallbackConfig(FallbackMode.AUTO, after_seconds)
+        self.runner.config = replace(self.runner.config, fallback=fallback, deadline_seconds=5)
+
+    async def sign(self, data: bytes = b"package") -> subprocess.CompletedProcess[bytes]:
+        return await self.runner.gpg("--detach-sign", "-o", "-", stdin=data)
+
+    async def signer_of(self, data: bytes = b"package") -> str:
+        """Whose key gpg takes when nobody names one: "own", "oracle", or "nobody"."""
+        done = await self.sign(data)
+        if done.returncode:
+            return "nobody"
+        file = self.runner.directory / "made"
+        await trio.Path(file).write_bytes(done.stdout)
+        checked = await self.runner.gpg("--status-fd", "1", "--verify", str(file), "-", stdin=data)
+        assert checked.returncode == 0, checked.stderr
+        return "own" if f"VALIDSIG {self.own.fingerprint} ".encode() in checked.stdout else "oracle"
+
+    def read(self) -> Reading:
+        return read(self.places.journal)
+
+    @property
+    def journal(self) -> list[bytes]:
+        return list(self.read().lines) if self.places.journal.exists() else []
+
+
+@pytest.fixture(scope="module", name="made")
+def made_fallback_state(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """What `fallback setup` leaves, made once."""
+    state = Path(tempfile.mkdtemp(prefix="bo", dir="/tmp"))
+    try:
+        config = replace(relay_config(state), state=state)
+        set_up(config, Wish(None, "rsa2048", "1y"))
+        home = FallbackPlaces.of(state, FallbackConfig()).home
+        forget(home)
+        yield state / "fallback"
+    finally:
+        shutil.rmtree(state)
+
+
+def forget(home: Path) -> None:
+    for words in (("--kill", "gpg-agent"), ("--remove-socketdir",)):
+        subprocess.run(["gpgconf", "--homedir", home, *words], check=False, capture_output=True, timeout=60)
+
+
+@pytest.fixture
+def host(runner: Runner, made: Path) -> Iterator[Host]:
+    places = FallbackPlaces.of(runner.config.state, FallbackConfig())
+    shutil.copytree(made, places.directory, ignore=shutil.ignore_patterns("S.*"))
+    run_gpg(runner.home, "--import", str(places.certificate))
+    (own,) = FallbackKeys(places.keys).all()
+    runner.oracle.fallback = True
+    try:
+        yield Host(runner, own)
+    finally:
+        forget(places.home)
+
+
+async def until(fact: Callable[[], object]) -> None:
+    with trio.fail_after(SECONDS):
+        while True:
+            if fact():
+                return
+            await trio.sleep(0.01)
+
+
+async def switch(relay: Relay, mode: FallbackMode | None, seconds: int = 3600, peer: Peer = ROOT) -> None:
+    request = ControlRequest("fallback", mode=mode, seconds=seconds, reason="a test")
+    await control_table(relay, peer)["fallback"](request)
+
+
+async def connected(relay: Relay) -> None:
+    await until(lambda: relay.client.unreachable_since is None and relay._permission.verdict.by)
+
+
+def is_active(relay: Relay) -> bool:
+    return relay.fallback is not None and relay.fallback.way(relay.doors[0]) is not None
+
+
+async def test_auto_waits_for_its_time_signs_by_itself_and_ends_when_an_oracle_is_back(host: Host) -> None:
+    host.with_auto()
+    async with host.runner.running_oracle(), host.relay() as relay:
+        await connected(relay)
+        assert await host.signer_of() == "oracle"
+    async with host.relay() as relay:
+        assert not is_active(relay)
+        await until(lambda: is_active(relay))
+        assert await host.signer_of() == "own"
+        assert len(host.journal) == 1
+        async with host.runner.running_oracle():
+            await until(lambda: not is_active(relay))
+            await until(lambda: host.runner.oracle.reported)
+            assert await host.signer_of() == "oracle"
+    assert [record.mode for record in host.runner.oracle.reported] == ["auto"]
+
+
+async def test_without_the_oracles_word_there_is_no_fallback_however_long_none_answers(host: Host) -> None:
+    host.runner.oracle.fallback = False
+    host.with_auto()
+    async with host.runner.running_oracle(), host.relay() as relay:
+        await connected(relay)
+    async with host.relay() as relay:
+        with pytest.raises(ConfigError, match="no oracle has allowed it yet"):
+            await switch(relay, FallbackMode.FORCED)
+        await until(lambda: trio.current_time() - (relay.client.unreachable_since or 0) > 1)
+        assert not is_active(relay)
+        assert await host.signer_of() == "nobody"
+    assert host.journal == []
+
+
+@pytest.mark.parametrize(
+    ("code", "active"), [(RejectionCode.TOKEN_REVOKED, False), (RejectionCode.NOT_OPERATIONAL, True)]
+)
+async def test_an_oracle_that_turns_this_runner_away_is_no_outage(
+    host: Host, code: RejectionCode, active: bool
+) -> None:
+    host.with_auto()
+    async with host.runner.running_oracle(), host.relay() as relay:
+        await connected(relay)
+    host.runner.oracle.rejection = Rejected(code)
+    async with host.runner.running_oracle(), host.relay() as relay:
+        await host.runner.oracle.connections_reach(2)
+        await until(lambda: trio.current_time() - (relay.client.unreachable_since or 0) > 1.5)
+        assert is_active(relay) is active
+        assert relay._permission.verdict.allowed is active
+
+
+async def test_the_mode_is_fixed_for_a_connection(host: Host) -> None:
+    grip = str(host.own.keygrip)
+    async with host.runner.running_oracle(), host.relay() as relay:
+        await connected(relay)
+        await switch(relay, FallbackMode.FORCED)
+        client = await trio.to_thread.run_sync(AssuanClient, host.runner.socket)
+        with client:
+            await switch(relay, FallbackMode.NEVER, 0)
+            assert not is_active(relay)
+            await trio.to_thread.run_sync(client.sign, grip, DIGEST)
+            oracles = str(host.runner.keys.facts["rsa"].keygrip)
+            with pytest.raises(AssuanError):
+                await trio.to_thread.run_sync(client.sign, oracles, DIGEST)
+        second = await trio.to_thread.run_sync(AssuanClient, host.runner.socket)
+        with second:
+            await trio.to_thread.run_sync(second.sign, oracles, DIGEST)
+            with pytest.raises(AssuanError):
+                await trio.to_thread.run_sync(second.sign, grip, DIGEST)
+    assert len(host.journal) == 3  # two switches, one signature
+
+
+async def test_only_root_and_the_relays_user_may_switch(host: Host) -> None:
+    async with host.runner.running_oracle(), host.relay() as relay:
+        await connected(relay)
+        with pytest.raises(ConfigError, match="only root"):
+            await switch(relay, FallbackMode.FORCED, peer=Peer(1, os.geteuid() + 4242, 0, (0,)))
+        assert not is_active(relay)
+
+
+async def test_forty_at_once_are_forty_records_of_one_chain(host: Host) -> None:
+    async with host.runner.running_oracle(), host.relay() as relay:
+        await connected(relay)
+        await switch(relay, FallbackMode.FORCED)
+        signers: list[str] = []
+
+        async def one(number: int) -> None:
+            done = await host.sign(b"package %d" % number)
+            signers.append("own" if done.returncode == 0 else done.stderr.decode())
+
+        async with trio.open_nursery() as nursery:
+            for number in range(40):
+                nursery.start_soon(one, number)
+        assert signers == ["own"] * 40
+        await until(lambda: len(host.runner.oracle.reported) == 41)
+    reading = host.read()
+    assert (reading.damage, reading.end.sequence) == ("", 41)
+    assert [record.sequence for record in host.runner.oracle.reported] == list(range(1, 42))
+
+
+async def test_an_agent_that_died_is_started_again(host: Host) -> None:
+    async with host.runner.running_oracle(), host.relay() as relay:
+        await connected(relay)
+        await switch(relay, FallbackMode.FORCED)
+        assert await host.signer_of() == "own"
+        await trio.to_thread.run_sync(forget, host.places.home)
+        assert await host.signer_of() == "own"
+
+
+def agent_pid(home: Path) -> int:
+    words = ["gpg-connect-agent", "--homedir", str(home), "--no-autostart", "GETINFO pid", "/bye"]
+    shown = subprocess.run(words, capture_output=True, check=True, text=True, timeout=60).stdout
+    return int(shown.split()[1])
+
+
+async def test_an_agent_that_hangs_costs_its_own_deadline_and_no_record(
+    host: Host, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(localagent, "AGENT_SECONDS", 1.0)
+    async with host.runner.running_oracle(), host.relay() as relay:
+        await connected(relay)
+        await switch(relay, FallbackMode.FORCED)
+        assert await host.signer_of() == "own"
+        pid, before = await trio.to_thread.run_sync(agent_pid, host.places.home), len(host.journal)
+        os.kill(pid, signal.SIGSTOP)
+        try:
+            done = await host.sign()
+        finally:
+            os.kill(pid, signal.SIGCONT)
+        assert done.returncode == 2
+        assert b"No agent running" in done.stderr
+        assert relay.log.last(1)[0].reason == "the local agent did not answer within 1 s"
+        assert len(host.journal) == before
+        assert await host.signer_of() == "own"
+
+
+async def test_a_wrong_key_in_the_home_never_gets_a_signature_out(host: Host) -> None:
+    """Somebody put another key in the place of ours: its signature does not fit, and there is no record."""
+    secrets = host.places.home / "private-keys-v1.d"
+    (other,) = [file for file in secrets.iterdir() if file.stem != str(host.own.keygrip)]  # the certificate's primary
+    shutil.copy(other, secrets / f"{host.own.keygrip}.key")
+    async with host.runner.running_oracle(), host.relay() as relay:
+        await connected(relay)
+        await switch(relay, FallbackMode.FORCED)
+        done = await host.sign()
+        assert done.returncode == 2
+        assert b"Bad signature" in done.stderr
+        assert relay.log.last(1)[0].code == "bad_signature"
+    assert len(host.journal) == 1  # the switch
+
+
+async def test_an_oracles_key_in_the_home_is_refused_unless_relay_yaml_names_it(host: Host) -> None:
+    served = replace(host.runner.oracle.keys[0], facts=host.own)
+    host.runner.oracle.keys = (served,)
+    async with host.runner.running_oracle(), host.relay() as relay:
+        await connected(relay)
+        await until(lambda: relay.keys.served == (served,))
+        with pytest.raises(ConfigError, match=r"the oracle's key; fallback\.accept_oracle_keys does not name it"):
+            await switch(relay, FallbackMode.FORCED)
+        assert not is_active(relay)
+    accepting = FallbackConfig(accept_oracle_keys=(host.own.fingerprint,))
+    host.runner.config = replace(host.runner.config, fallback=accepting)
+    async with host.runner.running_oracle(), host.relay() as relay:
+        await connected(relay)
+        await switch(relay, FallbackMode.FORCED)
+        assert await host.signer_of() == "own"
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="mounting needs root")
+async def test_with_the_journals_disk_full_there_is_no_local_signature(host: Host) -> None:
+    async with host.runner.running_oracle(), host.relay() as relay:
+        await connected(relay)
+        await switch(relay, FallbackMode.FORCED)
+    await until(lambda: not host.read().mark or host.read().words)
+    kept = {file.name: file.read_bytes() for file in host.places.directory.iterdir() if file.is_file()}
+    home = host.places.home.rename(host.runner.directory / "own-home")
+    host.runner.config = replace(host.runner.config, fallback=FallbackConfig(home=home))
+    run_as_root("mount", "-t", "tmpfs", "-o", "size=256k,mode=0700", "tmpfs", str(host.places.directory))
+    try:
+        for name, content in kept.items():
+            (host.places.directory / name).write_bytes(content)
+        async with host.relay() as relay:
+            await until(lambda: is_active(relay))
+            filler = fill(host.places.directory)
+            before = len(host.journal)
+            done = await host.sign()
+            assert done.returncode == 2
+            assert b"Not operational" in done.stderr
+            assert "No space left" in relay.log.last(1)[0].reason
+            assert len(host.journal) == before
+            filler.unlink()
+            assert await host.signer_of() == "own"
+        assert host.read().damage == ""
+    finally:
+        forget(home)
+        run_as_root("umount", "-l", str(host.places.directory))
+
+
+def run_as_root(*words: str) -> None:
+    subprocess.run(words, check=True, timeout=20)
+
+
+def fill(place: Path) -> Path:
+    filler = place / "filler"
+    with filler.open("wb", buffering=0) as file:
+        try:
+            while True:
+                file.write(bytes(4096))
+        except OSError:
+            return filler
+
+
+async def test_a_changed_journal_stops_local_signatures_until_somebody_looked(host: Host) -> None:
+    async with host.runner.running_oracle(), host.relay() as relay:
+        await connected(relay)
+        await switch(relay, FallbackMode.FORCED)
+        assert await host.signer_of() == "own"
+    lines = host.places.journal.read_bytes().replace(b"a test", b"a TEST")
+    host.places.journal.write_bytes(lines)
+    async with host.relay() as relay:
+        done = await host.sign()
+        assert done.returncode == 2
+        assert relay.fallback is not None
+        assert "record 2 does not continue" in relay.fallback.report().journal.trouble
+
+
+async def test_a_report_that_the_oracle_cannot_take_now_comes_again(
+    host: Host, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(delivery, "FIRST_RETRY_SECONDS", 0.01)
+    host.runner.oracle.report_answers = [
+        Failed("0" * 32, FailureCode.NOT_OPERATIONAL, retryable=True),
+        Refused("0" * 32, RefusalCode.RATE_LIMITED, "too many", 100),
+    ]
+    async with host.runner.running_oracle(), host.relay() as relay:
+        await connected(relay)
+        await switch(relay, FallbackMode.FORCED)
+        await until(lambda: host.runner.oracle.reported)
+        assert relay.fallback is not None
+        report = relay.fallback.report
+        await until(lambda: not report().journal.undelivered and not report().journal.trouble)
+
+
+async def test_a_switch_that_cannot_be_recorded_is_none_and_off_works_all_the_same(host: Host) -> None:
+    async with host.runner.running_oracle(), host.relay() as relay:
+        await connected(relay)
+        host.places.journal.mkdir()
+        with pytest.raises(ConfigError, match="not switched"):
+            await switch(relay, FallbackMode.FORCED)
+        assert not is_active(relay)
+        await switch(relay, FallbackMode.NEVER, 0)
+
+
+async def test_setup_refuses_an_oracles_key_and_imports_nothing_of_it(host: Host, tmp_path: Path) -> None:
+    served = replace(host.runner.oracle.keys[0], facts=host.own)
+    host.runner.oracle.keys = (served,)
+    async with host.runner.running_oracle(), host.relay() as relay:
+        await connected(relay)
+        await until((host.runner.config.state / "keys.json").exists)
+    exported = tmp_path / "secret"
+    exported.write_bytes(run_gpg(host.places.home, "--export-secret-subkeys", f"{host.own.fingerprint}!").stdout)
+    forget(host.places.home)
+    shutil.rmtree(host.places.directory)
+    with pytest.raises(ConfigError, match="this is the oracle's key"):
+        await trio.to_thread.run_sync(set_up, host.runner.config, Wish(exported, "", ""))
+    assert not list(host.places.home.glob("private-keys-v1.d/*"))
+    assert not host.places.keys.exists()
+
+
+async def test_setup_refuses_a_key_that_can_certify_and_one_that_is_not_there(host: Host, tmp_path: Path) -> None:
+    whole, public = tmp_path / "whole", tmp_path / "public"
+    whole.write_bytes(run_gpg(host.places.home, "--export-secret-keys").stdout)
+    public.write_bytes(run_gpg(host.places.home, "--export").stdout)
+    for file, words in ((whole, "it can certify"), (public, "no secret key for signing"), (tmp_path / "no", "no")):
+        with pytest.raises(ConfigError, match=words):
+            await trio.to_thread.run_sync(set_up, host.runner.config, Wish(file, "", ""))
