@@ -2,8 +2,7 @@
 
 Worker threads take jobs from one queue. Whoever finishes while nobody writes becomes the writer: it appends all that is
 ready with one fdatasync, again until nothing is, and wakes the event loop once for each batch. So under load one thread
-writes while the others sign. A lone request for a signature crosses no thread at all: two crossings cost as much as an
-Ed25519 signature and its check, and a fifth of an RSA-4096 signature.
+writes while the others sign. What is quick, or alone, crosses no thread at all: `shortcut` says which.
 """
 
 import functools
@@ -11,7 +10,7 @@ import logging
 import queue
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import trio
@@ -23,6 +22,7 @@ from agentproxy.protocol.signer_messages import FROM_SIGNER, FromSigner, NotDone
 from agentproxy.signer.checkpoint import Checkpoint
 from agentproxy.signer.log import AuditLog, LogUnavailableError
 from agentproxy.signer.record import Entry
+from agentproxy.signer.shortcut import Shortcut
 
 __all__ = ["Answer", "Draft", "Job", "Pipeline", "PipelineFullError"]
 
@@ -30,11 +30,6 @@ logger = logging.getLogger(__name__)
 
 MAX_PENDING = 4096  # jobs; at RSA-4096's speed on two processors that is more than anybody waits for
 MAX_BATCH = 256  # records that one fdatasync is kept waiting for
-QUICK_NS = 1_000_000  # below this, a lone job is always done on the event loop's thread
-LONE_NS = 4_000_000  # below this, if nobody else came lately: whoever comes meanwhile waits so long at most
-# A request that is there so soon after a lone job has waited for it: the next lone one cannot come back in this time.
-WAITED_NS = 300_000
-CROWD_NS = 50_000_000  # so long after that, threads do everything that is not quick, since both processors are wanted
 SYNC_SECONDS = 1.0  # how long a record that nobody waits for may stay off the disk
 
 Answer = Callable[[bytes], None]
@@ -61,6 +56,7 @@ class Job:
     id: int  # of the request on its connection
     work: Callable[[], Draft]  # runs in a worker thread and may block
     answer: Answer  # takes one payload, on the event loop's thread; must not raise
+    likely_ns: int | None = None  # how long the work will block, as far as that is known
 
 
 class Pipeline:
@@ -76,9 +72,8 @@ class Pipeline:
         self._log = log
         self._wake = wake
         self._jobs: queue.SimpleQueue[Job | None] = queue.SimpleQueue()
-        self._pending = 0  # this and the next two are used by the event loop's thread only
-        self._lone_ended = 0  # nanoseconds, as the next
-        self._crowded_until = 0
+        self._pending = 0  # this and the next are used by the event loop's thread only
+        self._shortcut = Shortcut()
         self._lock = threading.Lock()  # of the next two
         self._ready: list[tuple[Job, Draft]] = []
         self._writing = False
@@ -92,31 +87,28 @@ class Pipeline:
         """The last record on disk."""
         return self._log.head
 
-    def submit(self, job: Job, *, likely_ns: int | None = None) -> None:
-        """Take a job; its answer comes later, or before this returns. Called on the event loop's thread.
+    def submit(self, jobs: Sequence[Job]) -> None:
+        """Take jobs that came together; an answer comes later, or before this returns.
 
-        Args:
-            likely_ns: how long the job will block, as far as that is known; None when it came together with others. If
-                that is short and nothing else is in flight it is done here and now, which blocks the event loop, while
-                nobody else waits, for that and one fdatasync.
+        Called on the event loop's thread, which it blocks for what `Shortcut` chooses, and for one fdatasync.
 
         Raises:
-            PipelineFullError: too many are pending.
+            PipelineFullError: too many are pending; none of these is taken.
         """
-        if self._pending >= MAX_PENDING:
+        if self._pending + len(jobs) > MAX_PENDING:
             raise PipelineFullError(f"{MAX_PENDING} requests are pending")
-        self._pending += 1
-        if likely_ns is not None and self._pending == 1 and self._is_lone(likely_ns):
-            self._finish(job, self._perform(job), _call)
-            self._lone_ended = time.perf_counter_ns()
-        else:
-            self._jobs.put(job)
-
-    def _is_lone(self, likely_ns: int) -> bool:
-        now = time.perf_counter_ns()
-        if now - self._lone_ended < WAITED_NS:
-            self._crowded_until = now + CROWD_NS
-        return likely_ns < (QUICK_NS if now < self._crowded_until else LONE_NS)
+        is_idle, now = self._pending == 0, time.perf_counter_ns()
+        chosen = self._shortcut.choose([job.likely_ns for job in jobs], is_idle=is_idle, now=now)
+        self._pending += len(jobs)
+        here = []
+        for job, is_here in zip(jobs, chosen, strict=True):
+            if is_here:
+                here.append(job)
+            else:
+                self._jobs.put(job)
+        if here:
+            self._finish([(job, self._perform(job)) for job in here], _call)
+            self._shortcut.ended(time.perf_counter_ns())
 
     def check_log(self) -> None:
         """Make sure that the log can be written, as far as that can be known. It blocks.
@@ -158,7 +150,7 @@ class Pipeline:
                 continue
             if job is None:
                 return
-            self._finish(job, self._perform(job), self._wake)
+            self._finish([(job, self._perform(job))], self._wake)
 
     def _perform(self, job: Job) -> Draft:
         try:
@@ -169,9 +161,9 @@ class Pipeline:
             logger.exception("a request failed, id=%d", job.id)
             return _failed(job.id, FailureCode.INTERNAL, "a bug: the signer's log shows it", retryable=False)
 
-    def _finish(self, job: Job, draft: Draft, wake: Wake) -> None:
+    def _finish(self, done: Sequence[tuple[Job, Draft]], wake: Wake) -> None:
         with self._lock:
-            self._ready.append((job, draft))
+            self._ready += done
             if self._writing:
                 return  # whoever writes will take it
             self._writing = True

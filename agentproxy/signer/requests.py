@@ -6,7 +6,7 @@ Whatever the oracle says about keys is checked again, against the signer's own k
 import functools
 import logging
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -74,26 +74,24 @@ class Requests:
     def __post_init__(self) -> None:
         self._signing = Signing(self.pipeline)
 
-    def handle(self, request: ToSigner, answer: Answer, *, alone: bool = False) -> None:
-        """Start a request; `answer` is called once with the reply's payload, perhaps before this returns.
-
-        Args:
-            alone: no other request arrived together with this one.
-        """
+    def handle(self, requests: Sequence[ToSigner], answer: Answer) -> None:
+        """Start requests that came together; `answer` is called with each reply's payload, perhaps before we return."""
         arrived = time.perf_counter_ns()
-        likely_ns = (
-            self._signing.likely_ns(request.keygrip) if alone and isinstance(request, SignDigest | SealState) else None
-        )
         try:
-            self.pipeline.submit(Job(request.id, lambda: self._draft(request, arrived), answer), likely_ns=likely_ns)
+            self.pipeline.submit([self._job(request, arrived, answer) for request in requests])
         except PipelineFullError as error:
-            answer(FROM_SIGNER.encode(NotDone(request.id, FailureCode.BACKEND, str(error), retryable=True)))
+            for request in requests:
+                answer(FROM_SIGNER.encode(NotDone(request.id, FailureCode.BACKEND, str(error), retryable=True)))
+
+    def _job(self, request: ToSigner, arrived: int, answer: Answer) -> Job:
+        likely_ns = self._signing.likely_ns(request.keygrip) if isinstance(request, SignDigest | SealState) else None
+        return Job(request.id, lambda: self._draft(request, arrived), answer, likely_ns)
 
     def note(self, entry: Entry) -> None:
         """Record something that nobody asked for and nobody waits for."""
         reply = StatusReport(0, operational=True, reason="", keys=0, signatures=0)
         try:
-            self.pipeline.submit(Job(0, lambda: Draft(lambda _: reply, entry), lambda _: None))
+            self.pipeline.submit([Job(0, lambda: Draft(lambda _: reply, entry), lambda _: None)])
         except PipelineFullError:
             logger.warning("not recorded: %s", entry.operation)
 

@@ -105,11 +105,9 @@ class _Connection:
     async def _read(self) -> None:
         try:
             while True:
-                payloads = await self._stream.receive()
-                for payload in payloads:
-                    request = TO_SIGNER.decode(payload)
-                    self._owed += 1
-                    self._requests.handle(request, self._answer, alone=len(payloads) == 1)
+                requests = [TO_SIGNER.decode(payload) for payload in await self._stream.receive()]
+                self._owed += len(requests)
+                self._requests.handle(requests, self._answer)
         except EndOfStream:
             self._scope.cancel()
         except RemoteProtocolError as error:
