@@ -23,6 +23,10 @@ socat|socat|speaks to sockets in tests
 ip|iproute2|makes networks of their own in tests
 ssh|openssh-client|forwards an agent's socket, as a reference for the bench
 /usr/sbin/sshd|openssh-server|the other end of that
+curl|curl|runs the examples of docs/HTTP-API.md in tests
+nginx|nginx-light|stands before the oracle in tests
+/usr/lib/nginx/modules/ngx_stream_module.so|libnginx-mod-stream|passes relays through in tests
+promtool|prometheus|checks our alert rules
 systemd-analyze|systemd|checks our units
 systemd-socket-activate|systemd|starts daemons by their sockets in tests and the bench
 ssh|openssh-client|reaches an oracle, in tests

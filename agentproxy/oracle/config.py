@@ -1,5 +1,6 @@
 """What oracle.yaml says. Relative paths in it are relative to the file's directory."""
 
+import re
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -8,7 +9,18 @@ from agentproxy.protocol.addresses import SshAddress
 from agentproxy.protocol.errors import RemoteProtocolError
 from agentproxy.protocol.fields import check_name
 
-__all__ = ["CredentialsConfig", "ListenAddress", "OracleConfig", "SignerConfig", "TlsConfig", "parse_address"]
+__all__ = [
+    "CredentialsConfig",
+    "HttpConfig",
+    "ListenAddress",
+    "OracleConfig",
+    "ProxyConfig",
+    "SignerConfig",
+    "TlsConfig",
+    "parse_address",
+]
+
+_MODE = re.compile(r"0[0-7]{3}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,6 +96,41 @@ class CredentialsConfig:
 
 
 @dataclass(frozen=True, slots=True)
+class ProxyConfig:
+    """The Unix socket for a reverse proxy on this host, whose word about its clients is believed."""
+
+    socket: Path
+    user: str  # whom the proxy runs as: nobody else may connect, whatever the mode says
+    # A quoted octal number: YAML 1.1 reads 0660 as 432, and 660 would be no mode at all.
+    mode: str = "0660"
+
+    def __post_init__(self) -> None:
+        check_name(self.user, "user")
+        if _MODE.fullmatch(self.mode) is None:
+            raise RemoteProtocolError(f'mode: expected a quoted octal number such as "0660", got {self.mode!r}')
+
+    @property
+    def bits(self) -> int:
+        """The mode as a number."""
+        return int(self.mode, 8)
+
+
+@dataclass(frozen=True, slots=True)
+class HttpConfig:
+    """The HTTP API; sockets may also come from systemd, named http and http-proxy."""
+
+    listen: str | None = None  # host:port, TLS; port 0 takes any free one
+    proxy: ProxyConfig | None = None
+    max_connections: int = 256  # on each socket; further ones wait
+
+    def __post_init__(self) -> None:
+        if self.listen is not None:
+            parse_address(self.listen)
+        if self.max_connections < 1:
+            raise RemoteProtocolError("expected max_connections from 1")
+
+
+@dataclass(frozen=True, slots=True)
 class OracleConfig:
     """The whole of oracle.yaml."""
 
@@ -100,6 +147,7 @@ class OracleConfig:
     address_file: Path | None = None  # the bound address goes there; None: oracle.address beside the signer's socket
     attach: AttachConfig | None = None
     credentials: CredentialsConfig = field(default_factory=CredentialsConfig)
+    http: HttpConfig | None = None  # None: no HTTP
     max_connections: int = 1000
     max_in_flight: int = 256  # requests of one connection
 
@@ -128,3 +176,8 @@ class OracleConfig:
     def bound_address_file(self) -> Path:
         """Where the bound address is written, for those who asked for port 0."""
         return self.address_file or self.signer.socket.parent / "oracle.address"
+
+    @property
+    def bound_http_address_file(self) -> Path:
+        """The same of the HTTP API."""
+        return self.bound_address_file.with_name("http.address")

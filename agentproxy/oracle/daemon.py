@@ -2,6 +2,7 @@
 
 import logging
 import ssl
+from itertools import chain
 from pathlib import Path
 
 import trio
@@ -18,10 +19,11 @@ from agentproxy.oracle.keptheads import KeptHeads
 from agentproxy.oracle.ledger import Ledger
 from agentproxy.oracle.policy import Policy
 from agentproxy.oracle.policycheck import Problem, check
-from agentproxy.oracle.ports import HTTP, open_ports
+from agentproxy.oracle.ports import bound_address, open_ports
 from agentproxy.oracle.reception import Reception
 from agentproxy.oracle.registry import Registry, RegistryError
 from agentproxy.oracle.registryview import RegistryView
+from agentproxy.oracle.sidedoors import SideDoors
 from agentproxy.oracle.signerlink import SignerError, SignerLink
 from agentproxy.oracle.signerprocess import SignerProcess
 from agentproxy.oracle.signing import SigningService
@@ -111,7 +113,9 @@ class Oracle:
             KeptHeads(config.node, self._link),
             FallbackRecords(self._service, self._link, trio.current_time),
         )
-        self._doors = Doors(self._reception, self._context, room_for(config.max_connections))
+        self._side_doors = SideDoors(config, self._reception, self._link)
+        most = room_for(config.max_connections, self._side_doors.connections)
+        self._doors = Doors(self._reception, self._context, most)
         self._attachments = None if config.attach is None else Attachments(config.attach, self._doors)
         self._signer: SignerProcess | None = None  # when we start it ourselves
         self._start_known = trio.Event()  # the signer has told its keys, or that it cannot start
@@ -185,14 +189,15 @@ class Oracle:
             self._failure = error  # raised at the end of `run`: the nurseries between would wrap it into groups
             return
         try:
-            if ports.http:
-                logger.warning("systemd passed a socket named %s, and nothing here serves it", HTTP)
+            await self._side_doors.open(ports.others)
             await self._announce(ports.relay[0])
-            await self._doors.serve(ways)
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(self._side_doors.serve)
+                await self._doors.serve(ways)
         except ConfigError as error:
             self._failure = error
         finally:
-            for listener in (*ports.http, *(one for way in ways for one in way.listeners)):
+            for listener in chain(*ports.others.values(), *(way.listeners for way in ways)):
                 listener.socket.close()
 
     async def _replay(self) -> None:
@@ -208,8 +213,7 @@ class Oracle:
             self._failure = ConfigError(f"the audit log cannot be replayed into the registry: {error}", hint)
 
     async def _announce(self, listener: trio.SocketListener) -> None:
-        host, port, *_ = listener.socket.getsockname()
-        self.address = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+        self.address = bound_address(listener)
         file = self._config.bound_address_file
         try:
             await trio.to_thread.run_sync(write_atomically, file, f"{self.address}\n".encode("ascii"), 0o644)
@@ -222,6 +226,7 @@ class Oracle:
     def stop(self) -> None:
         """Accept nobody any more, and end when everybody has finished."""
         self._doors.drain()
+        self._side_doors.drain()
 
     async def reload(self) -> None:
         """Take policy and TLS certificate as they are now, each whole or not at all; open connections follow.
@@ -250,6 +255,7 @@ class Oracle:
             logger.error("certificate not reloaded, the old one stays, reason=%s", error)  # noqa: TRY400  no bug
             return
         self._context.load_cert_chain(tls.certificate, secret_path(tls.key))  # for connections from now on
+        self._side_doors.reload()
 
     def _follow(self) -> None:
         self._doors.follow()

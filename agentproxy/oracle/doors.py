@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 import trio
 
+from agentproxy.oracle.ports import peer_address
 from agentproxy.oracle.reception import Reception
 from agentproxy.oracle.stream import RelayStream
 from agentproxy.protocol.errors import RemoteProtocolError
@@ -71,7 +72,7 @@ class Doors:
 
     async def shake_hands(self, raw: trio.SocketStream) -> None:
         """Serve a relay that comes over TCP, once it has shown itself in TLS."""
-        address = _address(raw)
+        address = peer_address(raw)
         stream = TlsStream(raw, self._context, server_side=True)
         try:
             await handshake(stream)
@@ -117,11 +118,3 @@ class Doors:
         self._listening.cancel()
         for relay in list(self._streams):
             relay.drain()
-
-
-def _address(stream: trio.SocketStream) -> str:
-    try:
-        host, port, *_ = stream.socket.getpeername()
-    except OSError:  # it has gone already
-        return "unknown"
-    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"

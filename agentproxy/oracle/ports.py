@@ -1,8 +1,8 @@
-"""The oracle's TCP ports: systemd's, known by FileDescriptorName=, or bound by ourselves."""
+"""The oracle's sockets: systemd's, known by FileDescriptorName=, or bound by ourselves."""
 
 import socket
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 
 import trio
 
@@ -10,10 +10,12 @@ from agentproxy.oracle.config import ListenAddress, parse_address
 from agentproxy.protocol.errors import ConfigError
 from agentproxy.runtime import systemd
 
-__all__ = ["HTTP", "RELAY", "Ports", "open_ports"]
+__all__ = ["HTTP", "HTTP_PROXY", "METRICS", "RELAY", "Ports", "bound", "bound_address", "open_ports", "peer_address"]
 
 RELAY = "relay"  # FileDescriptorName= of the TLS port for relays
-HTTP = "http"  # of the port of the HTTP server
+HTTP = "http"  # of the HTTP API's TLS port
+HTTP_PROXY = "http-proxy"  # of the Unix socket for a proxy in front of the API
+METRICS = "metrics"
 BACKLOG = 1024
 
 
@@ -22,7 +24,7 @@ class Ports:
     """Listeners by what is spoken there; whoever gets them closes them."""
 
     relay: Sequence[trio.SocketListener]
-    http: Sequence[trio.SocketListener] = ()  # empty: systemd passed none
+    others: Mapping[str, Sequence[trio.SocketListener]] = field(default_factory=dict)  # what systemd passed, by name
 
 
 async def open_ports(listen: str) -> Ports:
@@ -31,13 +33,46 @@ async def open_ports(listen: str) -> Ports:
     Raises:
         ConfigError: systemd passed another name or kind, or the address is not ours, or taken.
     """
-    passed = systemd.listeners({RELAY, HTTP}, {socket.AF_INET, socket.AF_INET6})
-    return Ports(passed.get(RELAY) or await _bound(parse_address(listen)), passed.get(HTTP, []))
+    families = {socket.AF_INET, socket.AF_INET6, socket.AF_UNIX}
+    passed = dict(systemd.listeners({RELAY, HTTP, HTTP_PROXY, METRICS}, families))
+    for name, kinds in ((RELAY, "TCP"), (HTTP, "TCP"), (HTTP_PROXY, "Unix")):
+        for listener in passed.get(name, ()):
+            if (listener.socket.family == socket.AF_UNIX) != (kinds == "Unix"):
+                raise ConfigError(f"systemd passed a socket named {name} of another kind: expected a {kinds} socket")
+    return Ports(passed.pop(RELAY, ()) or await bound(parse_address(listen)), passed)
 
 
-async def _bound(address: ListenAddress) -> Sequence[trio.SocketListener]:
+async def bound(address: ListenAddress, place: str = "listen") -> Sequence[trio.SocketListener]:
+    """Listen; with port 0 the system chooses one.
+
+    Args:
+        address: where.
+        place: the field of oracle.yaml that says so.
+
+    Raises:
+        ConfigError: the address is not ours, or taken.
+    """
     try:
         return await trio.open_tcp_listeners(address.port, host=address.host, backlog=BACKLOG)
     except OSError as error:
         hint = "ss -tlnp shows who listens" if error.strerror and "in use" in error.strerror else ""
-        raise ConfigError(f"listen: cannot use {address.host}:{address.port}: {error}", hint) from error
+        raise ConfigError(f"{place}: cannot use {address.host}:{address.port}: {error}", hint) from error
+
+
+def bound_address(listener: trio.SocketListener) -> str:
+    """host:port where a TCP socket listens."""
+    host, port, *_ = listener.socket.getsockname()
+    return _joined(host, port)
+
+
+def peer_address(stream: trio.SocketStream) -> str:
+    """host:port of the other side of a TCP connection."""
+    try:
+        host, port, *_ = stream.socket.getpeername()
+    except OSError:  # it has gone already
+        return "unknown"
+    return _joined(host, port)
+
+
+def _joined(host: str, port: int) -> str:
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"

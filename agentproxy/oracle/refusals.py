@@ -6,6 +6,7 @@ from typing import Protocol
 
 from agentproxy.oracle.caller import Caller
 from agentproxy.protocol.errors import RefusedError
+from agentproxy.protocol.fields import Asserted
 from agentproxy.protocol.messages import Seal, Sign
 from agentproxy.protocol.signer_messages import Outcome, Record
 
@@ -43,13 +44,8 @@ class Refusals:
 
     def record(self, caller: Caller, request: Sign | Seal, refusal: RefusedError) -> None:
         """Record one refusal, or count it when this runner already has its records of the minute."""
-        minute = self._minutes.get(caller.runner)
-        if minute is None:
-            minute = self._minutes[caller.runner] = _Minute(caller, self._clock())
-        if minute.recorded >= MOST_A_MINUTE:
-            minute.left_out += 1
+        if not self._has_room(caller):
             return
-        minute.recorded += 1
         self._signer.record(
             Record(
                 self._signer.next_id(),
@@ -63,6 +59,34 @@ class Refusals:
                 durable=False,
             )
         )
+
+    def record_keyless(self, caller: Caller, request: str, asserted: Asserted, refusal: RefusedError) -> None:
+        """As `record`, for a seal for which the policy has no key.
+
+        Args:
+            caller: who asked.
+            request: its id.
+            asserted: what is said of it.
+            refusal: why not.
+        """
+        if self._has_room(caller):
+            reason = f"{refusal.code}: {refusal}"
+            self._signer.record(
+                Record(
+                    self._signer.next_id(), Seal.tag, Outcome.REFUSED, reason, asserted, request=request, durable=False
+                )
+            )
+
+    def _has_room(self, caller: Caller) -> bool:
+        """Whether this minute has room for another record; counts it either way."""
+        minute = self._minutes.get(caller.runner)
+        if minute is None:
+            minute = self._minutes[caller.runner] = _Minute(caller, self._clock())
+        if minute.recorded >= MOST_A_MINUTE:
+            minute.left_out += 1
+            return False
+        minute.recorded += 1
+        return True
 
     def summarize(self) -> None:
         """Write the summaries of the minutes that are over; called about once a second."""

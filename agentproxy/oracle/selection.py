@@ -12,7 +12,7 @@ __all__ = ["select_key"]
 
 def select_key(
     policy: Policy,
-    distribution: str,
+    distribution: str | None,
     key_type: str | None = None,
     *,
     runner: str | None = None,
@@ -22,7 +22,8 @@ def select_key(
 
     Args:
         policy: what people wrote.
-        distribution: such as el10-x86_64.
+        distribution: such as el10-x86_64; None: only the type decides, and whether the key may be used without one is
+            for the decision behind this.
         key_type: only keys of this type; None: of any.
         runner: only what this runner may use; None: any key.
         served: only what the signer serves; None: as if it served all, with algorithms that fit.
@@ -32,7 +33,7 @@ def select_key(
         rule = policy.runners.get(runner)
         if rule is None:
             return Deny(RefusalCode.FORBIDDEN, f"runners: no {runner}")
-        if not matches(rule.distributions, distribution):
+        if distribution is not None and not matches(rule.distributions, distribution):
             reason = f"runners.{runner}.distributions: no pattern for {distribution}"
             return Deny(RefusalCode.DISTRIBUTION_FORBIDDEN, reason)
         names = rule.keys
@@ -40,12 +41,15 @@ def select_key(
     return _best(_ranks(wanted, distribution, served), distribution, key_type)
 
 
-def _ranks(rules: dict[str, KeyRule], distribution: str, served: Iterable[KeyFacts] | None) -> dict[str, int]:
+def _ranks(rules: dict[str, KeyRule], distribution: str | None, served: Iterable[KeyFacts] | None) -> dict[str, int]:
     facts = None if served is None else {key.fingerprint: key for key in served}
     ranks: dict[str, int] = {}
     for name, rule in rules.items():
         key = None if facts is None else facts.get(rule.fingerprint)
         if facts is not None and key is None:
+            continue
+        if distribution is None:
+            ranks[name] = 0
             continue
         rank = _exactness(rule.distributions, distribution)
         if rank >= 0 and not mismatch(rule, None if key is None else key.public_key, distribution):
@@ -53,14 +57,16 @@ def _ranks(rules: dict[str, KeyRule], distribution: str, served: Iterable[KeyFac
     return ranks
 
 
-def _best(ranks: dict[str, int], distribution: str, key_type: str | None) -> str | Deny:
+def _best(ranks: dict[str, int], distribution: str | None, key_type: str | None) -> str | Deny:
+    what = "no distribution" if distribution is None else distribution
     best = [name for name, rank in ranks.items() if rank == max(ranks.values())]
     if not best:
         of_type = "" if key_type is None else f" of type {key_type}"
-        return Deny(RefusalCode.KEY_UNKNOWN, f"keys: none for {distribution}{of_type}")
+        return Deny(RefusalCode.KEY_UNKNOWN, f"keys: none for {what}{of_type}")
     if len(best) > 1:
+        missing = "a type" if key_type is None else "a distribution"
         # Guessing would sign a distribution's packages with whatever key stands first.
-        return Deny(RefusalCode.FORBIDDEN, f"keys: {' and '.join(best)} fit {distribution} equally well; name a type")
+        return Deny(RefusalCode.FORBIDDEN, f"keys: {' and '.join(best)} fit {what} equally well; name {missing}")
     return best[0]
 
 

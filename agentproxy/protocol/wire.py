@@ -22,7 +22,7 @@ from agentproxy.protocol.errors import LocalProtocolError, RemoteProtocolError
 from agentproxy.protocol.keys import Fingerprint, Keygrip, PublicKey
 from agentproxy.protocol.signatures import Signature
 
-__all__ = ["MessageCodec", "Tagged", "format_time", "new_converter", "parse_time"]
+__all__ = ["MessageCodec", "Tagged", "decode_object", "format_time", "new_converter", "parse_time"]
 
 _HASH_ALGORITHMS = {algorithm.value: algorithm for algorithm in HashAlgorithm}
 _TIME = re.compile(r"\d{4}-\d{2}-\d{2}T\d{2}:\d{2}:\d{2}\.\d{6}Z", re.ASCII)
@@ -225,6 +225,22 @@ _CONVERTER = new_converter()
 _DECODER = json.JSONDecoder(object_pairs_hook=_no_doubles, parse_constant=_no_constant)
 _ENCODER = json.JSONEncoder(separators=(",", ":"), ensure_ascii=True, allow_nan=False)
 
+
+def decode_object(untrusted: bytes) -> dict[str, object]:
+    """The fields of one JSON object in UTF-8.
+
+    Raises:
+        RemoteProtocolError: it is something else, or a field stands twice, at whatever depth.
+    """
+    try:
+        fields = _DECODER.decode(untrusted.decode("utf-8"))
+    except (ValueError, RecursionError) as error:
+        raise RemoteProtocolError(f"not JSON: {type(error).__name__}") from error
+    if not isinstance(fields, dict):
+        raise RemoteProtocolError("a message is a JSON object")
+    return fields
+
+
 M = TypeVar("M", bound=Tagged)
 
 
@@ -258,12 +274,7 @@ class MessageCodec(Generic[M]):
             RemoteProtocolError: not UTF-8, not one JSON object, a tag of another direction, or a field that is
                 unknown, missing, doubled or of the wrong type.
         """
-        try:
-            fields = _DECODER.decode(untrusted.decode("utf-8"))
-        except (ValueError, RecursionError) as error:
-            raise RemoteProtocolError(f"not JSON: {type(error).__name__}") from error
-        if not isinstance(fields, dict):
-            raise RemoteProtocolError("a message is a JSON object")
+        fields = decode_object(untrusted)
         tag = fields.pop("type", None)
         cls = self._classes.get(tag) if isinstance(tag, str) else None
         if cls is None:

@@ -58,6 +58,7 @@ class FakeSigner:
         self.log: list[CredentialRecord] = []  # what an oracle may ask for
         self.log_trouble = ""
         self.signed: list[SignDigest] = []
+        self.sealed: list[SealState] = []
         self.keys: tuple[KeyFacts, ...] = (ED25519,)
         self.held = trio.Event()
         self.held.set()
@@ -142,6 +143,7 @@ class FakeSigner:
         """Finished for good, so that whoever takes the answer can check it."""
         if message.keygrip != ED25519.keygrip:
             return NotDone(message.id, FailureCode.KEY_UNAVAILABLE, "no such key", retryable=False)
+        self.sealed.append(message)
         now = datetime.now(UTC).replace(microsecond=0)
         end = trailer(algorithm_of(ED25519.public_key), message.state.algorithm, ED25519.fingerprint, now)
         digest = message.state.finished(end)

@@ -10,7 +10,7 @@ import click
 
 from agentproxy.admin.dev import parts
 from agentproxy.admin.dev.place import Place
-from agentproxy.admin.layout import CONFIG_VARIABLE
+from agentproxy.admin.layout import CONFIG_VARIABLE, load_oracle
 from agentproxy.protocol.errors import ConfigError
 
 __all__ = ["command"]
@@ -90,8 +90,24 @@ def env_(directory: Path) -> None:
         "BLIND_ORACLE_RELAY_CONFIG": place.relay_config,
         "BLIND_ORACLE_RELAY_SOCKET": place.socket,
         "BLIND_ORACLE_AUDIT_DIR": place.layout.audit,
+        **_http(place),
     }.items():
         click.echo(f"export {name}={shlex.quote(str(value))}")
+
+
+def _http(place: Place) -> dict[str, Path | str]:
+    """What curl needs: the API's address, and the build server's credentials as files."""
+    http = load_oracle(place.layout.oracle_config).http
+    if http is None or http.listen is None:
+        return {}
+    credentials = place.credentials
+    return {
+        "BLIND_ORACLE_HTTP": f"https://{http.listen}",
+        "BLIND_ORACLE_HTTP_AUTHORITY": credentials.authority,
+        "BLIND_ORACLE_HTTP_CERTIFICATE": credentials.certificate,
+        "BLIND_ORACLE_HTTP_KEY": credentials.key,
+        "BLIND_ORACLE_HTTP_TOKEN_FILE": credentials.token,
+    }
 
 
 @command.command("status")

@@ -47,8 +47,10 @@ def make(place: Place, exports: Mapping[str, Path], oracles: int = 1) -> None:
 
 
 def _fill(place: Place, contents: Mapping[str, bytes], oracles: int) -> None:
-    ports = _free_ports(oracles)
+    http, *ports = _free_ports(1 + oracles)
     layout = first_node(place, ports)
+    with layout.oracle_config.open("a", encoding="ascii") as file:
+        file.write(f"\nhttp:\n  listen: 127.0.0.1:{http}\n")
     place.logs.mkdir(mode=0o700)
     oracle = load_oracle(layout.oracle_config)
     signer = load_signer(oracle)

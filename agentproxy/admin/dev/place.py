@@ -11,6 +11,7 @@ from pathlib import Path
 from agentproxy.admin.layout import Layout
 from agentproxy.protocol.errors import ConfigError
 from agentproxy.runtime.unixsocket import MAX_PATH
+from relay.credentials import CredentialSet, CredentialStore, credentials_directory
 
 __all__ = ["RUNNER", "Place"]
 
@@ -67,6 +68,11 @@ class Place:
     def relay_config(self) -> Path:
         """relay.yaml."""
         return self.relay / "relay.yaml"
+
+    @property
+    def credentials(self) -> CredentialSet:
+        """What the build server proves itself with, once it is enrolled."""
+        return CredentialStore(credentials_directory(self.relay / "state")).current
 
     @property
     def control(self) -> Path:

@@ -1,0 +1,216 @@
+"""The requests of the API, one method each. Who may ask, and what is signed, others decide.
+
+A token is looked at anew with each request: whoever was revoked a moment ago gets nothing any more, on an open
+connection as on a new one.
+"""
+
+import re
+from collections.abc import Awaitable, Callable
+from http import HTTPStatus
+from typing import Annotated
+
+import trio
+from fastapi import Header, Path, Request, Response
+
+from agentproxy.oracle.authn import Newcomer, Rejection
+from agentproxy.oracle.caller import Caller
+from agentproxy.oracle.http.asking import Asked, reported, request_id, seal_for, the_hash
+from agentproxy.oracle.http.health import Health
+from agentproxy.oracle.http.identity import Peer
+from agentproxy.oracle.http.models import (
+    BatchAnswer,
+    BatchItem,
+    BatchRequest,
+    HealthReport,
+    ItemAnswer,
+    KeyList,
+    KeyReport,
+    ProblemDocument,
+    ProblemField,
+    RepodataRequest,
+    RpmRequest,
+    SignatureReport,
+    Version,
+)
+from agentproxy.oracle.http.problems import Problem, RejectedError, problem_of
+from agentproxy.oracle.policy import Deny
+from agentproxy.oracle.reception import SOFTWARE, Reception
+from agentproxy.oracle.selection import select_key
+from agentproxy.protocol.armor import armored
+from agentproxy.protocol.errors import BlindOracleError, RefusedError
+from agentproxy.protocol.messages import RejectionCode, ServedKey
+from agentproxy.protocol.wire import format_time
+
+__all__ = ["Api", "KeyNotFoundError"]
+
+API_VERSION = 1
+_BEARER = re.compile(r"[Bb]earer +([^\s]{1,256})")
+_KEY_FILE = r"^[A-Za-z0-9][A-Za-z0-9._+-]{0,63}\.asc$"
+
+IdempotencyKey = Annotated[
+    str | None,
+    Header(
+        pattern=r"^[\x21-\x7e]{1,255}$",
+        description="Requests of one runner with the same key and the same content are one request, for ten minutes.",
+    ),
+]
+
+
+class KeyNotFoundError(BlindOracleError):
+    """The address names no key that this runner may use."""
+
+
+class Api:
+    """Everything that can be asked over HTTP.
+
+    Args:
+        reception: who is let in, and with which keys.
+        health: how the oracle is.
+    """
+
+    def __init__(self, reception: Reception, health: Health) -> None:
+        self._reception = reception
+        self._health = health
+
+    async def sign_rpm(
+        self, body: RpmRequest, request: Request, idempotency_key: IdempotencyKey = None
+    ) -> SignatureReport:
+        """Sign the header of an RPM."""
+        caller = await self._caller(request, body.token)
+        asked = Asked(body.package_hash, body.distribution, body.key_type, body.claims)
+        return await self._sign(caller, asked, request_id(idempotency_key))
+
+    async def sign_repodata(
+        self, body: RepodataRequest, request: Request, idempotency_key: IdempotencyKey = None
+    ) -> SignatureReport:
+        """Sign repomd.xml, or another file."""
+        caller = await self._caller(request, body.token)
+        asked = Asked(body.repodata_hash, body.distribution, body.key_type, body.claims)
+        return await self._sign(caller, asked, request_id(idempotency_key))
+
+    async def sign_batch(
+        self, body: BatchRequest, request: Request, idempotency_key: IdempotencyKey = None
+    ) -> BatchAnswer:
+        """Sign many at once; each item has a result of its own, in the order of the items."""
+        caller = await self._caller(request, body.token)
+        answers: list[ItemAnswer | None] = [None] * len(body.items)
+
+        async def answer(index: int, item: BatchItem) -> None:
+            answers[index] = await _result(lambda: self._sign_item(caller, item, request_id(idempotency_key, index)))
+
+        async with trio.open_nursery() as nursery:
+            for index, item in enumerate(body.items):
+                nursery.start_soon(answer, index, item)
+        return BatchAnswer([one for one in answers if one is not None])
+
+    async def _sign_item(self, caller: Caller, item: BatchItem, name: str) -> SignatureReport:
+        wanted = the_hash(item.package_hash, item.repodata_hash)
+        return await self._sign(caller, Asked(wanted, item.distribution, item.key_type, item.claims), name)
+
+    async def _sign(self, caller: Caller, asked: Asked, name: str) -> SignatureReport:
+        service = self._reception.service
+        chosen = select_key(
+            service.policy, asked.distribution, asked.key_type, runner=caller.runner, served=service.keys.values()
+        )
+        if isinstance(chosen, Deny):
+            refusal = RefusedError(chosen.code, chosen.reason)
+            asserted = caller.asserted(asked.distribution, asked.protocol_claims)
+            service.refusals.record_keyless(caller, name, asserted, refusal)
+            raise refusal
+        fingerprint = service.policy.keys[chosen].fingerprint
+        (facts,) = (key for key in service.keys.values() if key.fingerprint == fingerprint)
+        sealed = await service.seal(caller, seal_for(asked, facts, service.policy, name))
+        return reported(asked, chosen, sealed)
+
+    async def keys(self, request: Request) -> KeyList:
+        """The keys that this runner may use."""
+        caller = await self._caller(request, None)
+        return KeyList([self._report(key) for key in self._reception.keys_of(caller)])
+
+    async def certificate(self, request: Request, file: Annotated[str, Path(pattern=_KEY_FILE)]) -> Response:
+        """The OpenPGP certificate of a key, NAME.asc, for those who verify."""
+        caller = await self._caller(request, None)
+        name = file.removesuffix(".asc")
+        found = [key for key in self._reception.keys_of(caller) if self._name(key) == name]
+        if not found:
+            raise KeyNotFoundError(f"no key {name} for this runner")
+        parts = await self._reception.certificate_parts(caller, found[0].facts.fingerprint)
+        return Response(armored(b"".join(parts)), media_type="application/pgp-keys")
+
+    async def health(self, response: Response) -> HealthReport:
+        """Whether this oracle can sign: 200 or 503, with the reason."""
+        report = await self._health.report()
+        response.status_code = HTTPStatus.OK if report.status == "ok" else HTTPStatus.SERVICE_UNAVAILABLE
+        return report
+
+    async def version(self) -> Version:
+        """What runs here."""
+        return Version(SOFTWARE, API_VERSION)
+
+    async def _caller(self, request: Request, token: str | None) -> Caller:
+        """Who asks.
+
+        Raises:
+            RejectedError: nobody whom we know.
+        """
+        peer: Peer = request.state.peer
+        verdict = await self._reception.admit(peer.certificate, _token(request, token), peer.address, "http")
+        if isinstance(verdict, Newcomer):
+            verdict = Rejection(RejectionCode.TOKEN_UNKNOWN, "a token that is for enrolment only")
+        if isinstance(verdict, Rejection):
+            raise RejectedError(verdict)
+        request.state.runner = verdict.runner
+        return verdict
+
+    def _name(self, key: ServedKey) -> str:
+        return self._reception.service.policy.name_of(key.facts.fingerprint) or key.facts.name
+
+    def _report(self, key: ServedKey) -> KeyReport:
+        facts = key.facts
+        return KeyReport(
+            name=self._name(key),
+            key_type=key.key_type,
+            fingerprint=str(facts.fingerprint),
+            primary=str(facts.primary),
+            key_id=facts.fingerprint.key_id,
+            algorithm=facts.public_key.algorithm,
+            hash_algorithms=[algorithm.name.lower() for algorithm in facts.hash_algorithms],
+            distributions=list(key.distributions),
+            created=format_time(facts.created),
+            expires=None if facts.expires is None else format_time(facts.expires),
+            user_id=facts.user_id,
+            seal_only=facts.seal_only,
+        )
+
+
+def _token(request: Request, in_body: str | None) -> str:
+    """The one token of a request.
+
+    Raises:
+        RejectedError: there is none, or there are two.
+    """
+    headers = request.headers.getlist("authorization")
+    found = _BEARER.fullmatch(headers[0]) if len(headers) == 1 else None
+    in_header = None if found is None else found.group(1)
+    if (headers and in_header is None) or (in_header and in_body and in_header != in_body):
+        raise RejectedError(Rejection(RejectionCode.TOKEN_UNKNOWN, "no bearer token, or two different ones"))
+    token = in_header or in_body
+    if not token:
+        raise RejectedError(Rejection(RejectionCode.TOKEN_UNKNOWN, "no token"))
+    return token
+
+
+async def _result(sign: Callable[[], Awaitable[SignatureReport]]) -> ItemAnswer:
+    try:
+        return ItemAnswer(HTTPStatus.OK, await sign())
+    except BlindOracleError as error:
+        problem = problem_of(error)
+        return ItemAnswer(int(problem.status), problem=_document(problem))
+
+
+def _document(problem: Problem) -> ProblemDocument:
+    errors = [ProblemField(where, what) for where, what in problem.errors]
+    fields = problem.document
+    return ProblemDocument(
+        str(fields["type"]), str(fields["title"]), int(problem.status), problem.detail, problem.kind, errors
+    )

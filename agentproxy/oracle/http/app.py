@@ -1,0 +1,119 @@
+"""The ASGI application: addresses, their documents in OpenAPI, and problem documents for everything that goes wrong."""
+
+import functools
+import logging
+from collections.abc import Callable, Mapping
+from http import HTTPStatus
+
+import trio
+from fastapi import Depends, FastAPI, Request, Response
+from fastapi.exceptions import RequestValidationError
+from fastapi.security import HTTPBearer
+from starlette.exceptions import HTTPException
+
+from agentproxy.oracle.http.api import Api, KeyNotFoundError
+from agentproxy.oracle.http.models import HealthReport, ProblemDocument
+from agentproxy.oracle.http.problems import MEDIA_TYPE, Problem, RejectedError, problem_of
+from agentproxy.protocol.errors import BlindOracleError
+
+__all__ = ["build_app"]
+
+logger = logging.getLogger(__name__)
+
+_DESCRIPTION = """Signatures for builds that hold no key: send a hash, get an OpenPGP signature.
+
+Every error is a problem document (RFC 9457). A request carries its token in `Authorization: Bearer` or, with a body, in
+the field `token`, and comes over TLS with a client certificate unless the policy lets its runner come without."""
+
+# In what a status is explained, so that the document says when to expect it.
+_WORDS: Mapping[int, str] = {
+    400: "No HTTP request of ours: a query string, no JSON, a field twice, identity headers",
+    401: "No token, or one that is not good any more; or no client certificate",
+    403: "Known, and not allowed",
+    404: "No such key for this runner",
+    408: "The body did not come in time",
+    409: "The idempotency key stands for another request",
+    413: "The body is too large",
+    415: "The body is not application/json",
+    422: "The body is not as described: unknown or missing fields, or a state that cannot be",
+    429: "Too many signatures, or too many waiting; Retry-After says when to come again",
+    500: "A bug; the oracle's log says more",
+    503: "No signature just now: the signer, its log or the registry is out of reach",
+}
+_SIGNING = (400, 401, 403, 408, 409, 413, 415, 422, 429, 500, 503)
+_READING = (400, 401, 403, 408, 413, 415, 500, 503)
+_ANYBODY = (400, 408, 413, 415, 500)
+
+
+def build_app(api: Api) -> FastAPI:
+    """Everything behind the guard."""
+    app = FastAPI(title="Blind Oracle", version="1", description=_DESCRIPTION, docs_url=None, redoc_url=None)
+    bearer = [Depends(HTTPBearer(auto_error=False, description="the runner's token"))]
+    for path, handler in (
+        ("/sign/rpm", api.sign_rpm),
+        ("/sign/repodata", api.sign_repodata),
+        ("/sign/batch", api.sign_batch),
+    ):
+        app.add_api_route(path, handler, methods=["POST"], dependencies=bearer, responses=_problems(*_SIGNING))
+    app.add_api_route("/keys", api.keys, methods=["GET"], dependencies=bearer, responses=_problems(*_READING))
+    certificate: dict[int | str, dict[str, object]] = {
+        200: {"content": {"application/pgp-keys": {"schema": {"type": "string"}}}}
+    }
+    app.add_api_route(
+        "/keys/{file}",
+        api.certificate,
+        methods=["GET"],
+        dependencies=bearer,
+        response_class=Response,
+        responses={**certificate, **_problems(*_READING, 404, 422)},
+    )
+    unavailable: dict[int | str, dict[str, object]] = {503: {"model": HealthReport, "description": "It cannot"}}
+    app.add_api_route("/health", api.health, methods=["GET"], responses={**_problems(*_ANYBODY), **unavailable})
+    app.add_api_route("/version", api.version, methods=["GET"], responses=_problems(*_ANYBODY))
+    for kind, answer in (
+        (BlindOracleError, _for_error),
+        (RequestValidationError, _for_body),
+        (HTTPException, _for_status),
+    ):
+        app.add_exception_handler(kind, functools.partial(_told, answer))
+    return app
+
+
+def _problems(*statuses: int) -> dict[int | str, dict[str, object]]:
+    schema = {"$ref": f"#/components/schemas/{ProblemDocument.__name__}"}
+    return {status: {"description": _WORDS[status], "content": {MEDIA_TYPE: {"schema": schema}}} for status in statuses}
+
+
+def _answer(problem: Problem) -> Response:
+    return Response(problem.body, problem.status, problem.headers, MEDIA_TYPE)
+
+
+async def _told(answer: Callable[[Request, Exception], Response], request: Request, error: Exception) -> Response:
+    await trio.lowlevel.checkpoint()  # starlette runs what is not async in a thread
+    return answer(request, error)
+
+
+def _for_error(request: Request, error: Exception) -> Response:
+    if isinstance(error, RejectedError):
+        address, rejection = request.state.peer.address, error.rejection
+        logger.warning("rejected, address=%s code=%s reason=%s", address, rejection.code, rejection.reason)
+    if isinstance(error, KeyNotFoundError):
+        return _answer(Problem(HTTPStatus.NOT_FOUND, "key_not_found", str(error)))
+    if isinstance(error, BlindOracleError):
+        return _answer(problem_of(error))
+    raise error
+
+
+def _for_body(_: Request, error: Exception) -> Response:
+    """What is wrong with a body: where, and what; never the value, which may be a token."""
+    if not isinstance(error, RequestValidationError):
+        raise error
+    found = tuple((".".join(map(str, problem["loc"])), str(problem["msg"])) for problem in error.errors())
+    return _answer(Problem(HTTPStatus.UNPROCESSABLE_ENTITY, "invalid", "the request is not as described", errors=found))
+
+
+def _for_status(_: Request, error: Exception) -> Response:
+    if not isinstance(error, HTTPException):
+        raise error
+    problem = Problem(error.status_code, "no_such_address", "GET /openapi.json says what can be asked, and how")
+    return Response(problem.body, problem.status, {**(error.headers or {}), **problem.headers}, MEDIA_TYPE)

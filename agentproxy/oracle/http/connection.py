@@ -1,0 +1,156 @@
+"""One HTTP/1.1 connection: hypercorn's protocol over a stream of ours, with a deadline on everything.
+
+hypercorn's own server knows neither a client's certificate nor a peer that does not read, and its sockets outlive their
+cancellation. So we accept, shake hands and read; hypercorn's H11Protocol turns bytes into ASGI and back.
+"""
+
+from http import HTTPStatus
+
+import h11
+import trio
+from hypercorn.app_wrappers import ASGIWrapper
+from hypercorn.config import Config
+from hypercorn.events import Closed, Event, RawData, Updated
+from hypercorn.protocol.h11 import H2CProtocolRequiredError, H2ProtocolAssumedError, H11Protocol
+from hypercorn.trio.worker_context import WorkerContext
+from hypercorn.typing import ConnectionState, LifespanState
+
+from agentproxy.oracle.http.heads import HeadScan
+from agentproxy.oracle.http.identity import Peer
+from agentproxy.oracle.http.problems import MEDIA_TYPE, Problem
+from agentproxy.oracle.http.tasks import AppTasks
+from agentproxy.runtime.tlsstream import TlsStream
+
+__all__ = ["HttpConnection", "http_config"]
+
+# Longer than nginx keeps an idle connection to us (60 s), so that it is nginx that closes, and no request meets a
+# connection that is just being closed.
+KEEP_ALIVE_SECONDS = 75.0
+FIRST_REQUEST_SECONDS = 10.0  # who connects and says nothing, or its headers byte by byte, holds a place for nothing
+WRITE_SECONDS = 20.0  # an answer fits into the kernel's buffers; a peer that takes nothing is gone
+LINGER_SECONDS = 2.0
+MAX_HEADERS = 16 * 1024  # bytes; an escaped certificate has 2 to 4 KiB
+
+
+def http_config() -> Config:
+    """hypercorn, told to log nothing (a request line may hold what must not be logged) and to say nothing of itself."""
+    config = Config()
+    config.accesslog = config.errorlog = None
+    config.include_server_header = False
+    config.h11_max_incomplete_size = MAX_HEADERS
+    config.keep_alive_max_requests = 1_000_000
+    return config
+
+
+class HttpConnection:
+    """One connection, from its first byte to its last.
+
+    Args:
+        app: what answers requests.
+        config: of hypercorn, as `http_config` makes it.
+        context: of all connections; once it is terminated, answers close their connection.
+        stream: after the TLS handshake; it stays the caller's to close.
+        peer: who is on the other side; the app finds it under `peer` in a request's state.
+    """
+
+    def __init__(
+        self, app: ASGIWrapper, config: Config, context: WorkerContext, stream: trio.abc.Stream, peer: Peer
+    ) -> None:
+        self._stream = stream
+        self._sending = trio.Lock()
+        self._idle = True
+        self._over = False
+        self._is_rude = False  # it may still be sending what we do not want
+        self._head = HeadScan()
+        self._scope = trio.CancelScope(deadline=trio.current_time() + FIRST_REQUEST_SECONDS)
+        self._app, self._config, self._context = app, config, context
+        self._state = ConnectionState(LifespanState({"peer": peer}))
+        self._protocol: H11Protocol
+
+    async def serve(self) -> None:
+        """Answer requests until either side has enough."""
+        is_tls = isinstance(self._stream, TlsStream)
+        async with trio.open_nursery() as nursery:
+            self._protocol = H11Protocol(
+                self._app,
+                self._config,
+                self._context,
+                AppTasks(nursery),
+                self._state,
+                is_tls,
+                None,
+                None,
+                self._take,
+            )
+            with self._scope:
+                await self._read()
+            if self._over and self._protocol.connection.our_state is h11.SEND_BODY:
+                # What followed the request was none; its own answer is half out, and shall be whole.
+                nursery.cancel_scope.deadline = trio.current_time() + WRITE_SECONDS
+            else:
+                await self._protocol.handle(Closed())
+                nursery.cancel_scope.cancel()
+        if self._is_rude or (self._over and self._protocol.connection.their_state in {h11.SEND_BODY, h11.ERROR}):
+            await self._linger()
+
+    async def _read(self) -> None:
+        while not self._over:
+            try:
+                untrusted = bytes(await self._stream.receive_some())
+                if self._protocol.connection.their_state is h11.IDLE and not self._head.is_clean(untrusted):
+                    await self._refuse()
+                    return
+                await self._protocol.handle(RawData(untrusted))
+            except (trio.BrokenResourceError, H2CProtocolRequiredError, H2ProtocolAssumedError):
+                return  # it is gone, or it wants to speak HTTP/2, which nobody here does
+            if not untrusted:
+                return
+
+    async def _take(self, event: Event) -> None:
+        """What hypercorn wants done with the connection."""
+        match event:
+            case RawData():
+                await self._send(event.data)
+            case Updated():
+                self._mark(idle=event.idle)
+            case Closed():
+                self._over = True
+                self._scope.cancel()
+
+    def _mark(self, *, idle: bool) -> None:
+        self._idle = idle
+        self._scope.deadline = trio.current_time() + KEEP_ALIVE_SECONDS if idle else float("inf")
+        self._head.starts()
+        # What was sent before our answer was out has been read, and not looked at.
+        if idle and not self._head.is_clean(self._protocol.connection.trailing_data[0]):
+            self._scope.cancel()
+
+    async def _refuse(self) -> None:
+        problem = Problem(HTTPStatus.BAD_REQUEST, "line_ends", "lines of a request's head end with CR LF")
+        head = f"HTTP/1.1 400 Bad Request\r\nContent-Type: {MEDIA_TYPE}\r\nContent-Length: {len(problem.body)}\r\n"
+        await self._send(f"{head}Connection: close\r\n\r\n".encode("ascii") + problem.body)
+        self._is_rude = True
+
+    async def _send(self, data: bytes) -> None:
+        if not data:  # the end of a message with a length is no bytes at all
+            return
+        async with self._sending:
+            try:
+                with trio.fail_after(WRITE_SECONDS):
+                    await self._stream.send_all(data)
+            except (trio.BrokenResourceError, trio.TooSlowError):
+                self._scope.cancel()  # nobody is left to be told
+
+    async def _linger(self) -> None:
+        """Let a peer that is still sending read our last answer: closing over unread bytes resets the connection."""
+        with trio.move_on_after(LINGER_SECONDS):
+            try:
+                while await self._stream.receive_some():
+                    pass
+            except trio.BrokenResourceError:
+                return
+
+    def drain(self) -> None:
+        """End now, or after the answer that is under way (the context must be terminated already)."""
+        if self._idle:
+            self._scope.cancel()

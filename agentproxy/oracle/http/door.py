@@ -1,0 +1,108 @@
+"""Where HTTP comes in: a TLS port for everybody, and a Unix socket for the proxy on this host."""
+
+import logging
+import pwd
+import ssl
+from collections.abc import Sequence
+
+import trio
+from hypercorn.app_wrappers import ASGIWrapper
+from hypercorn.trio.worker_context import WorkerContext
+from starlette.types import ASGIApp
+
+from agentproxy.oracle.http.connection import HttpConnection, http_config
+from agentproxy.oracle.http.identity import Peer
+from agentproxy.oracle.ports import peer_address
+from agentproxy.protocol.errors import ConfigError, RemoteProtocolError
+from agentproxy.runtime.serve import accept_forever
+from agentproxy.runtime.streams import CLOSE_SECONDS
+from agentproxy.runtime.tls import handshake
+from agentproxy.runtime.tlsstream import TlsStream
+from agentproxy.runtime.unixsocket import peer_of
+
+__all__ = ["HttpDoor", "uid_of"]
+
+logger = logging.getLogger(__name__)
+
+
+def uid_of(user: str) -> int:
+    """The uid of a user of this host.
+
+    Raises:
+        ConfigError: there is no such user.
+    """
+    try:
+        return pwd.getpwnam(user).pw_uid
+    except KeyError as error:
+        raise ConfigError(f"http.proxy.user: there is no user {user} on this host") from error
+
+
+class HttpDoor:
+    """All HTTP connections of one oracle.
+
+    Args:
+        app: answers requests.
+        context: of the TLS port; a client certificate is wished for.
+        most: connections at once on each listener; further ones wait in the kernel's queue.
+        proxy_uid: who may connect to the proxy's socket; None: there is none.
+    """
+
+    def __init__(self, app: ASGIApp, context: ssl.SSLContext, most: int, proxy_uid: int | None) -> None:
+        self._app = ASGIWrapper(app)  # type: ignore[arg-type]  # hypercorn's names for ASGI's types are not starlette's
+        self._config = http_config()
+        self._worker = WorkerContext(None)
+        self._context = context
+        self._most = most
+        self._proxy_uid = proxy_uid
+        self._connections: set[HttpConnection] = set()
+        self._draining = trio.Event()
+        self._deserted = trio.Event()
+
+    async def serve(self, tls: Sequence[trio.SocketListener], proxy: Sequence[trio.SocketListener]) -> None:
+        """Serve until `drain` was called and the last answer is given; the listeners stay the caller's to close."""
+        async with trio.open_nursery() as nursery:
+            for listener in tls:
+                nursery.start_soon(accept_forever, listener, self._serve_tls, self._most)
+            for listener in proxy:
+                nursery.start_soon(accept_forever, listener, self._serve_proxy, self._most)
+            await self._draining.wait()
+            await self._worker.terminated.set()
+            for connection in self._connections:
+                connection.drain()
+            while self._connections:
+                self._deserted = trio.Event()
+                await self._deserted.wait()
+            nursery.cancel_scope.cancel()
+
+    def drain(self) -> None:
+        """Accept nobody any more, and finish what is under way."""
+        self._draining.set()
+
+    async def _serve_tls(self, raw: trio.SocketStream) -> None:
+        address = peer_address(raw)
+        stream = TlsStream(raw, self._context, server_side=True)
+        try:
+            await handshake(stream)
+        except RemoteProtocolError as error:
+            logger.info("no TLS, address=%s reason=%s", address, error)
+            return
+        certificate: bytes | None = stream.tls.getpeercert(binary_form=True)
+        await self._converse(stream, Peer(certificate, address))
+
+    async def _serve_proxy(self, raw: trio.SocketStream) -> None:
+        peer = peer_of(raw)
+        if peer.uid != self._proxy_uid:
+            logger.warning("connection refused, uid=%d pid=%d: not the proxy's user", peer.uid, peer.pid)
+            return
+        await self._converse(raw, Peer(None, "proxy", is_proxy=True))
+
+    async def _converse(self, stream: trio.abc.Stream, peer: Peer) -> None:
+        connection = HttpConnection(self._app, self._config, self._worker, stream, peer)
+        self._connections.add(connection)
+        try:
+            await connection.serve()
+        finally:
+            self._connections.discard(connection)
+            self._deserted.set()
+        with trio.move_on_after(CLOSE_SECONDS):  # TLS says goodbye
+            await stream.aclose()

@@ -1,0 +1,159 @@
+"""What stands before the API: limits of size and time, no query strings, one line in the log for each request.
+
+A body is read whole before anybody parses it, so that nothing behind this waits for a client.
+"""
+
+import logging
+from dataclasses import dataclass
+from http import HTTPStatus
+
+import trio
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from agentproxy.oracle.http.identity import Peer, identify
+from agentproxy.oracle.http.problems import MEDIA_TYPE, Problem
+from agentproxy.protocol.errors import RemoteProtocolError
+from agentproxy.protocol.wire import decode_object
+
+__all__ = ["MAX_BATCH_BODY", "MAX_BODY", "Guard"]
+
+logger = logging.getLogger(__name__)
+
+MAX_BODY = 32 * 1024  # bytes; a request has 400, and 20 000 with all its claims filled to the brim
+MAX_BATCH_BODY = 1024 * 1024  # 256 requests with the claims that people really send
+BODY_SECONDS = 10.0  # for all of it, which fits into a few packets
+_BATCH = "/sign/batch"
+_QUIET = frozenset({"/health", "/version"})  # asked every few seconds by monitoring
+_CODES = frozenset({"GET", "POST", "HEAD", "OPTIONS", "PUT", "PATCH", "DELETE"})
+
+
+class Guard:
+    """An ASGI application around the API's."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer one request, whatever happens behind."""
+        if scope["type"] != "http":
+            await send({"type": "websocket.close"})
+            return
+        answer = _Answer(send)
+        started = trio.current_time()
+        try:
+            await self._pass_on(scope, receive, answer)
+        except Exception:
+            # The one place around a whole request: a bug behind it must not end the connection without an answer.
+            logger.exception("a request ended by a bug")
+            if not answer.status:
+                detail = "something went wrong here; the oracle's log says what"
+                await answer.tell(Problem(HTTPStatus.INTERNAL_SERVER_ERROR, "internal", detail))
+        _log(scope, answer.status, (trio.current_time() - started) * 1000)
+
+    async def _pass_on(self, scope: Scope, receive: Receive, answer: "_Answer") -> None:
+        body = _objection(scope) or await _read(scope, receive)
+        if isinstance(body, bytes):
+            body = _check_json(scope, body) or body
+        if isinstance(body, Problem):
+            await answer.tell(body)
+            return
+
+        async def whole() -> Message:
+            await trio.lowlevel.checkpoint()
+            return {"type": "http.request", "body": body, "more_body": False}
+
+        await self._app(scope, whole, answer.send)
+
+
+@dataclass(slots=True)
+class _Answer:
+    raw_send: Send
+    status: int = 0  # 0: none so far
+
+    async def send(self, message: Message) -> None:
+        if message["type"] == "http.response.start":
+            self.status = message["status"]
+        await self.raw_send(message)
+
+    async def tell(self, problem: Problem) -> None:
+        body = problem.body
+        headers = [(b"content-type", MEDIA_TYPE.encode()), (b"content-length", str(len(body)).encode())]
+        headers += [(name.lower().encode(), value.encode()) for name, value in problem.headers.items()]
+        # There may be more of a body to come than anybody wants to read.
+        headers.append((b"connection", b"close"))
+        await self.send({"type": "http.response.start", "status": int(problem.status), "headers": headers})
+        await self.send({"type": "http.response.body", "body": body, "more_body": False})
+
+
+def _objection(scope: Scope) -> Problem | None:
+    """What is wrong with a request's head; its state learns who sent it."""
+    if scope["query_string"]:
+        # Whoever sends a token there has shown it to every log between us and him already.
+        detail = "no parameters are taken from the address; a token belongs in Authorization: Bearer or in the body"
+        return Problem(HTTPStatus.BAD_REQUEST, "query_string", detail)
+    if _header(scope, b"content-length") and _header(scope, b"transfer-encoding"):
+        # RFC 9112, 6.1: an attempt at smuggling, or a broken client.
+        return Problem(HTTPStatus.BAD_REQUEST, "framing", "Content-Length and Transfer-Encoding exclude each other")
+    peer: Peer = scope["state"]["peer"]
+    try:
+        scope["state"]["peer"] = identify(peer, scope["headers"])
+    except RemoteProtocolError as error:
+        logger.warning("a client's identity was not accepted, address=%s reason=%s", peer.address, error)
+        return Problem(HTTPStatus.BAD_REQUEST, "identity_headers", str(error))
+    return None
+
+
+def _header(scope: Scope, name: bytes) -> bytes:
+    return next((value for known, value in scope["headers"] if known == name), b"")
+
+
+async def _read(scope: Scope, receive: Receive) -> bytes | Problem:
+    limit = MAX_BATCH_BODY if scope["path"] == _BATCH else MAX_BODY
+    declared = _header(scope, b"content-length")
+    if declared and int(declared) > limit:  # h11 has checked that it is a number, and one only
+        return _too_large(limit)
+    body = bytearray()
+    with trio.move_on_after(BODY_SECONDS):
+        while len(body) <= limit:
+            event = await receive()
+            body += event.get("body", b"")
+            if not event.get("more_body", False):  # the end, or nobody is left to be answered
+                break
+        return _too_large(limit) if len(body) > limit else bytes(body)
+    return Problem(HTTPStatus.REQUEST_TIMEOUT, "slow_body", f"the body did not come within {BODY_SECONDS:.0f} s")
+
+
+def _too_large(limit: int) -> Problem:
+    return Problem(
+        HTTPStatus.REQUEST_ENTITY_TOO_LARGE, "body_too_large", f"at most {limit} bytes: send hashes, no files"
+    )
+
+
+def _check_json(scope: Scope, body: bytes) -> Problem | None:
+    if not body:
+        return None
+    kind = _header(scope, b"content-type").partition(b";")[0].strip().lower()
+    if kind != b"application/json":
+        return Problem(HTTPStatus.UNSUPPORTED_MEDIA_TYPE, "media_type", "expected Content-Type: application/json")
+    try:
+        decode_object(body)  # a field that stands twice would mean one thing to a proxy and another to us
+    except RemoteProtocolError as error:
+        return Problem(HTTPStatus.BAD_REQUEST, "not_json", str(error))
+    return None
+
+
+def _log(scope: Scope, status: int, milliseconds: float) -> None:
+    # Neither path nor query as they came: somebody may have put a token there.
+    path: str = getattr(scope.get("route"), "path", "-")
+    method = scope["method"] if scope["method"] in _CODES else "-"
+    runner, address = scope["state"].get("runner", "nobody"), scope["state"]["peer"].address
+    logger.log(
+        logging.DEBUG if path in _QUIET else logging.INFO,
+        "request, method=%s path=%s status=%d runner=%s address=%s ms=%.1f",
+        method,
+        path,
+        status,
+        runner,
+        address,
+        milliseconds,
+    )

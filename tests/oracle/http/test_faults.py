@@ -1,0 +1,169 @@
+"""Requests that are too large, too slow, or not what HTTP allows: an early answer, and the next one is served."""
+
+import contextlib
+import logging
+
+import h11
+import pytest
+import trio
+
+from agentproxy.oracle.http import connection as connection_module
+from agentproxy.oracle.http import guard
+from tests.oracle.http.client import HttpClient
+from tests.oracle.http.conftest import Api, bearer
+from tests.oracle.http.test_signing import RPM
+from tests.oracle.world import SECONDS, until
+
+GIGABYTE = 1 << 30
+JSON = ("Content-Type", "application/json")
+
+
+@pytest.mark.parametrize("length", [("Content-Length", str(GIGABYTE)), ("Transfer-Encoding", "chunked")])
+async def test_a_gigabyte_is_refused_long_before_it_is_there(api: Api, length: tuple[str, str]) -> None:
+    async with api.connect(api.a) as client:
+        with trio.fail_after(SECONDS):
+            async with trio.open_nursery() as nursery:
+                await client.send(h11.Request(method="POST", target="/sign/rpm", headers=[("Host", "o"), JSON, length]))
+                nursery.start_soon(send_forever, client)
+                reply = await client.reply()
+                nursery.cancel_scope.cancel()
+    assert reply.problem == (413, "body_too_large")
+    assert reply.headers["connection"] == "close"
+    await still_serves(api)
+
+
+async def send_forever(client: HttpClient) -> None:
+    with contextlib.suppress(trio.BrokenResourceError):
+        while True:
+            await client.send(h11.Data(data=bytes(65536)))
+
+
+async def test_a_slow_body_is_given_up(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(guard, "BODY_SECONDS", 0.05)
+    async with api.connect(api.a) as client:
+        with trio.fail_after(SECONDS):
+            await client.send(
+                h11.Request(method="POST", target="/sign/rpm", headers=[("Host", "o"), JSON, ("Content-Length", "400")])
+            )
+            await client.send(h11.Data(data=b"{"))
+            reply = await client.reply()
+    assert reply.problem == (408, "slow_body")
+    await still_serves(api)
+
+
+async def test_who_connects_and_says_nothing_is_sent_away(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(connection_module, "FIRST_REQUEST_SECONDS", 0.05)
+    async with api.connect(api.a) as client:
+        with trio.fail_after(SECONDS):
+            await client.stream.send_all(b"GET /version HTTP/1.1\r\nHost:")
+            assert await client.stream.receive_some() == b""
+
+
+HEAD = b"POST /sign/rpm HTTP/1.1\r\nHost: o\r\nContent-Type: application/json\r\n"
+# What a front end and a back end may read as one request, or as two.
+ILLEGAL = {
+    "two lengths": HEAD + b"Content-Length: 5\r\nContent-Length: 6\r\n\r\n{}    ",
+    "a list of lengths": HEAD + b"Content-Length: 5, 6\r\n\r\n{}    ",
+    "a signed length": HEAD + b"Content-Length: +2\r\n\r\n{}",
+    "length and chunks": HEAD + b"Content-Length: 2\r\nTransfer-Encoding: chunked\r\n\r\n2\r\n{}\r\n0\r\n\r\n",
+    "an unknown encoding": HEAD + b"Transfer-Encoding: chunked, identity\r\n\r\n{}",
+    "space before the colon": HEAD + b"Content-Length : 2\r\n\r\n{}",
+    "a folded header": HEAD + b"X-A: b\r\n  Content-Length: 2\r\n\r\n",
+    "bare LF in a header": HEAD + b"X-A: b\nContent-Length: 2\r\n\r\n{}",
+    "bare LF everywhere": HEAD.replace(b"\r\n", b"\n") + b"Content-Length: 2\n\n{}",
+    "a bare CR": HEAD + b"X-A: b\rContent-Length: 2\r\n\r\n{}",
+    "bare LF behind a chunk": HEAD + b"Transfer-Encoding: chunked\r\n\r\n2\n{}\n0\n\n",
+    "a chunk that is longer than it says": HEAD + b"Transfer-Encoding: chunked\r\n\r\n2\r\n{}GET /\r\n0\r\n\r\n",
+    "NUL in a header": HEAD + b"X-A: \x00\r\n\r\n",
+    "no HTTP": b"\x16\x03\x01 hello\r\n\r\n",
+}
+SECOND = b"GET /version HTTP/1.1\r\nHost: o\r\n\r\n"
+
+
+@pytest.mark.parametrize("what", sorted(ILLEGAL))
+async def test_what_could_be_read_in_two_ways_gets_one_answer_and_the_end(api: Api, what: str) -> None:
+    got = await all_answers(api, ILLEGAL[what] + SECOND)
+    assert got.count(b"HTTP/1.1 ") == 1, got
+    assert got.startswith((b"HTTP/1.1 400 ", b"HTTP/1.1 501 ")), got
+    assert api.signer.sealed == []
+    await still_serves(api)
+
+
+async def all_answers(api: Api, sent: bytes) -> bytes:
+    """Everything that comes back until the connection ends."""
+    got = bytearray()
+    async with api.connect(api.a) as client:
+        with trio.fail_after(SECONDS):
+            await client.stream.send_all(sent)
+            with contextlib.suppress(trio.BrokenResourceError):
+                while data := await client.stream.receive_some():
+                    got += data
+    return bytes(got)
+
+
+async def test_bare_lf_in_a_request_sent_ahead_is_refused_as_well(api: Api) -> None:
+    first = b"GET /version HTTP/1.1\r\nHost: o\r\n\r\n"
+    got = await all_answers(api, first + SECOND.replace(b"Host: o\r\n", b"X: y\nHost: o\r\n"))
+    assert got.count(b"HTTP/1.1 200 ") == 1
+    assert b"api" in got
+
+
+@pytest.mark.parametrize(
+    ("kind", "body", "problem"),
+    [
+        ("text/plain", b"{}", (415, "media_type")),
+        ("application/json", b"{", (400, "not_json")),
+        ("application/json", b"[]", (400, "not_json")),
+        ("application/json", b'{"token": "a", "token": "b"}', (400, "not_json")),
+        ("application/json", b"\xff", (400, "not_json")),
+        ("application/json", b"[" * 20_000, (400, "not_json")),
+        ("application/json", b'{"package_hash": NaN}', (400, "not_json")),
+    ],
+)
+async def test_a_body_that_is_no_object_is_told_so(api: Api, kind: str, body: bytes, problem: tuple[int, str]) -> None:
+    async with api.connect(api.a) as client:
+        reply = await client.request("POST", "/sign/rpm", {**bearer(api.a), "Content-Type": kind}, body)
+    assert reply.problem == problem
+
+
+async def test_what_is_wrong_with_a_body_is_named_without_repeating_it(
+    api: Api, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.DEBUG)
+    async with api.connect(api.a) as client:
+        reply = await client.post("/sign/rpm", {"token": "bo_secret" * 100, "distribution": 3})
+    assert reply.problem == (422, "invalid")
+    assert {error["field"] for error in reply.items("errors")} == {
+        "body.token", "body.distribution", "body.package_hash"
+    }  # fmt: skip
+    assert b"bo_secret" not in reply.body
+    assert "bo_secret" not in caplog.text
+
+
+async def test_an_open_connection_does_not_keep_the_oracle_from_ending(api: Api) -> None:
+    async with api.connect(api.a) as client:
+        assert (await client.get("/version")).status == 200
+        api.oracle.stop()
+        with trio.fail_after(SECONDS):
+            assert await client.stream.receive_some() == b""
+
+
+async def test_a_request_under_way_is_answered_before_the_oracle_ends(api: Api) -> None:
+    api.signer.held = trio.Event()
+    async with api.connect(api.a) as client:
+        async with trio.open_nursery() as nursery:
+
+            async def stop() -> None:
+                await until(lambda: api.signer.waiting)
+                api.oracle.stop()
+                api.signer.held.set()
+
+            nursery.start_soon(stop)
+            assert (await client.post("/sign/rpm", RPM, bearer(api.a))).status == 200
+        with trio.fail_after(SECONDS):
+            assert await client.stream.receive_some() == b""
+
+
+async def still_serves(api: Api) -> None:
+    async with api.connect(api.a) as client:
+        assert (await client.post("/sign/rpm", RPM, bearer(api.a))).status == 200

@@ -1,0 +1,191 @@
+"""Signatures over HTTP: what is asked, what is answered, and what the signer got to see."""
+
+import hashlib
+
+import pytest
+import trio
+
+from agentproxy.oracle.http import health as health_module
+from agentproxy.protocol.digests import HashAlgorithm
+from agentproxy.protocol.hashstates import HashState
+from agentproxy.protocol.signer_messages import Outcome, SealState
+from tests.oracle.http.conftest import Api, bearer
+from tests.oracle.signerserver import ED25519
+from tests.oracle.world import SECONDS, until
+
+CONTENT = b"<repomd/>"
+STATE = HashState.initial(HashAlgorithm.SHA256).updated(CONTENT)
+RPM = {"package_hash": str(STATE), "distribution": "el10-x86_64", "key_type": "modern"}
+CHECKSUM = f"sha256:{hashlib.sha256(CONTENT).hexdigest()}"
+
+
+def only(signed: list[SealState]) -> SealState:
+    (one,) = signed
+    return one
+
+
+async def test_the_state_of_a_content_gets_a_signature_over_the_content(api: Api) -> None:
+    async with api.connect(api.a) as client:
+        claims = {"package": "hello-0:1.0-1.noarch", "file": "hello.rpm", "job": {"url": "https://ci.example/1"}}
+        reply = await client.post("/sign/rpm", {**RPM, "token": api.a.token, "claims": claims})
+    assert reply.status == 200
+    answer = reply.json
+    assert str(answer["signature"]).startswith("-----BEGIN PGP SIGNATURE-----\n")
+    assert answer["key_id"] == ED25519.fingerprint.key_id
+    assert answer["fingerprint"] == str(ED25519.fingerprint)
+    assert (answer["signed"], answer["key"]) == ("content", "ed")
+    assert str(answer["timestamp"]).endswith("Z")
+    asked = only(api.signer.sealed)
+    assert asked.state == STATE
+    assert (asked.asserted.channel, asked.asserted.runner, asked.asserted.distribution) == ("http", "a", "el10-x86_64")
+    assert asked.asserted.claims is not None
+    assert asked.asserted.claims.package == "hello-0:1.0-1.noarch"
+
+
+async def test_a_checksum_gets_a_signature_over_a_statement_and_is_told_so(api: Api) -> None:
+    async with api.connect(api.t) as client:
+        reply = await client.post("/sign/repodata", {"repodata_hash": CHECKSUM, "key_type": "modern"}, bearer(api.t))
+    assert reply.json["signed"] == "statement"
+    # The policy allows SHA-512 for this key, and the line is shorter than its block.
+    statement = HashState.initial(HashAlgorithm.SHA512).updated(f"{CHECKSUM}\n".encode())
+    assert only(api.signer.sealed).state == statement
+
+
+@pytest.mark.parametrize("field", ["timestamp", "time", "created", "type", "sig_class", "subpackets", "notations"])
+async def test_nobody_chooses_time_type_or_subpackets(api: Api, field: str) -> None:
+    async with api.connect(api.a) as client:
+        reply = await client.post("/sign/rpm", {**RPM, field: "2020-01-01T00:00:00Z"}, bearer(api.a))
+        batch = await client.post("/sign/batch", {"items": [{**RPM, field: 0}]}, bearer(api.a))
+    for refused, place in ((reply, f"body.{field}"), (batch, f"body.items.0.{field}")):
+        assert refused.problem == (422, "invalid")
+        assert [error["field"] for error in refused.items("errors")] == [place]
+    assert api.signer.sealed == []
+
+
+@pytest.mark.parametrize(
+    "bad",
+    [
+        "",
+        "sha1:" + "0" * 40,
+        "sha256:" + "0" * 63,
+        "sha256:" + "A" * 64,
+        CHECKSUM + "\n",
+        "sha512:" + "0" * 128,
+        "sha384-state:" + "0" * 96 + ":0:",
+        str(STATE).replace(":9:", ":10:"),  # a byte too few in the unfinished block
+        str(STATE).replace(":9:", ":09:"),
+        str(STATE).replace(":9:", f":{2**60 + 9}:"),  # longer than anybody hashes
+        "sha256-state:" + "0" * 64 + ":9:" + CONTENT.hex(),  # not how SHA-256 begins
+        "sha512-state:" + str(STATE).split(":", 1)[1],
+    ],
+)
+async def test_a_state_that_cannot_be_is_refused_before_anybody_signs(api: Api, bad: str) -> None:
+    async with api.connect(api.a) as client:
+        reply = await client.post("/sign/rpm", {**RPM, "package_hash": bad}, bearer(api.a))
+    assert reply.problem == (422, "invalid")
+    assert api.signer.sealed == []
+
+
+async def test_what_the_policy_forbids_is_403_recorded_and_touches_no_key(api: Api) -> None:
+    async with api.connect(api.a) as client:
+        other = await client.post("/sign/rpm", {**RPM, "distribution": "el9-x86_64"}, bearer(api.a))
+        none = await client.post("/sign/repodata", {"repodata_hash": CHECKSUM}, bearer(api.a))
+        legacy = await client.post("/sign/rpm", {**RPM, "key_type": "legacy"}, bearer(api.a))
+    assert other.problem == (403, "distribution_forbidden")
+    assert none.problem == (403, "distribution_missing")
+    assert legacy.problem == (403, "key_unknown")
+    assert api.signer.sealed == []
+    await until(lambda: len(api.signer.records) == 3)
+    assert {(record.outcome, record.asserted.channel) for record in api.signer.records} == {(Outcome.REFUSED, "http")}
+
+
+async def test_too_many_a_second_is_429_and_says_when_to_come_again(api: Api) -> None:
+    async with api.connect(api.t) as client:
+        replies = [await client.post("/sign/rpm", RPM, bearer(api.t)) for _ in range(3)]
+    assert [reply.status for reply in replies[:2]] == [200, 200]
+    assert replies[2].problem == (429, "rate_limited")
+    assert int(replies[2].headers["retry-after"]) == 1
+
+
+async def test_an_idempotency_key_makes_a_repeat_the_same_request(api: Api) -> None:
+    async with api.connect(api.a) as client:
+        headers = {**bearer(api.a), "Idempotency-Key": "build-4711/hello.rpm"}
+        first, again = [await client.post("/sign/rpm", RPM, headers) for _ in range(2)]
+        other = await client.post("/sign/rpm", {**RPM, "package_hash": CHECKSUM}, headers)
+        bad = await client.post("/sign/rpm", RPM, {**headers, "Idempotency-Key": "two words"})
+    assert first.json == again.json
+    assert len(api.signer.sealed) == 1
+    assert other.problem == (409, "id_reused")
+    assert bad.problem == (422, "invalid")
+
+
+async def test_a_batch_answers_item_by_item_in_their_order(api: Api) -> None:
+    items = [
+        RPM,
+        {**RPM, "distribution": "el9-x86_64"},
+        {"repodata_hash": CHECKSUM, "distribution": "el10-x86_64"},
+        {"distribution": "el10-x86_64"},
+        {**RPM, "package_hash": "sha256-state:" + "0" * 64 + ":0:"},
+    ]
+    async with api.connect(api.a) as client:
+        reply = await client.post("/sign/batch", {"items": items, "token": api.a.token})
+    results = reply.items("results")
+    assert [result["status"] for result in results] == [200, 403, 200, 422, 422]
+    assert [(result["result"] is None) != (result["problem"] is None) for result in results] == [True] * 5
+    assert len(api.signer.sealed) == 2
+
+
+async def test_a_repeated_batch_signs_nothing_twice(api: Api) -> None:
+    async with api.connect(api.a) as client:
+        headers = {**bearer(api.a), "Idempotency-Key": "rebuild-1"}
+        body = {"items": [RPM, {**RPM, "package_hash": CHECKSUM}]}
+        first, again = [await client.post("/sign/batch", body, headers) for _ in range(2)]
+    assert first.json == again.json
+    assert len(api.signer.sealed) == 2
+
+
+@pytest.mark.parametrize("items", [[], [RPM] * 257])
+async def test_a_batch_has_1_to_256_items(api: Api, items: list[object]) -> None:
+    async with api.connect(api.a) as client:
+        assert (await client.post("/sign/batch", {"items": items}, bearer(api.a))).problem == (422, "invalid")
+
+
+async def test_without_a_signer_there_is_no_signature_and_health_says_why(
+    api: Api, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with api.connect(api.a) as client:
+        assert (await client.get("/health")).json == {
+            "status": "ok",
+            "checks": {"signer": "ok", "audit_log": "ok", "registry": "ok", "keys": "ok"},
+        }
+        api.signer.die()
+        with trio.fail_after(SECONDS):
+            await until(lambda: not api.oracle._link.is_connected)
+        reply = await client.post("/sign/rpm", RPM, bearer(api.a))
+        assert reply.problem == (503, "not_operational")
+        assert reply.headers["retry-after"] == "1"
+    monkeypatch.setattr(health_module, "KEPT_SECONDS", 0.0)
+    async with api.connect(None) as stranger:
+        health = await stranger.get("/health")
+    assert health.status == 503
+    assert health.json["status"] == "unavailable"
+    assert "out of reach" in str(health.json["checks"])
+
+
+async def test_the_version_is_for_everybody(api: Api) -> None:
+    async with api.connect(None) as client:
+        reply = await client.get("/version")
+    assert reply.status == 200
+    assert str(reply.json["software"]).startswith("blind-oracle")
+    assert reply.json["api"] == 1
+
+
+async def test_what_is_not_there_is_a_problem_document_too(api: Api) -> None:
+    async with api.connect(None) as client:
+        assert (await client.get("/docs")).problem == (404, "no_such_address")
+        assert (await client.get("/sign/rpm")).problem == (405, "no_such_address")
+        document = await client.get("/openapi.json")
+    assert document.status == 200
+    assert set(document.json["paths"]) == {  # type: ignore[arg-type]  # what JSON holds
+        "/sign/rpm", "/sign/repodata", "/sign/batch", "/keys", "/keys/{file}", "/health", "/version"
+    }  # fmt: skip
