@@ -1,4 +1,4 @@
-"""Real processes on hosts of their own, and a network between them that fails."""
+"""Real processes on hosts of their own, with one registry, and a network between them that fails."""
 
 import json
 import os
@@ -17,11 +17,11 @@ from pathlib import Path
 import pytest
 
 from agentproxy.admin.layout import Layout
-from agentproxy.admin.statedirectory import Wanted, create
 from tests.admin.shell import blind_oracle
 from tests.end_to_end.networks import Network, can_make_networks, joined
 from tests.end_to_end.offline import Offline
 from tests.end_to_end.place import SECONDS, forget_home, until
+from tests.oracle.postgresql import server
 from tests.signer.logs import records_in
 
 pytestmark = pytest.mark.skipif(not can_make_networks(), reason="making network namespaces needs root")
@@ -92,10 +92,12 @@ class Site:
 
 @pytest.fixture(name="made", scope="module")
 def made_site(offline: Offline) -> Iterator[Site]:
-    with tempfile.TemporaryDirectory(prefix="bo", dir="/tmp") as name, joined("relay", *NODES) as network:
-        site = Site(Path(name), network)
+    with ExitStack() as stack:
+        name = stack.enter_context(tempfile.TemporaryDirectory(prefix="bo", dir="/tmp"))
+        registry = stack.enter_context(server()).new_database()
+        site = Site(Path(name), stack.enter_context(joined("relay", *NODES)))
         try:
-            make_oracles(site, offline)
+            make_oracles(site, offline, registry)
             enrol(site)
             yield site
         finally:
@@ -105,32 +107,27 @@ def made_site(offline: Offline) -> Iterator[Site]:
             forget_home(site.home)
 
 
-def make_oracles(site: Site, offline: Offline) -> None:
+def make_oracles(site: Site, offline: Offline, registry: str) -> None:
+    """As docs/OPERATIONS.md, Several oracles, tells it."""
     addresses = {node: f"{site.network.address(node)}:7443" for node in NODES}
     first = site.layout("a")
     for node in NODES:
-        is_first = node == "a"
-        others = tuple(address for other, address in addresses.items() if other != node)
-        wanted = Wanted(
-            node,
-            (site.network.address(node),),
-            addresses[node],
-            registry_file=None if is_first else first.registry,
-            authority=None if is_first else first.signer,
-            other_oracles=others,
-        )
-        layout = create(site.root / node, wanted)
-        export = offline.exports["modern"]
-        for command in (
-            ("key", "import", export, "--name=modern", "--policy-add"),
-            ("runner", "add", "b1", "--key=modern", "--policy-add", f"--output={site.root / 'b1.enrolment'}"),
-        ):
-            if is_first or command[0] == "key":
-                result = blind_oracle(*command, f"--config={layout.oracle_config}")
-                assert result.status == 0, result.errors
+        others = [f"--other-oracle={address}" for other, address in addresses.items() if other != node]
+        options = ["--node", node, "--host", site.network.address(node), "--listen", addresses[node], *others]
+        shared = ["--registry-database", registry, *([] if node == "a" else ["--authority", first.signer])]
+        operator("init", site.root / node, *options, *shared)
+        config = f"--config={site.layout(node).oracle_config}"
+        operator("key", "import", offline.exports["modern"], "--name=modern", "--policy-add", config)
+    enrolment = f"--output={site.root / 'b1.enrolment'}"
+    operator("runner", "add", "b1", "--key=modern", "--policy-add", enrolment, f"--config={first.oracle_config}")
     shutil.copy(first.policy, site.layout("b").policy)
     for node in NODES:
         site.serve(node)
+
+
+def operator(*words: str | Path) -> None:
+    result = blind_oracle(*words)
+    assert result.status == 0, result.errors
 
 
 def enrol(site: Site) -> None:
