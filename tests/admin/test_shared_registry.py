@@ -1,5 +1,6 @@
 """A registry in a PostgreSQL server, by the operator's commands alone."""
 
+import json
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -46,3 +47,25 @@ def test_a_password_on_the_command_line_is_refused(short: Path) -> None:
     made = blind_oracle("init", short / "s", "--registry-database", "host=db password=x")
     assert made.status == 1
     assert "without a password" in made.errors
+
+
+def test_a_registry_moves_into_a_shared_database_by_the_replay_of_its_log(short: Path, postgresql: Server) -> None:
+    """As docs/OPERATIONS.md, Several oracles, tells it."""
+    assert blind_oracle("init", short / "a", "--node", "n1").status == 0
+    first = {"BLIND_ORACLE_CONFIG": str(short / "a" / "oracle.yaml")}
+    for name in ("build-01", "build-02"):
+        assert blind_oracle("runner", "add", name, "--output", short / name, environment=first).status == 0
+    assert blind_oracle("runner", "disable", "build-02", environment=first).status == 0
+
+    words = postgresql.new_database()
+    second = node(short / "b", "n2", words)
+    config = short / "a" / "oracle.yaml"
+    (line,) = (line for line in config.read_text().splitlines() if line.startswith("registry:"))
+    config.write_text(config.read_text().replace(line, f'registry_database: "{words}"'))
+    assert "build-01" not in blind_oracle("runner", "list", environment=second).output
+
+    assert blind_oracle("runner", "add", "build-03", "--output", short / "3", environment=first).status == 0
+    listed = blind_oracle("runner", "list", "--json", environment=second)
+    assert [(row["name"], row["state"]) for row in json.loads(listed.output)] == [
+        ("build-01", "waiting"), ("build-02", "disabled"), ("build-03", "waiting"),
+    ]  # fmt: skip
