@@ -1,143 +1,252 @@
 """What the relay can see of its caller: the claims that make the audit log readable.
 
-They are claimed, never proven: a process can choose its command line, and its pid may be another's by now. Collecting
-them takes well under a millisecond and cannot fail; what cannot be read is left out.
+They are claimed, never proven: a process can choose its command line, and its pid may be another's by now. Looking at
+somebody else's memory and files may block for ever, so threads do it, from the moment that gpg chooses a key; a
+signature waits for them for a few milliseconds at most, and then goes out with what they have found.
 """
 
-import os
-import re
+import logging
+import threading
 import time
-from collections.abc import Iterator
+from collections import Counter, deque
+from collections.abc import Callable, Iterator
+
+import trio
 
 from agentproxy.protocol.errors import RemoteProtocolError
 from agentproxy.protocol.fields import MAX_CLAIM, MAX_COMMANDS, Claims
 from agentproxy.runtime.unixsocket import Peer
+from relay import procfs
+from relay.cleaning import clean
+from relay.jobclaims import (
+    WANTED_VARIABLES,
+    EnvironmentClaims,
+    claims_of_disttag,
+    claims_of_environment,
+    claims_of_hint,
+)
+from relay.procfs import Process
+from relay.secretwords import without_secrets
+from relay.users import user_name
+from relay.workfile import WorkFile, find_work_file
 
-__all__ = ["claims_of", "user_words"]
+__all__ = ["Observer", "Sighting", "claims_of"]
 
-_MOST_READ = 4096  # bytes of a command line
+logger = logging.getLogger(__name__)
+
+# Python runs one thread at a time; a second one goes on while the first waits for the kernel.
+_WORKERS = 2
+# Threads that somebody's memory or files hold on to: so many of one user, then nothing more is looked up for them.
+_MOST_STUCK_OF_ONE = 8
+_MOST_STUCK = 64
 # rpmsign runs one gpg after another, and their parents stay the same: what was read is used again for so long. A pid
 # comes back sooner only on a host that starts 30000 processes a second, and then a claim is wrong, which it may be.
 _FRESH_SECONDS = 1.0
 _MOST_KEPT = 256
-_MOST_PASSWD = 1_048_576  # bytes
-_HIDDEN = "[hidden]"
-# gpg and its friends take secrets on the command line if people insist; the audit log is read by many.
-_SECRET_OPTION = re.compile(r"--?[a-z-]*(?:passphrase|password|passwd|token|secret)", re.IGNORECASE)
-_SECRET_VALUE = re.compile(
-    r"(--?[a-z-]*(?:passphrase|password|passwd|token|secret)[a-z-]*)=.*", re.IGNORECASE | re.DOTALL
-)
-_NOT_A_SECRET = re.compile(r"--passphrase-(?:fd|file|repeat)")
-# The same characters that `agentproxy.protocol.fields.check_text` refuses.
-_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
-_PARENT = re.compile(
-    rb"\) [A-Za-z] ([0-9]+) "
-)  # proc(5), stat: the command stands in parentheses and may hold any byte
+_MOST_COMMANDS_TEXT = 4096  # characters of all command lines: a frame has room for all claims, in whatever script
+
+
+class Observer:
+    """Looks at callers.
+
+    Args:
+        patience_seconds: how long a signature waits for what is being looked up; 0: nothing is.
+        look: fills in a sighting, in a thread; it may block, for ever if need be.
+    """
+
+    def __init__(self, patience_seconds: float, look: "Callable[[Sighting], None] | None" = None) -> None:
+        self._patience_seconds = patience_seconds
+        self._look = look or look_at
+        self._recent: dict[int, Sighting] = {}
+        self._lock = threading.Lock()  # for what the threads share with the event loop: the next four
+        self._queue: deque[Sighting] = deque()
+        self._working = 0
+        self._stuck: set[Sighting] = set()
+        self._stuck_by_uid: Counter[int] = Counter()
+
+    def look(self, peer: Peer) -> None:
+        """Begin to look at this caller, if that has not just been done; called when it will soon want a signature."""
+        self._sighting(peer)
+
+    async def claims(self, peer: Peer, hint: str) -> Claims | None:
+        """What is known of it by now, or within the patience; None when nothing fits into claims.
+
+        Args:
+            hint: its PINENTRY_USER_DATA.
+        """
+        sighting = self._sighting(peer)
+        if not sighting.is_done:
+            await self._wait(sighting)
+        try:
+            return sighting.claims(claims_of_hint(hint))
+        except RemoteProtocolError as error:
+            logger.warning("claims left out, pid=%d reason=%s", peer.pid, error)
+            return None
+
+    def _sighting(self, peer: Peer) -> "Sighting":
+        known, now = self._recent.get(peer.pid), time.monotonic()
+        if known is not None and known.peer == peer and now - known.since < _FRESH_SECONDS:
+            return known
+        if len(self._recent) >= _MOST_KEPT:
+            self._recent.clear()
+        sighting = self._recent[peer.pid] = Sighting(peer, now)
+        if self._patience_seconds > 0 and peer.pid > 1:
+            self._enqueue(sighting)
+        else:
+            sighting.is_done = True
+        return sighting
+
+    def _enqueue(self, sighting: "Sighting") -> None:
+        with self._lock:
+            is_hopeless = self._stuck_by_uid[sighting.peer.uid] >= _MOST_STUCK_OF_ONE or len(self._stuck) >= _MOST_STUCK
+            if is_hopeless:
+                sighting.is_done = True
+                return
+            self._queue.append(sighting)
+            if self._working - len(self._stuck) >= _WORKERS:
+                return
+            self._working += 1
+        trio.lowlevel.start_thread_soon(self._work, lambda _: None, "claims")
+
+    async def _wait(self, sighting: "Sighting") -> None:
+        sighting.notify_by(trio.lowlevel.current_trio_token())
+        with trio.move_on_after(self._patience_seconds):
+            await sighting.known.wait()
+        with self._lock:
+            if sighting.is_begun and not sighting.is_done and sighting not in self._stuck:
+                self._stuck.add(sighting)
+                self._stuck_by_uid[sighting.peer.uid] += 1
+
+    def _work(self) -> None:
+        """In a thread: look at one caller after another."""
+        while True:
+            with self._lock:
+                if not self._queue:
+                    self._working -= 1
+                    return
+                sighting = self._queue.popleft()
+                sighting.is_begun = True
+            try:
+                self._look(sighting)
+            except Exception:  # as around a whole connection: no bug of ours costs a signature
+                logger.exception("a caller could not be looked at, pid=%d", sighting.peer.pid)
+            finally:
+                with self._lock:
+                    sighting.is_done = True
+                    if sighting in self._stuck:
+                        self._stuck.discard(sighting)
+                        self._stuck_by_uid[sighting.peer.uid] -= 1
+                sighting.notify()
+
+
+class Sighting:
+    """One caller at one moment; a thread fills in what it sees, each thing whole.
+
+    Attributes:
+        user, commands, environment, file: seen so far.
+    """
+
+    def __init__(self, peer: Peer, since: float) -> None:
+        self.peer = peer
+        self.since = since
+        self.known = trio.Event()
+        self.is_begun = False
+        self.is_done = False
+        self._token: trio.lowlevel.TrioToken | None = None
+        self.user: str | None = None
+        self.commands: tuple[str, ...] = ()
+        self.environment = EnvironmentClaims()
+        self.file: WorkFile | None = None
+
+    def notify_by(self, token: trio.lowlevel.TrioToken) -> None:
+        """Somebody waits for `known`."""
+        self._token = token
+        if self.is_done:  # meanwhile
+            self.known.set()
+
+    def notify(self) -> None:
+        """In the thread: it is done."""
+        token = self._token
+        if token is None:
+            return
+        try:
+            token.run_sync_soon(self.known.set)
+        except trio.RunFinishedError:
+            return  # the relay has ended
+
+    def claims(self, hint: EnvironmentClaims) -> Claims:
+        """What we saw ourselves, and from `hint` what we could not see."""
+        seen, file = self.environment, self.file
+        package = file.package if file else None
+        distributions = (claims_of_disttag(package.disttag) if package else ()) + seen.distributions
+        return Claims(
+            uid=self.peer.uid,
+            user=self.user,
+            pid=self.peer.pid or None,
+            commands=self.commands,
+            file=clean(file.path, MAX_CLAIM) if file else hint.file,
+            package=clean(package.nevra, MAX_CLAIM) if package else hint.package,
+            job={**hint.job, **seen.job},
+            distributions=tuple(dict.fromkeys((*distributions, *hint.distributions))),
+        )
+
+
+def look_at(sighting: Sighting) -> None:
+    """Fill in what can be seen; what is most useful and least likely to block comes first."""
+    peer = sighting.peer
+    lineage = list(_lineage(peer.pid))
+    sighting.commands = tuple(_command_lines(lineage))
+    sighting.user = user_name(peer.uid)
+    sighting.environment = claims_of_environment(procfs.environment(peer.pid, WANTED_VARIABLES))
+    sighting.file = find_work_file(lineage)
 
 
 def claims_of(peer: Peer) -> Claims | None:
-    """Uid, user, pid and the command lines of the caller and its parents; None when nothing fits into claims."""
+    """As `Observer.claims`, at once and however long it takes: for a command that tells of itself."""
+    sighting = Sighting(peer, time.monotonic())
+    look_at(sighting)
     try:
-        return Claims(
-            uid=peer.uid,
-            user=_user(peer.uid),
-            pid=peer.pid,
-            commands=tuple(_commands(peer.pid)),
-        )
+        return sighting.claims(EnvironmentClaims())
     except RemoteProtocolError:
         return None
 
 
-def user_words(uid: int) -> str:
-    """Who that is, for people: `uid 0 (root)`."""
-    name = _user(uid)
-    return f"uid {uid} ({name})" if name else f"uid {uid}"
-
-
-class _Kept:
-    """What was read a moment ago: a text, and for a process its parent."""
-
-    def __init__(self) -> None:
-        self._values: dict[int, tuple[float, str | None, int]] = {}
-
-    def fresh(self, key: int) -> tuple[str | None, int] | None:
-        known = self._values.get(key)
-        if known is None or time.monotonic() - known[0] > _FRESH_SECONDS:
-            return None
-        return known[1], known[2]
-
-    def keep(self, key: int, text: str | None, parent: int) -> None:
-        if len(self._values) >= _MOST_KEPT:
-            self._values.clear()
-        self._values[key] = (time.monotonic(), text, parent)
-
-
-_processes = _Kept()
-_users = _Kept()
-
-
-def _user(uid: int) -> str | None:
-    known = _users.fresh(uid)
-    if known is None:
-        known = (_read_user(uid), 0)
-        _users.keep(uid, *known)
-    return known[0]
-
-
-def _read_user(uid: int) -> str | None:
-    # Not pwd.getpwuid: behind it may be a directory server, which would hold up every signature.
-    try:
-        text = _read("/etc/passwd", _MOST_PASSWD).decode("utf-8", "replace")
-    except OSError:
-        return None
-    found = re.search(rf"^([^:\n]+):[^:\n]*:{uid}:", text, re.MULTILINE)
-    return _clean(found[1]) if found is not None else None
-
-
-def _commands(pid: int) -> Iterator[str]:
+def _lineage(pid: int) -> Iterator[Process]:
     for _ in range(MAX_COMMANDS):
         if pid <= 1:
             return
-        known = _processes.fresh(pid)
-        if known is None:
-            known = _read_process(pid)
-            _processes.keep(pid, *known)
-        text, pid = known
-        if text is None:
+        process = _processes.get(pid)
+        if process is None:
             return  # it ended, or belongs to somebody whom we may not look at
+        yield process
+        pid = process.parent
+
+
+def _command_lines(lineage: list[Process]) -> Iterator[str]:
+    left = _MOST_COMMANDS_TEXT
+    for process in lineage:
+        text = clean(" ".join(without_secrets(process.words)), min(MAX_CLAIM, left))
+        if not text:
+            return
+        left -= len(text)
         yield text
 
 
-def _read_process(pid: int) -> tuple[str | None, int]:
-    try:
-        words = _read(f"/proc/{pid}/cmdline").decode("utf-8", "replace").rstrip("\0").split("\0")
-        parents = _PARENT.findall(_read(f"/proc/{pid}/stat"))
-    except OSError:
-        return None, 0
-    return _clean(" ".join(_without_secrets(words))), int(parents[-1]) if parents else 0
+class _Processes:
+    """Processes that were read a moment ago; shared by the threads, each step of which is one of dict's own."""
+
+    def __init__(self) -> None:
+        self._kept: dict[int, tuple[float, Process | None]] = {}
+
+    def get(self, pid: int) -> Process | None:
+        known, now = self._kept.get(pid), time.monotonic()
+        if known is not None and now - known[0] < _FRESH_SECONDS:
+            return known[1]
+        process = procfs.process(pid)
+        if len(self._kept) >= _MOST_KEPT:
+            self._kept.clear()
+        self._kept[pid] = (now, process)
+        return process
 
 
-def _read(path: str, most: int = _MOST_READ) -> bytes:
-    # Plain system calls: this happens for every signature, and file objects take twice the time.
-    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-    try:
-        return os.read(descriptor, most)
-    finally:
-        os.close(descriptor)
-
-
-def _without_secrets(words: list[str]) -> Iterator[str]:
-    hide_next = False
-    for word in words:
-        if hide_next:
-            yield _HIDDEN
-            hide_next = False
-        elif _NOT_A_SECRET.match(word) is not None:
-            yield word
-        else:
-            hide_next = _SECRET_OPTION.fullmatch(word) is not None
-            yield _SECRET_VALUE.sub(rf"\1={_HIDDEN}", word)
-
-
-def _clean(text: str) -> str:
-    return _CONTROL.sub("?", text)[:MAX_CLAIM]
+_processes = _Processes()

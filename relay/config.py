@@ -35,6 +35,7 @@ _MODE = re.compile(r"0[0-7]{3}")
 # gpg itself waits for ever, so the limit is ours. Longer than ten minutes no oracle accepts (MAX_REMAINING_MS).
 _MAX_DEADLINE_SECONDS = 600
 _MAX_IDLE_SECONDS = 86_400
+_MAX_CLAIMS_MS = 10_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,6 +122,8 @@ class RelayConfig:
     distribution: str | None = None
     last_requests: int = 200  # how many `status --last` can show
     max_connections: int = 2000  # gpg processes at once; more wait in the socket's queue
+    # How long a signature may wait for what can be seen of its caller; 0: nothing is looked at.
+    claims_ms: int = 5
     # With systemd's sockets: how long nobody may have come before the relay ends; the next gpg starts it again.
     exit_when_idle_seconds: int | None = None
     log_level: str = "info"
@@ -138,6 +141,8 @@ class RelayConfig:
             raise ConfigError("last_requests: expected 1 to 10000")
         if not 1 <= self.max_connections <= 100_000:
             raise ConfigError("max_connections: expected 1 to 100000")
+        if not 0 <= self.claims_ms <= _MAX_CLAIMS_MS:
+            raise ConfigError(f"claims_ms: expected 0 to {_MAX_CLAIMS_MS}")
         if self.exit_when_idle_seconds is not None and not 1 <= self.exit_when_idle_seconds <= _MAX_IDLE_SECONDS:
             raise ConfigError(f"exit_when_idle_seconds: expected 1 to {_MAX_IDLE_SECONDS}")
 

@@ -19,7 +19,7 @@ from agentproxy.runtime.files import write_atomically
 __all__ = ["recall", "remember"]
 
 _MAX_FILE = 1_048_576  # bytes
-_FORMAT = 3  # changes with the fields of the configuration
+_FORMAT = 4  # changes with the fields of the configuration
 
 T = TypeVar("T")
 

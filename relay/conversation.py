@@ -9,6 +9,7 @@ from math import inf
 import trio
 
 from agentproxy.runtime.directstream import DirectStream
+from relay.caller import Observer
 from relay.departures import Departures
 from relay.door import Visitor
 from relay.session import Close, Event, Reply, Session, SignNeeded
@@ -33,17 +34,24 @@ class Conversation:
         stream: its connection; it stays the caller's to close.
         service: gets signatures.
         departures: tells us when gpg leaves while it waits for one.
+        observer: tells us more about who it is.
         visitor: who it is.
     """
 
-    __slots__ = ("_departures", "_idle", "_service", "_stream", "_visitor")
+    __slots__ = ("_departures", "_idle", "_observer", "_service", "_stream", "_visitor")
 
     def __init__(
-        self, stream: trio.SocketStream, service: SignatureSource, departures: Departures, visitor: Visitor
+        self,
+        stream: trio.SocketStream,
+        service: SignatureSource,
+        departures: Departures,
+        observer: Observer,
+        visitor: Visitor,
     ) -> None:
         self._stream = DirectStream(stream)
         self._service = service
         self._departures = departures
+        self._observer = observer
         self._visitor = visitor
         # One scope for the whole conversation: one for each read and write would take longer than most replies.
         self._idle = trio.CancelScope()
@@ -82,6 +90,8 @@ class Conversation:
             if replies := b"".join([event.data for event in events if isinstance(event, Reply)]):
                 await self._send(replies)
             self._note_refusals(events)
+            if session.has_key:
+                self._observer.look(self._visitor.peer)  # a signature will soon be wanted
             last = events[-1] if events else None
             if not isinstance(last, SignNeeded):
                 return not isinstance(last, Close)
@@ -102,7 +112,8 @@ class Conversation:
         descriptor = self._stream.socket.fileno()
         self._departures.watch(descriptor, self._idle)
         try:
-            signature = await self._service.sign(need, self._visitor)
+            claims = await self._observer.claims(self._visitor.peer, session.claims_hint)
+            signature = await self._service.sign(need, self._visitor, claims)
         except NotSignedError as error:
             return session.failed(error.gpg_error)  # its reason is in the log already
         finally:

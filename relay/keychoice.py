@@ -78,7 +78,11 @@ def home_for(status: StatusReport, homes: Homes, distribution: str | None) -> st
 
 def requests_by(status: StatusReport, text: str) -> list[RequestEntry]:
     """Requests of callers whose command lines, or those of whose parents, hold `text`; the oldest first."""
-    return [entry for entry in reversed(status.last) if any(text in command for command in entry.commands)]
+    return [
+        entry
+        for entry in reversed(status.last)
+        if any(text in command for command in (entry.claims.commands if entry.claims else ()))
+    ]
 
 
 def outcome_line(entry: RequestEntry) -> str:

@@ -3,18 +3,17 @@
 import hashlib
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
 import trio
 
 from agentproxy.protocol.errors import BackendError, KeyUnavailableError
-from agentproxy.protocol.fields import KeyFacts
+from agentproxy.protocol.fields import Claims, KeyFacts
 from agentproxy.protocol.gpgerror import GpgError
 from agentproxy.protocol.journal import JournalOperation
 from agentproxy.protocol.keys import Keygrip
 from agentproxy.protocol.signatures import RsaSignature, Signature
-from relay.caller import claims_of
 from relay.door import Visitor
 from relay.fallbackmode import FallbackMode
 from relay.journal import Draft, Journal
@@ -49,6 +48,17 @@ class Parts:
 
 
 @dataclass(frozen=True, slots=True)
+class _Asked:
+    """One request, and since when there is no answer."""
+
+    need: SignNeeded
+    visitor: Visitor
+    claims: Claims | None
+    id: str = field(default_factory=new_request_id)
+    started: float = field(default_factory=time.perf_counter)
+
+
+@dataclass(frozen=True, slots=True)
 class LocalSigning:
     """What one connection of gpg gets that began while fallback was active.
 
@@ -72,32 +82,33 @@ class LocalSigning:
         listed = self.keys.values()
         return Session([SessionKey(key.keygrip, key.public_key, frozenset(key.hash_algorithms)) for key in listed])
 
-    async def sign(self, need: SignNeeded, visitor: Visitor) -> Signature:
+    async def sign(self, need: SignNeeded, visitor: Visitor, claims: Claims | None) -> Signature:
         """A signature that the public key confirms and the journal holds.
 
         Raises:
             NotSignedError: with the words for gpg and the reason for the log, which has it already.
         """
-        request_id, started = new_request_id(), time.perf_counter()
+        asked = _Asked(need, visitor, claims)
         try:
             with trio.fail_after(self.parts.deadline_seconds):
                 async with self.parts.turns:
-                    signature = await self._signed(need, visitor, request_id)
+                    signature = await self._signed(asked)
         except trio.TooSlowError:
             late = NotSignedError(GpgError.TIMEOUT, Outcome.FAILED, "timeout", "the deadline passed")
-            self._note(need, visitor, request_id, started, late)
+            self._note(asked, late)
             raise late from None
         except NotSignedError as error:
-            self._note(need, visitor, request_id, started, error)
+            self._note(asked, error)
             raise
         except trio.Cancelled:
             gone = NotSignedError(GpgError.CANCELED, Outcome.ABANDONED, "caller_gone", "gpg ended, or the relay stops")
-            self._note(need, visitor, request_id, started, gone)
+            self._note(asked, gone)
             raise
-        self._note(need, visitor, request_id, started, None)
+        self._note(asked, None)
         return signature
 
-    async def _signed(self, need: SignNeeded, visitor: Visitor, request_id: str) -> Signature:
+    async def _signed(self, asked: _Asked) -> Signature:
+        need, visitor = asked.need, asked.visitor
         key = self.keys[need.keygrip]
         await self._write(self.parts.journal.check)  # without room for its record no signature is made
         try:
@@ -111,7 +122,7 @@ class LocalSigning:
             raise _failed(GpgError.BAD_SIGNATURE, "bad_signature", reason)
         draft = Draft(
             JournalOperation.SIGN,
-            request_id,
+            asked.id,
             mode=self.mode.value,
             reason=self.reason,
             fingerprint=key.fingerprint,
@@ -120,7 +131,7 @@ class LocalSigning:
             signature_sha256=_sha256_of(signature),
             socket=visitor.door.name,
             distribution=visitor.door.distribution,
-            claims=claims_of(visitor.peer),
+            claims=asked.claims,
         )
         await self._write(lambda: self.parts.journal.append(draft))
         self.parts.recorded()
@@ -133,18 +144,17 @@ class LocalSigning:
         except JournalUnavailableError as error:
             raise _failed(GpgError.NOT_OPERATIONAL, "journal", str(error)) from error
 
-    def _note(
-        self, need: SignNeeded, visitor: Visitor, request_id: str, started: float, error: NotSignedError | None
-    ) -> None:
+    def _note(self, asked: _Asked, error: NotSignedError | None) -> None:
+        need, visitor = asked.need, asked.visitor
         self.parts.log.add(
             RequestEntry(
                 time=datetime.now(UTC),
-                id=request_id,
+                id=asked.id,
                 outcome=error.outcome if error else Outcome.SIGNED,
                 code=error.code if error else "",
                 reason=str(error) if error else "",
                 gpg_says=error.gpg_error.text if error else "",
-                duration_ms=round((time.perf_counter() - started) * 1000),
+                duration_ms=round((time.perf_counter() - asked.started) * 1000),
                 key=self.keys[need.keygrip].name,
                 keygrip=str(need.keygrip),
                 hash_algorithm=need.digest.algorithm.name.lower(),
@@ -152,6 +162,7 @@ class LocalSigning:
                 pid=visitor.peer.pid,
                 socket=visitor.door.name,
                 fallback=self.mode.value,
+                claims=asked.claims,
             )
         )
 

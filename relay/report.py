@@ -2,12 +2,15 @@
 
 from collections.abc import Iterator
 
+from agentproxy.protocol.fields import Claims
 from relay.connectionstate import MAX_CLOCK_SECONDS, OracleState
 from relay.fallbackreport import fallback_lines
 from relay.requestlog import RequestEntry
 from relay.status import SocketReport, StatusReport
 
 __all__ = ["status_lines"]
+
+_MOST_COMMANDS = 2  # gpg, and what called it
 
 
 def status_lines(report: StatusReport) -> Iterator[str]:
@@ -63,6 +66,29 @@ def _entry_lines(entry: RequestEntry) -> Iterator[str]:
     yield f"  {entry.time:%Y-%m-%d %H:%M:%S} {what}, request {entry.id}{own}"
     if len(entry.nodes) > 1:
         yield f"      sent to {', then '.join(entry.nodes)}"
+    if entry.uid is not None:
+        yield f"      {_caller(entry)}"
+    if entry.claims:
+        yield from (f"      claimed {line}" for line in _claimed(entry.claims))
     if entry.reason:
         says = f" (gpg says: {entry.gpg_says})" if entry.gpg_says else ""
         yield f"      {entry.code}: {entry.reason}{says}"
+
+
+def _caller(entry: RequestEntry) -> str:
+    user = f" {entry.claims.user}" if entry.claims and entry.claims.user else ""
+    by = f" by socket {entry.socket}" if entry.socket else ""
+    return f"uid {entry.uid}{user}, pid {entry.pid}{by}"
+
+
+def _claimed(claims: Claims) -> Iterator[str]:
+    for command in claims.commands[:_MOST_COMMANDS]:
+        yield f"command: {command}"
+    if claims.file:
+        yield f"file: {claims.file}"
+    if claims.package:
+        yield f"package: {claims.package}"
+    if claims.job:
+        yield "job: " + ", ".join(f"{name} {value}" for name, value in claims.job.items())
+    if claims.distributions:
+        yield f"distribution: {', '.join(claims.distributions)}"

@@ -10,6 +10,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
+from agentproxy.protocol.fields import Claims
+
 __all__ = ["Outcome", "RequestEntry", "RequestLog"]
 
 logger = logging.getLogger(__name__)
@@ -41,7 +43,7 @@ class RequestEntry:
     uid: int | None = None
     pid: int | None = None
     socket: str = ""  # the name of the one that gpg came by
-    commands: tuple[str, ...] = ()  # of the caller and its parents, as it claims
+    claims: Claims | None = None
     fallback: str = ""  # the mode when the host's own key was asked; empty: the oracle's was
     nodes: tuple[str, ...] = ()  # the oracles that had it, in order; several: it was tried again
 
@@ -83,7 +85,7 @@ def _log(entry: RequestEntry) -> None:
     logger.log(
         level,
         "%s, request=%s key=%s keygrip=%s hash=%s code=%s reason=%r duration_ms=%d nodes=%s socket=%s uid=%s pid=%s "
-        "fallback=%s",
+        "package=%s job=%s fallback=%s",
         entry.outcome.value,
         entry.id,
         entry.key or "-",
@@ -96,5 +98,15 @@ def _log(entry: RequestEntry) -> None:
         entry.socket or "-",
         entry.uid,
         entry.pid,
+        _package(entry.claims),
+        _job(entry.claims),
         entry.fallback or "no",
     )
+
+
+def _package(claims: Claims | None) -> str:
+    return (claims.package or claims.file if claims else None) or "-"
+
+
+def _job(claims: Claims | None) -> str:
+    return ",".join(f"{name}:{value}" for name, value in claims.job.items()) if claims and claims.job else "-"

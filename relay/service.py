@@ -9,6 +9,7 @@ import trio
 
 from agentproxy.protocol.messages import ServedKey
 from agentproxy.runtime.unixsocket import peer_of
+from relay.caller import Observer
 from relay.client import Client
 from relay.config import RelayConfig
 from relay.conversation import Conversation
@@ -63,6 +64,7 @@ class Relay:
         self._fallback_made = trio.Lock()  # two would both want the journal
         self.departures = Departures()
         self.doors = open_doors(config)
+        self._observer = Observer(config.claims_ms / 1000)
         self._service = SigningService(self.client, self.keys, self.log, float(config.deadline_seconds))
         self._session_keys: dict[str, tuple[SessionKey, ...]] = {}  # by the socket's name
         self._session_keys_of = -1  # the key list's count of changes that they were made from
@@ -117,10 +119,11 @@ class Relay:
         local = None if self.fallback is None else self.fallback.way(door)
         try:
             if local is None:
-                conversation = Conversation(stream, self._service, self.departures, visitor)
+                conversation = Conversation(stream, self._service, self.departures, self._observer, visitor)
                 await conversation.run(functools.partial(self._new_session, door))
             else:
-                await Conversation(stream, local, self.departures, visitor).run(local.new_session)
+                conversation = Conversation(stream, local, self.departures, self._observer, visitor)
+                await conversation.run(local.new_session)
         finally:
             self.connections -= 1
 

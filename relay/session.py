@@ -99,6 +99,11 @@ class Session:
         self._is_signing = False
         self._is_closed = False
 
+    @property
+    def has_key(self) -> bool:
+        """Whether the client has chosen a key: it will want a signature soon."""
+        return self._key is not None
+
     def receive(self, untrusted: bytes) -> list[Event]:
         """Take bytes of the client; what they lead to, in order. Nothing comes after `Close`."""
         events: list[Event] = []

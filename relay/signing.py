@@ -9,10 +9,10 @@ from typing import Protocol
 import trio
 
 from agentproxy.protocol.errors import BlindOracleError
+from agentproxy.protocol.fields import Claims
 from agentproxy.protocol.gpgerror import GpgError
 from agentproxy.protocol.messages import Failed, FailureCode, RefusalCode, Refused, RejectionCode
 from agentproxy.protocol.signatures import Signature
-from relay.caller import claims_of
 from relay.client import Client
 from relay.door import Visitor
 from relay.keylist import KeyList
@@ -75,7 +75,7 @@ class SignatureSource(Protocol):
     def log(self) -> RequestLog:
         """Where each request's end is noted."""
 
-    async def sign(self, need: SignNeeded, visitor: Visitor) -> Signature:
+    async def sign(self, need: SignNeeded, visitor: Visitor, claims: Claims | None) -> Signature:
         """A signature that the public key confirms, or NotSignedError."""
         ...
 
@@ -93,14 +93,14 @@ class SigningService:
     deadline_seconds: float
     verifier: Verifier = field(default_factory=Verifier)
 
-    async def sign(self, need: SignNeeded, visitor: Visitor) -> Signature:
+    async def sign(self, need: SignNeeded, visitor: Visitor, claims: Claims | None) -> Signature:
         """A signature that the public key confirms.
 
         Raises:
             NotSignedError: with the words for gpg and the reason for the log, which has it already.
         """
-        request = _request(new_request_id(), need, visitor)
         started = time.perf_counter()
+        request = _request(need, visitor, claims)
         try:
             signature = await self._checked(need, request)
         except NotSignedError as error:
@@ -162,7 +162,7 @@ class SigningService:
                 uid=visitor.peer.uid,
                 pid=visitor.peer.pid,
                 socket=visitor.door.name,
-                commands=request.claims.commands if request.claims else (),
+                claims=request.claims,
                 nodes=tuple(request.sent_to),
             )
         )
@@ -189,9 +189,9 @@ def refusal_entry(visitor: Visitor, reason: str, fallback: str = "") -> RequestE
     )
 
 
-def _request(request_id: str, need: SignNeeded, visitor: Visitor) -> SignRequest:
-    door, claims = visitor.door, claims_of(visitor.peer)
-    return SignRequest(request_id, need.keygrip, need.digest, door.distribution, claims, door.name)
+def _request(need: SignNeeded, visitor: Visitor, claims: Claims | None) -> SignRequest:
+    door = visitor.door
+    return SignRequest(new_request_id(), need.keygrip, need.digest, door.distribution, claims, door.name)
 
 
 def _reason(refused: Refused) -> str:

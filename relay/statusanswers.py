@@ -8,7 +8,6 @@ from agentproxy.protocol.errors import ConfigError, RefusedError
 from agentproxy.protocol.keys import Curve, EccPublicKey, PublicKey
 from agentproxy.protocol.messages import Refused, ServedKey
 from agentproxy.runtime.unixsocket import Peer
-from relay.caller import user_words
 from relay.control import Answer, ControlTable
 from relay.dial import SOFTWARE
 from relay.door import Door
@@ -16,6 +15,7 @@ from relay.fallback import Fallback
 from relay.fallbackreport import FallbackReport
 from relay.service import Relay
 from relay.status import CertificateReport, ControlRequest, KeyReport, SocketReport, StatusReport
+from relay.users import user_words
 
 __all__ = ["control_table"]
 

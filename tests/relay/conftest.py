@@ -150,6 +150,7 @@ def relay_config(directory: Path) -> RelayConfig:
         token=directory / "token",
         state=directory / "state",
         sockets=(SocketConfig(directory / "run" / "S.gpg-agent"),),
+        claims_ms=10_000,  # on a busy machine the usual few milliseconds may not do
     )
 
 

@@ -1,68 +1,176 @@
 import os
-import subprocess
-import sys
-import time
+import pwd
+import threading
+from collections.abc import Iterator
 
+import pytest
+import trio
+
+from agentproxy.protocol.fields import Claims
+from agentproxy.protocol.frames import MAX_PAYLOAD
+from agentproxy.protocol.messages import FROM_RELAY, Sign
 from agentproxy.runtime.unixsocket import Peer
-from relay.caller import claims_of
+from relay.caller import Observer, Sighting
+from tests.oracle.samples import sign
+from tests.relay.callers import process_like
 
-SCRIPT = "import sys; print(flush=True); sys.stdin.read()"
+PATIENCE = 60.0  # far more than it takes; tests of the limit itself have their own
 
 
-def claims_about(*words: str) -> tuple[str, ...]:
-    """What is claimed about a child of ours with these words on its command line."""
-    command = [sys.executable, "-c", SCRIPT, *words]
-    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as child:
-        assert child.stdout is not None
-        child.stdout.readline()
-        claims = claims_of(Peer(child.pid, os.getuid(), os.getgid(), ()))
-        assert child.stdin is not None
-        child.stdin.close()
+async def claims_of(peer: Peer, hint: str = "", patience: float = PATIENCE) -> Claims:
+    claims = await Observer(patience).claims(peer, hint)
     assert claims is not None
-    assert claims.pid == child.pid
-    assert claims.uid == os.getuid()
-    return claims.commands
+    return claims
 
 
-def test_the_callers_command_comes_first_and_its_parents_after_it() -> None:
-    first, second, *_ = claims_about("some", "words")
-
-    assert first.endswith("some words")
+async def test_the_callers_command_comes_first_and_its_parents_after_it() -> None:
+    with process_like("gpg", "some", "words") as peer:
+        first, second, *_ = (await claims_of(peer)).commands
+    assert first == "gpg - some words"
     assert "pytest" in second or "python" in second
 
 
-def test_secrets_on_the_command_line_stay_here() -> None:
-    first = claims_about("--passphrase", "hunter2", "--token=hunter3", "--passphrase-fd", "0")[0]
-
+async def test_secrets_on_the_command_line_stay_here() -> None:
+    with process_like("gpg", "--passphrase", "hunter2", "--token=hunter3", "--passphrase-fd", "0") as peer:
+        first = (await claims_of(peer)).commands[0]
     assert "hunter" not in first
     assert first.endswith("--passphrase [hidden] --token=[hidden] --passphrase-fd 0")
 
 
-def test_control_characters_cannot_forge_a_line() -> None:
-    first = claims_about("a\nb\x1b[31m\u202ec")[0]
-
-    assert first.endswith("a?b?[31m?c")
-
-
-def test_a_long_command_line_is_cut() -> None:
-    assert len(claims_about("x" * 100_000)[0]) == 1024
+async def test_control_characters_cannot_forge_a_line() -> None:
+    with process_like("gpg", "a\nb\x1b[31m\u202ec") as peer:
+        assert (await claims_of(peer)).commands[0].endswith("a?b?[31m?c")
 
 
-def test_a_caller_that_is_gone_costs_only_what_is_known_of_it() -> None:
-    child = subprocess.Popen([sys.executable, "-c", ""])
-    child.wait()
-    claims = claims_of(Peer(child.pid, 4_000_000_000, 0, ()))
+async def test_command_lines_in_any_script_fit_into_one_frame() -> None:
+    with process_like("ü" * 60_000, "ü" * 20_000) as peer:
+        claims = await claims_of(peer, f"blind-oracle file={'ü' * 1000} project={'ü' * 1000}")
+    assert len(claims.commands[0]) == 1024
+    message = Sign(sign().id, sign().keygrip, sign().digest, 1, claims=claims)
+    assert len(FROM_RELAY.encode(message)) < MAX_PAYLOAD / 2
+    crowded = Claims(
+        claims.uid, "u", 1, claims.commands[:1] * 4, "ü" * 1024, "ü" * 1024, dict.fromkeys("abcd", "ü" * 256)
+    )
+    assert len(FROM_RELAY.encode(Sign(sign().id, sign().keygrip, sign().digest, 1, claims=crowded))) < MAX_PAYLOAD
 
-    assert claims is not None
-    assert (claims.uid, claims.user, claims.commands) == (4_000_000_000, None, ())
+
+async def test_a_caller_that_is_gone_costs_only_what_is_known_of_it() -> None:
+    child = await trio.lowlevel.open_process(["true"])
+    await child.wait()
+    claims = await claims_of(Peer(child.pid, 4_000_000_000, 0, ()))
+    assert claims == Claims(uid=4_000_000_000, pid=child.pid)
 
 
-def test_collecting_takes_about_a_millisecond() -> None:
-    peer = Peer(os.getpid(), os.getuid(), os.getgid(), ())
-    durations = []
-    for _ in range(50):
-        start = time.thread_time()
-        claims_of(peer)
-        durations.append(time.thread_time() - start)
+async def test_a_caller_whose_pid_we_cannot_see_is_known_by_its_uid() -> None:
+    assert await claims_of(Peer(0, 12345, 0, ())) == Claims(uid=12345)
 
-    assert sorted(durations)[25] < 0.003
+
+async def test_the_user_has_a_name() -> None:
+    with process_like("gpg") as peer:
+        claims = await claims_of(Peer(peer.pid, os.getuid(), 0, ()))
+    assert claims.user == pwd.getpwuid(os.getuid()).pw_name
+
+
+async def test_of_the_environment_only_the_allowed_variables_leave() -> None:
+    environment = {
+        "CI_PROJECT_PATH": "group/hello",
+        "CI_PIPELINE_ID": "77",
+        "CI_JOB_ID": "1234",
+        "CI_JOB_URL": "https://gitlab-ci-token:glpat-secret@gitlab.example.org/group/hello/-/jobs/1234?private_token=x",
+        "CI_JOB_TOKEN": "glcbt-secret",
+        "CI_JOB_JWT": "eyJ-secret",
+        "GITHUB_TOKEN": "ghp-secret",
+        "BLIND_ORACLE_DISTRIBUTION": "el10-x86_64",
+        "PASSWORD": "secret",
+    }
+    with process_like("gpg", environment=environment) as peer:
+        claims = await claims_of(peer)
+    assert claims.job == {
+        "project": "group/hello",
+        "pipeline": "77",
+        "job": "1234",
+        "url": "https://gitlab.example.org/group/hello/-/jobs/1234",
+    }
+    assert claims.distributions == ("el10-x86_64",)
+    assert "secret" not in repr(claims)
+
+
+async def test_what_the_relay_sees_itself_counts_more_than_what_it_is_told_and_both_narrow() -> None:
+    hint = "blind-oracle project=told pipeline=9 file=told.rpm package=told-0:1-1.noarch distribution=el9"
+    with process_like("gpg", environment={"CI_PROJECT_PATH": "seen", "BLIND_ORACLE_DISTRIBUTION": "el10"}) as peer:
+        claims = await claims_of(peer, hint)
+    assert claims.job == {"project": "seen", "pipeline": "9"}
+    assert claims.distributions == ("el10", "el9")
+    assert (claims.file, claims.package) == ("told.rpm", "told-0:1-1.noarch")
+
+
+@pytest.fixture
+def held() -> Iterator[threading.Event]:
+    """Set at the end of the test, so that no thread outlives it."""
+    release = threading.Event()
+    yield release
+    release.set()
+
+
+async def test_a_caller_that_holds_on_to_its_reader_costs_the_patience_and_what_was_seen_goes_out(
+    held: threading.Event,
+) -> None:
+    def look(sighting: Sighting) -> None:
+        sighting.commands = ("gpg --sign",)
+        held.wait()
+        sighting.commands = ("too late",)
+
+    claims = await Observer(0.005, look).claims(Peer(42, 1000, 1000, ()), "blind-oracle job=7")
+    assert claims == Claims(uid=1000, pid=42, commands=("gpg --sign",), job={"job": "7"})
+
+
+async def test_others_are_looked_at_while_one_users_callers_hold_on_to_their_readers(held: threading.Event) -> None:
+    def look(sighting: Sighting) -> None:
+        if sighting.peer.uid == 666:
+            held.wait()
+        sighting.commands = ("seen",)
+
+    before = threading.active_count()
+    hanging, patient = Observer(0.005, look), 60.0
+    for pid in range(100, 140):
+        assert await hanging.claims(Peer(pid, 666, 666, ()), "") == Claims(uid=666, pid=pid)
+    assert threading.active_count() - before < 20
+    hanging._patience_seconds = patient
+    for pid in range(200, 210):
+        claims = await hanging.claims(Peer(pid, 1000, 1000, ()), "")
+        assert claims is not None
+        assert claims.commands == ("seen",)
+
+
+async def test_an_error_of_ours_while_looking_fails_no_signature(caplog: pytest.LogCaptureFixture) -> None:
+    def look(sighting: Sighting) -> None:
+        raise RuntimeError("a bug")
+
+    observer = Observer(PATIENCE, look)
+    for pid in (42, 43, 44, 45):
+        with trio.fail_after(PATIENCE / 2):
+            assert await observer.claims(Peer(pid, 1000, 1000, ()), "") == Claims(uid=1000, pid=pid)
+    assert "a caller could not be looked at" in caplog.text
+
+
+async def test_nothing_is_looked_at_where_the_operator_does_not_want_it() -> None:
+    with process_like("gpg", environment={"CI_JOB_ID": "7"}) as peer:
+        assert await claims_of(peer, "", patience=0) == Claims(uid=12345, pid=peer.pid)
+
+
+async def test_a_crowd_at_the_same_moment_is_looked_at_one_after_another() -> None:
+    observer, found = Observer(PATIENCE), []
+
+    async def ask(peer: Peer) -> None:
+        claims = await observer.claims(peer, "")
+        assert claims is not None
+        found.append((claims.pid, len(claims.commands) > 0))
+
+    before = threading.active_count()
+    with process_like("gpg") as peer:
+        async with trio.open_nursery() as nursery:
+            for uid in range(200):
+                nursery.start_soon(ask, Peer(peer.pid, uid, uid, ()))
+            await trio.lowlevel.checkpoint()
+            assert threading.active_count() - before < 10
+    assert found == [(peer.pid, True)] * 200

@@ -1,0 +1,110 @@
+"""Looks at other processes: command lines, parents, open files, environment. Every read is bounded.
+
+Any of it may block, since the memory and the files are another's (a page on a dead NFS server, a userfaultfd), so
+only `relay.caller`'s threads call this. Sources: proc(5); CVE-2018-1120 for what a caller can do to its readers.
+"""
+
+import os
+import re
+import stat
+from collections.abc import Iterator
+from collections.abc import Set as AbstractSet
+from dataclasses import dataclass
+
+__all__ = ["Process", "environment", "open_files", "open_regular", "process", "read", "working_directory"]
+
+_MOST_COMMAND = 131_072  # bytes: `rpmsign --addsign` with a thousand files on its command line
+_MOST_ENVIRONMENT = 262_144  # bytes; a GitLab job has some 20 000
+_MOST_FILES = 256  # descriptors that we look at
+# The command stands in parentheses and may hold any byte.
+_PARENT = re.compile(rb"\) [A-Za-z] ([0-9]+) ")
+
+
+@dataclass(frozen=True, slots=True)
+class Process:
+    """A process as it was when we looked; its pid may be another's by now."""
+
+    pid: int
+    words: tuple[str, ...]  # its command line; whoever runs it chooses it
+    parent: int
+
+    @property
+    def program(self) -> str:
+        """The last part of its first word."""
+        return os.path.basename(self.words[0]) if self.words else ""  # noqa: PTH119  half a Path's time
+
+
+def process(pid: int) -> Process | None:
+    """A process; None when it is gone or we may not look at it."""
+    try:
+        words = read(f"/proc/{pid}/cmdline", _MOST_COMMAND).decode("utf-8", "replace").rstrip("\0").split("\0")
+        parents = _PARENT.findall(read(f"/proc/{pid}/stat", 4096))
+    except OSError:
+        return None
+    return Process(pid, tuple(words), int(parents[-1]) if parents else 0)
+
+
+def environment(pid: int, wanted: AbstractSet[bytes]) -> Iterator[tuple[str, str]]:
+    """Names and values, of those wanted, that the process was started with; none when we may not look at them."""
+    try:
+        data = read(f"/proc/{pid}/environ", _MOST_ENVIRONMENT)
+    except OSError:
+        return
+    for line in data.split(b"\0"):
+        name, equals, value = line.partition(b"=")
+        if equals and name in wanted:
+            yield name.decode("ascii"), value.decode("utf-8", "replace")
+
+
+def open_files(pid: int) -> Iterator[tuple[int, str]]:
+    """Descriptors of files with the paths that the process knows them by; none when we may not look at them."""
+    try:
+        numbers = sorted(int(name) for name in os.listdir(f"/proc/{pid}/fd") if name.isdecimal())  # noqa: PTH208
+    except OSError:
+        return
+    for number in numbers[:_MOST_FILES]:
+        try:
+            target = os.readlink(f"/proc/{pid}/fd/{number}")  # noqa: PTH115
+        except OSError:
+            continue  # closed meanwhile
+        if target.startswith("/"):  # not pipe:[…], socket:[…], anon_inode:…
+            yield number, target.removesuffix(" (deleted)")
+
+
+def working_directory(pid: int) -> str | None:
+    """Where the process is; None when we may not look at it."""
+    try:
+        return os.readlink(f"/proc/{pid}/cwd")  # noqa: PTH115
+    except OSError:
+        return None
+
+
+def open_regular(path: str, *, follow: bool) -> int:
+    """Open a file for reading if it is a regular one: a FIFO, a device or a socket is not even opened.
+
+    Args:
+        follow: whether the last component may be a symbolic link, as in /proc/PID/fd.
+
+    Raises:
+        OSError: it cannot be opened, at once, or is of another kind.
+    """
+    place = os.open(path, os.O_PATH | os.O_CLOEXEC | (0 if follow else os.O_NOFOLLOW))
+    try:
+        if not stat.S_ISREG(os.fstat(place).st_mode):
+            raise OSError(f"{path}: not a regular file")
+        # The same file, whatever the path leads to by now. O_NONBLOCK: its owner may hold a lease on it.
+        return os.open(f"/proc/self/fd/{place}", os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOCTTY)
+    finally:
+        os.close(place)
+
+
+def read(path: str, most: int) -> bytes:
+    """The beginning of a file, in plain system calls: file objects take twice the time."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        data = os.read(descriptor, most)
+        while len(data) < most and (more := os.read(descriptor, most - len(data))):
+            data += more
+        return data
+    finally:
+        os.close(descriptor)
