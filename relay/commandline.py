@@ -9,6 +9,7 @@ import click
 from agentproxy import __version__
 from relay.config import config_path
 from relay.configoption import config_option
+from relay.doctorcommand import doctor
 from relay.fallbackcommands import fallback_group
 from relay.signingcommands import commands as signing_commands
 
@@ -38,7 +39,7 @@ def _group() -> None:
     """Let gpg on this build server sign with keys that only the oracle has."""
 
 
-for _command in (*signing_commands, fallback_group):
+for _command in (*signing_commands, doctor, fallback_group):
     _group.add_command(_command)
 
 

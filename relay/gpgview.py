@@ -1,0 +1,103 @@
+"""What this user's gpg sees: its version, where it looks for its agent, and the keys in its home."""
+
+import os
+import re
+import subprocess
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+__all__ = ["GpgView", "ProgramError", "PublicSubkey", "program_version"]
+
+# gpg answers in milliseconds, but one that waits for a hanging relay waits for the relay's deadline.
+SECONDS = 60
+_VERSION = re.compile(r"[0-9]+(?:\.[0-9]+)+")
+
+
+class ProgramError(Exception):
+    """A program is missing, or does not end."""
+
+
+@dataclass(frozen=True, slots=True)
+class PublicSubkey:
+    """A key in the home that may sign."""
+
+    fingerprint: str
+    primary: str
+    created: int  # seconds since 1970
+    fault: str  # why gpg does not use it, such as "expired on 2026-01-01"; empty: it does
+
+
+@dataclass(frozen=True, slots=True)
+class GpgView:
+    """gpg with one home, as the user has it."""
+
+    home: Path
+
+    def run(self, *words: str, text: str = "") -> subprocess.CompletedProcess[str]:
+        """Run gpg, gpgconf or the like.
+
+        Raises:
+            ProgramError: it is missing, or does not end.
+        """
+        return _run(words, {"GNUPGHOME": str(self.home)}, text)
+
+    @property
+    def agent_socket(self) -> Path:
+        """Where gpg looks for its agent."""
+        return Path(self.run("gpgconf", "--list-dirs", "agent-socket").stdout.rstrip("\n"))
+
+    @property
+    def has_shim(self) -> bool:
+        """Whether gpg would make a missing link by itself."""
+        file = self.home / "gpg.conf"
+        return file.is_file() and "agent-program" in file.read_text("utf-8", "replace")
+
+    def signing_keys(self) -> dict[str, PublicSubkey]:
+        """All keys of the home that can sign, by fingerprint."""
+        listed = self.run("gpg", "--batch", "--with-colons", "--with-subkey-fingerprint", "--list-keys").stdout
+        found: dict[str, PublicSubkey] = {}
+        primary, row = "", [""] * 12
+        for line in listed.splitlines():
+            fields = line.split(":")
+            if fields[0] in {"pub", "sub"}:
+                row = fields
+                primary = "" if fields[0] == "pub" else primary
+            elif fields[0] == "fpr":
+                primary = primary or fields[9]
+                if "s" in row[11]:
+                    found[fields[9]] = PublicSubkey(fields[9], primary, int(row[5] or 0), _fault(row[1], row[6]))
+        return found
+
+
+def _fault(validity: str, end: str) -> str:
+    match validity[:1]:
+        case "e":
+            return f"expired on {datetime.fromtimestamp(int(end), UTC):%Y-%m-%d}" if end.isdigit() else "expired"
+        case "r":
+            return "revoked"
+        case "i" | "d":
+            return "invalid or disabled"
+    return ""
+
+
+def program_version(*words: str) -> str | None:
+    """The version that a program prints first; None: there is no such program."""
+    try:
+        found = _VERSION.search(_run(words, {}, "").stdout)
+    except ProgramError:
+        return None
+    return found[0] if found is not None else ""
+
+
+def _run(words: tuple[str, ...], also: Mapping[str, str], text: str) -> subprocess.CompletedProcess[str]:
+    try:
+        return subprocess.run(
+            words, env={**os.environ, "LC_ALL": "C", **also}, input=text, capture_output=True, text=True,
+            errors="replace", timeout=SECONDS, check=False,
+        )  # fmt: skip
+    except FileNotFoundError as error:
+        raise ProgramError(f"{words[0]} is not installed") from error
+    except (OSError, subprocess.TimeoutExpired) as error:
+        raise ProgramError(f"{words[0]}: {error}") from error
