@@ -44,8 +44,8 @@ def identify(peer: Peer, headers: Iterable[tuple[bytes, bytes]]) -> Peer:
 
 
 def _seen_by_proxy(claimed: list[tuple[bytes, bytes]]) -> Peer:
-    found = dict(claimed)
-    if len(found) != len(claimed) or found.keys() != IDENTITY_HEADERS:
+    found = dict(claimed)  # nginx leaves a header out that would be empty
+    if len(found) != len(claimed) or not found.keys() >= {_VERIFY, _ADDRESS}:
         raise RemoteProtocolError("the proxy must send X-SSL-Client-Verify, X-SSL-Client-Cert and X-Real-IP, each once")
     try:
         address = ip_address(found[_ADDRESS].decode("ascii"))
@@ -53,7 +53,7 @@ def _seen_by_proxy(claimed: list[tuple[bytes, bytes]]) -> Peer:
         raise RemoteProtocolError("x-real-ip: expected an IP address") from error
     # The port is the proxy's secret; 0 says so in the audit log.
     where = f"[{address}]:0" if address.version == 6 else f"{address}:0"
-    return Peer(_certificate(found[_VERIFY], found[_CERTIFICATE]), where)
+    return Peer(_certificate(found[_VERIFY], found.get(_CERTIFICATE, b"")), where)
 
 
 def _certificate(verified: bytes, escaped: bytes) -> bytes | None:

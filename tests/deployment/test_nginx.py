@@ -1,0 +1,128 @@
+"""nginx before the oracle: who the client is comes through, nothing else does."""
+
+import contextlib
+import logging
+import re
+from collections.abc import AsyncIterator
+from contextlib import AbstractAsyncContextManager
+from dataclasses import dataclass
+
+import h11
+import pytest
+import trio
+
+from agentproxy.protocol.messages import Signed, Welcome
+from tests.deployment.nginx import Nginx, nginx
+from tests.oracle.conftest import short, signer, world  # noqa: F401  fixtures
+from tests.oracle.http.client import HttpClient, http_connected
+from tests.oracle.http.conftest import Api, api, bearer, no_long_goodbyes  # noqa: F401  fixtures
+from tests.oracle.http.test_admission import proxied
+from tests.oracle.http.test_faults import ILLEGAL, SECOND
+from tests.oracle.http.test_signing import RPM
+from tests.oracle.samples import sign
+from tests.oracle.signerserver import ED25519
+from tests.oracle.world import SECONDS, STRANGERS, Enrolled, connected, context, until
+
+
+@dataclass(frozen=True, slots=True)
+class Front:
+    """An oracle with nginx before it."""
+
+    api: Api
+    nginx: Nginx
+
+    def connect(self, who: Enrolled | None) -> AbstractAsyncContextManager[HttpClient]:
+        return http_connected(self.nginx.api, context(None if who is None else who.certificate))
+
+
+@pytest.fixture
+async def front(api: Api) -> AsyncIterator[Front]:  # noqa: F811  the fixture
+    root = api.world.directory / "nginx"
+    root.mkdir()
+    async with nginx(root, api.world.directory, api.proxy_socket, api.oracle.address) as running:
+        yield Front(api, running)
+
+
+async def test_certificate_and_address_of_the_client_come_through(front: Front) -> None:
+    async with front.connect(front.api.a) as client:
+        assert (await client.post("/sign/rpm", {**RPM, "token": front.api.a.token})).status == 200
+        assert (await client.get("/keys", bearer(front.api.a))).status == 200
+    async with front.connect(None) as client:
+        assert (await client.get("/keys", bearer(front.api.t))).status == 200
+        assert (await client.get("/keys", bearer(front.api.a))).problem == (401, "certificate_unknown")
+        assert (await client.get("/health")).status == 200
+    (asked,) = front.api.signer.sealed
+    assert (asked.asserted.runner, asked.asserted.address) == ("a", "127.0.0.1:0")
+
+
+async def test_nobody_becomes_another_by_headers_of_its_own(front: Front) -> None:
+    async with front.connect(None) as client:
+        forged = {**bearer(front.api.a), **proxied(front.api.a)}
+        assert (await client.get("/keys", forged)).problem == (401, "certificate_unknown")
+        underscored = {name.replace("-", "_"): value for name, value in proxied(front.api.a).items()}
+        assert (await client.get("/keys", {**bearer(front.api.a), **underscored})).status == 401
+    async with http_connected(front.nginx.api, context(STRANGERS.issue_cert("a.example"))) as client:
+        assert (await client.get("/keys", bearer(front.api.a))).status == 400
+
+
+async def test_a_token_in_the_address_reaches_no_log_of_either(front: Front, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.DEBUG)
+    token = front.api.a.token
+    for path in (f"/keys?token={token}", f"/{token}", f"/sign/rpm?{token}"):
+        async with front.connect(front.api.a) as client:
+            assert (await client.get(path, bearer(front.api.a))).status in {400, 404}
+    async with front.connect(front.api.a) as client:
+        assert (await client.get(f"/keys?token={token}")).problem == (400, "query_string")
+    await until(lambda: len(front.nginx.requests()) == 4)
+    assert token not in front.nginx.log()
+    assert token not in caplog.text
+
+
+async def test_a_gigabyte_ends_at_nginx(front: Front) -> None:
+    async with front.connect(front.api.a) as client:
+        with trio.fail_after(SECONDS):
+            headers = [("Host", "localhost"), ("Content-Type", "application/json"), ("Content-Length", str(1 << 30))]
+            await client.send(h11.Request(method="POST", target="/sign/rpm", headers=headers))
+            reply = await client.reply()
+    assert reply.problem == (413, "body_too_large")
+
+
+async def test_an_oracle_that_is_away_is_a_problem_document_too(front: Front) -> None:
+    front.api.oracle.stop()
+    await until(lambda: not front.api.oracle._side_doors._doors[0]._sockets[0].socket.fileno() >= 0)
+    async with front.connect(front.api.a) as client:
+        reply = await client.get("/health")
+    assert reply.problem == (503, "not_operational")
+    assert reply.headers["retry-after"] == "1"
+
+
+@pytest.mark.parametrize("what", sorted(ILLEGAL))
+async def test_nginx_and_the_oracle_see_the_same_requests(
+    front: Front, what: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.DEBUG, "agentproxy.oracle.http.guard")
+    sent = ILLEGAL[what] + SECOND + SECOND.replace(b"Host: o\r\n", b"Host: o\r\nConnection: close\r\n")
+    async with front.connect(front.api.a) as client:
+        with trio.fail_after(SECONDS), contextlib.suppress(trio.BrokenResourceError):
+            await client.stream.send_all(sent)
+            got = bytearray()
+            while data := await client.stream.receive_some():
+                got += data
+    answers = re.findall(rb"HTTP/1\.1 (\d+)", bytes(got))
+    passed_on = caplog.text.count("request, method=")
+    # What nginx turned down itself is no request for the oracle; each other one is one for both.
+    assert 1 <= len(answers) <= 3
+    assert passed_on <= len(answers)
+    assert sum(status == b"200" for status in answers) == caplog.text.count("path=/version status=200")
+    assert front.api.signer.sealed == []
+
+
+async def test_relays_pass_through_with_their_own_certificate(front: Front) -> None:
+    who = front.api.world.enrol("b")
+    async with connected(front.nginx.relay, context(who.certificate)) as client:
+        assert isinstance(await client.hello(who.token), Welcome)
+        assert isinstance(await client.ask(sign(1, ED25519)), Signed)
+    (asked,) = front.api.signer.signed
+    assert asked.asserted.runner == "b"
+    assert asked.asserted.certificate is not None
+    assert str(asked.asserted.address).startswith("127.0.0.1:")  # nginx's own
