@@ -8,7 +8,7 @@ import trio
 
 from agentproxy.protocol.digests import Digest
 from agentproxy.protocol.keys import Keygrip
-from agentproxy.protocol.messages import FROM_ORACLE, FROM_RELAY, FromOracle, Sign, Welcome
+from agentproxy.protocol.messages import FROM_ORACLE, FROM_RELAY, FromOracle, FromRelay, Sign, Welcome
 from agentproxy.runtime.streams import FramedStream
 from relay.config import OracleAddress, load_config
 from relay.dial import Dialer
@@ -27,7 +27,11 @@ class HostileRelay:
     async def sign(self, keygrip: str, digest: Digest) -> FromOracle:
         """What the oracle answers; the relay's own refusals are not in the way."""
         request = Sign(secrets.token_hex(16), Keygrip.parse(keygrip), digest, SECONDS * 1000)
-        self._stream.send_soon(FROM_RELAY.encode(request))
+        return await self.ask(request)
+
+    async def ask(self, message: FromRelay) -> FromOracle:
+        """What the oracle answers to any message."""
+        self._stream.send_soon(FROM_RELAY.encode(message))
         with trio.fail_after(SECONDS):
             (payload,) = await self._stream.receive()
         return FROM_ORACLE.decode(payload)
