@@ -17,7 +17,7 @@ from bench.kills import DEADLINE_SECONDS, sign_beside_kills
 from bench.packages import Workload
 from bench.processes import cpu_seconds, private_kib
 from bench.rows import Row, at_least, at_most, print_table, shown, within, write
-from bench.sides import KEYS, Ours, Reference, ours, reference
+from bench.sides import CLIENT, KEYS, Ours, Reference, ours, reference
 
 RESULTS = Path(__file__).with_name("results") / "latest.json"
 ROOT = Path(__file__).parent.parent
@@ -27,6 +27,8 @@ RATE_GOALS = {"rsa4096": 10.0, "ed25519": 1.0}
 RPMSIGN_GOALS = {"rsa4096": 0.35, "rsa3072": 0.52, "ed25519": 1.4}
 ORACLE_GOAL = 0.60
 FOUR_RPMSIGN_GOAL = 0.23
+SEALED_GOAL = 10.0
+SEALED_PACKAGES = 200
 MEMORY_GOAL = 1.5
 START_GOAL = 2.0
 FAIRNESS_GOAL = 5.0  # "at most a few signatures"
@@ -56,6 +58,7 @@ class Bench:
         yield from self.rates()
         yield from self.rpmsign()
         yield self.four_rpmsign()
+        yield from self.sealed()
         yield from self.oracle_and_signer()
         yield self.fairness()
         yield self.beside_idle_connections()
@@ -110,6 +113,21 @@ class Bench:
         mine, theirs = self._sign_packages("rsa4096", self.packages, 4)
         what = f"{self.packages} RPMs, four rpmsign, s, rsa4096, to gpg-agent"
         return at_most(what, [mine], [theirs], FOUR_RPMSIGN_GOAL)
+
+    def sealed(self) -> Iterator[Row]:
+        """Packages without gpg: the same number with rpmsign and a local gpg-agent, to its rate."""
+        for name in ("rsa4096", "ed25519"):
+            fingerprint = self.ours.keys[name].fingerprint
+            mine, theirs = [], []
+            for _ in self.rounds:
+                mine.append(
+                    SEALED_PACKAGES
+                    / self.workload.seal_seconds(CLIENT, fingerprint, SEALED_PACKAGES, self.ours.environment)
+                )
+                seconds = self.workload.sign_seconds(self.reference.home, fingerprint, SEALED_PACKAGES)
+                theirs.append(SEALED_PACKAGES / seconds)
+            what = f"blind-oracle-sign rpm of {SEALED_PACKAGES} RPMs, a second, {name}, to rpmsign and gpg-agent"
+            yield at_least(what, mine, theirs, SEALED_GOAL) if name == "rsa4096" else shown(what, mine, theirs)
 
     def oracle_and_signer(self) -> Iterator[Row]:
         """Oracle and signer without relay and gpg, their load on the same cores."""

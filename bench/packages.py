@@ -41,12 +41,7 @@ class Workload:
         self, home: Path, fingerprint: str, count: int, processes: int = 1, env: dict[str, str] | None = None
     ) -> float:
         """Wall time in seconds of `rpmsign --addsign` on `count` fresh copies, shared out among `processes`."""
-        copies = self._directory / "copies"
-        shutil.rmtree(copies, ignore_errors=True)
-        copies.mkdir()
-        names = [str(copies / f"bench-{number}.rpm") for number in range(count)]
-        for name in names:
-            shutil.copy(self._package, name)
+        names = self._copies(count)
         environment = {**(env or os.environ), "GNUPGHOME": str(home)}
         command = ["rpmsign", "--define", f"_gpg_name {fingerprint}!", "--define", f"_gpg_path {home}"]
         command += ["--define", "__gpg /usr/bin/gpg", "--addsign"]
@@ -67,3 +62,19 @@ class Workload:
             if process.returncode != 0:
                 raise RuntimeError(f"rpmsign: exit status {process.returncode}: {error[-2000:]}")
         return taken
+
+    def seal_seconds(self, client: Path, key: str, count: int, env: dict[str, str]) -> float:
+        """Wall time in seconds of one `blind-oracle-sign rpm`, its start included, on `count` fresh copies."""
+        command = [str(client), "rpm", "--quiet", "--key", key, *self._copies(count)]
+        start = time.perf_counter()
+        subprocess.run(command, check=True, env=env, stdin=subprocess.DEVNULL)
+        return time.perf_counter() - start
+
+    def _copies(self, count: int) -> list[str]:
+        copies = self._directory / "copies"
+        shutil.rmtree(copies, ignore_errors=True)
+        copies.mkdir()
+        names = [str(copies / f"bench-{number}.rpm") for number in range(count)]
+        for name in names:
+            shutil.copy(self._package, name)
+        return names

@@ -15,11 +15,12 @@ from bench.agent_load import Target
 from bench.framed_load import Access
 from relay.config import load_config
 
-__all__ = ["KEYS", "ORACLE", "RELAY", "Key", "Ours", "Reference", "ours", "reference"]
+__all__ = ["CLIENT", "KEYS", "ORACLE", "RELAY", "Key", "Ours", "Reference", "ours", "reference"]
 
 KEYS = {"rsa4096": "rsa4096", "rsa3072": "rsa3072", "ed25519": "ed25519"}  # name here: gpg's name
 ORACLE = Path(sys.executable).with_name("blind-oracle")
 RELAY = Path(sys.executable).with_name("blind-oracle-relay")
+CLIENT = Path(sys.executable).with_name("blind-oracle-sign")
 
 
 @dataclass(frozen=True, slots=True)

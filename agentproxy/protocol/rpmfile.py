@@ -18,6 +18,7 @@ _HEADER_MAGIC = b"\x8e\xad\xe8\x01\x00\x00\x00\x00"
 _MAX_ENTRIES = 0xFFFF
 _MAX_SIGNATURE_DATA = 64 << 20  # bytes; rpm's limit for a signature header
 _MAX_HEADER_DATA = 256 << 20  # bytes; rpm's limit for a header
+_MAX_SIGNATURE_ENTRIES = 32  # rpm's limit, too
 _ENTRY = struct.Struct(">IIII")  # tag, type, offset, count
 BINARY = 7
 _TEXTS = frozenset({6, 8, 9})  # one text, or `count` of them, each with a zero behind it
@@ -51,7 +52,7 @@ class Entry:
 
 @dataclass(frozen=True, slots=True)
 class Header:
-    """A header's tags, in the order of its index."""
+    """A signature header's tags, in the order of its index."""
 
     entries: tuple[Entry, ...]
 
@@ -61,11 +62,13 @@ class Header:
 
     @classmethod
     def parse(cls, index: bytes, data: bytes) -> Self:
-        """Take apart what `RpmFront` holds.
+        """Take apart a signature header.
 
         Raises:
-            RemoteProtocolError: an entry lies outside of the data, or stands twice.
+            RemoteProtocolError: an entry lies outside of the data, or stands twice; or there are too many.
         """
+        if len(index) > _MAX_SIGNATURE_ENTRIES * _ENTRY.size:
+            raise RemoteProtocolError(f"a signature header of the RPM has more than {_MAX_SIGNATURE_ENTRIES} entries")
         entries = tuple(_entry(data, *fields) for fields in _ENTRY.iter_unpack(index))
         if len({entry.tag for entry in entries}) != len(entries):
             raise RemoteProtocolError("a tag stands twice in a header of the RPM")
@@ -109,11 +112,17 @@ class RpmFront:
         """The signature header, taken apart."""
         return Header.parse(self.signature_index, self.signature_data)
 
-    @property
-    def tags(self) -> Header:
-        """The header, taken apart."""
+    def tag(self, tag: int) -> Entry | None:
+        """One entry of the header, which may have very many; None when it is not there.
+
+        Raises:
+            RemoteProtocolError: it stands twice, or lies outside of the header.
+        """
         end = 16 + 16 * self.header_entries
-        return Header.parse(self.header[16:end], self.header[end:])
+        found = [fields for fields in _ENTRY.iter_unpack(self.header[16:end]) if fields[0] == tag]
+        if len(found) > 1:
+            raise RemoteProtocolError("a tag stands twice in a header of the RPM")
+        return _entry(self.header[end:], *found[0]) if found else None
 
 
 @dataclass(frozen=True, slots=True)

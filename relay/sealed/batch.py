@@ -15,8 +15,8 @@ from agentproxy.protocol.hashstates import HashState
 from agentproxy.protocol.messages import Sealed, ServedKey
 from relay.link import RejectedError
 from relay.pending import DeadlineError, UnreachableError
-from relay.sealed import rpms
-from relay.sealed.claims import claims_about
+from relay.sealed import libcrypto, rpms
+from relay.sealed.claims import claims_about, claims_about_us
 from relay.sealed.errors import NotSealedError, UnfitError
 from relay.sealed.replacement import Original, created, opened, replacement
 from relay.sealed.rpms import Rpm
@@ -87,6 +87,8 @@ class Batch:
         self._way = way
         self._tell = tell
         self._threads = trio.CapacityLimiter(_THREADS)
+        libcrypto.find()  # here: many threads that look for it at once would all compare
+        self._us = claims_about_us()
         self._hopeless = ""  # why no further file is tried
 
     async def sign_rpms(self, files: Iterable[Path]) -> None:
@@ -147,7 +149,7 @@ class Batch:
 
     async def _seal(self, state: HashState, file: Path, package: str | None = None) -> Sealed:
         way = self._way
-        return await self._sealer.seal(way.key, state, way.distribution, claims_about(file, package))
+        return await self._sealer.seal(way.key, state, way.distribution, claims_about(self._us, file, package))
 
     async def _in_thread(self, work: Callable[[], T]) -> T:
         return await trio.to_thread.run_sync(work, limiter=self._threads)
@@ -169,6 +171,7 @@ def _read_rpm(stack: contextlib.ExitStack, file: Path, way: Way) -> tuple[Origin
 def _write_rpm(original: Original, rpm: Rpm, sealed: Sealed) -> None:
     with replacement(original) as signed:
         rpms.write_signed(rpm, sealed.seal, original.file, signed)
+    original.file.close()  # here: the last one to close a file that is gone waits for its removal
 
 
 def _read_document(stack: contextlib.ExitStack, file: Path, algorithm: HashAlgorithm) -> tuple[Original, HashState]:

@@ -8,17 +8,30 @@ from agentproxy.protocol.fields import MAX_CLAIM, Claims
 from agentproxy.runtime.unixsocket import Peer
 from relay.caller import claims_of
 
-__all__ = ["claims_about"]
+__all__ = ["claims_about", "claims_about_us"]
+
+# Of our own command line, which names every file of the run, and of those who started us: a shell, a script, the CI's
+# runner. All of it stands in the record of every file.
+_LONGEST = 256  # characters
+_MOST = 4
 
 
-def claims_about(file: Path, package: str | None = None) -> Claims | None:
-    """Who signs, and what; whatever a file's name holds, the text can stand in a log."""
-    me = Peer(os.getpid(), os.geteuid(), os.getegid(), ())
-    claims = claims_of(me)
+def claims_about_us() -> Claims | None:
+    """Who signs; None when nothing of it can be said. One run asks once: it reads /proc."""
+    claims = claims_of(Peer(os.getpid(), os.geteuid(), os.getegid(), ()))
     if claims is None:
         return None
-    return replace(claims, file=_printable(str(file)), package=None if package is None else _printable(package))
+    return replace(claims, commands=tuple(command[:_LONGEST] for command in claims.commands[:_MOST]))
+
+
+def claims_about(us: Claims | None, file: Path, package: str | None = None) -> Claims | None:
+    """What is signed, and by whom; whatever a file's name holds, the text can stand in a log."""
+    if us is None:
+        return None
+    return replace(us, file=_printable(str(file)), package=None if package is None else _printable(package))
 
 
 def _printable(text: str) -> str:
-    return "".join(each if each.isprintable() else "?" for each in text)[:MAX_CLAIM]
+    if not text.isprintable():
+        text = "".join(each if each.isprintable() else "?" for each in text)
+    return text[:MAX_CLAIM]

@@ -11,7 +11,7 @@ import sys
 from dataclasses import dataclass
 from typing import ClassVar, Self
 
-from agentproxy.protocol.digests import HashAlgorithm
+from agentproxy.protocol.digests import Digest, HashAlgorithm
 from agentproxy.protocol.errors import RemoteProtocolError
 from agentproxy.protocol.hashstates import HashState
 
@@ -52,11 +52,12 @@ class _Functions:
     word: int  # bytes
     init: str
     update: str
+    final: str
 
 
 _FUNCTIONS = {
-    HashAlgorithm.SHA256: _Functions(_Sha256, 4, "SHA256_Init", "SHA256_Update"),
-    HashAlgorithm.SHA512: _Functions(_Sha512, 8, "SHA512_Init", "SHA512_Update"),
+    HashAlgorithm.SHA256: _Functions(_Sha256, 4, "SHA256_Init", "SHA256_Update", "SHA256_Final"),
+    HashAlgorithm.SHA512: _Functions(_Sha512, 8, "SHA512_Init", "SHA512_Update", "SHA512_Final"),
 }
 
 
@@ -69,6 +70,7 @@ class LibcryptoHash:
     """
 
     def __init__(self, library: ctypes.CDLL, algorithm: HashAlgorithm) -> None:
+        self._library = library
         self._algorithm = algorithm
         self._functions = _FUNCTIONS[algorithm]
         self._context = self._functions.context()
@@ -79,6 +81,24 @@ class LibcryptoHash:
         """Hash some bytes more; the interpreter's lock is free meanwhile."""
         self._update(ctypes.byref(self._context), data, ctypes.c_size_t(len(data)))
         return self
+
+    def go_on(self, state: HashState) -> Self:
+        """Be where `state` is."""
+        context, word = self._context, self._functions.word
+        bits = 8 * state.length
+        context.bits_low, context.bits_high = bits % (1 << 8 * word), bits >> (8 * word)
+        for place in range(8):
+            context.h[place] = int.from_bytes(state.chaining_value[place * word : (place + 1) * word], "big")
+        context.data[: len(state.rest)] = state.rest
+        context.num = len(state.rest)
+        return self
+
+    def finish(self) -> Digest:
+        """The digest; nothing can follow."""
+        size = self._algorithm.digest_size
+        value = ctypes.create_string_buffer(size)
+        self._library[self._functions.final](value, ctypes.byref(self._context))
+        return Digest(self._algorithm, value.raw)
 
     @property
     def state(self) -> HashState:
@@ -133,6 +153,7 @@ def _agrees(library: ctypes.CDLL) -> bool:
         for length in (0, 1, 63, 64, 127, 128, 129, len(text)):
             ours = HashState.initial(algorithm).updated(text[:length])
             theirs = LibcryptoHash(library, algorithm).update(text[: length // 2]).update(text[length // 2 : length])
-            if theirs.state != ours:
+            ends = LibcryptoHash(library, algorithm).go_on(ours).update(text).finish()
+            if theirs.state != ours or ends != ours.finished(text):
                 return False
     return True

@@ -1,9 +1,12 @@
 """Putting another file in the place of one: whole or not at all, and only while the old one is still what was read."""
 
+import collections
 import errno
+import itertools
 import os
 import secrets
 import stat
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -14,6 +17,7 @@ from relay.sealed.errors import UnfitError
 
 __all__ = ["Original", "created", "opened", "replacement"]
 
+_BUFFER = 1 << 16  # bytes; named, since otherwise Python asks each time whether the file is a terminal
 _NO_UNNAMED_FILES = frozenset({errno.EOPNOTSUPP, errno.EISDIR, errno.EINVAL, errno.ENOENT})  # as open(2) says it
 
 
@@ -51,7 +55,7 @@ def opened(path: Path) -> Iterator[Original]:
     real = path.resolve(strict=True)
     # Without waiting: a named pipe would hold us for ever.
     descriptor = os.open(real, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
-    with os.fdopen(descriptor, "rb") as file:
+    with os.fdopen(descriptor, "rb", _BUFFER) as file:
         status = os.fstat(file.fileno())
         if not stat.S_ISREG(status.st_mode):
             raise UnfitError("it is no regular file")
@@ -107,7 +111,7 @@ class _Place:
             original.check_unchanged()
         self.name.replace(self._path)
         self.name = None
-        _sync_directory(self._path.parent)
+        _syncs[self._path.parent].sync(self._path.parent)
 
 
 @contextmanager
@@ -121,7 +125,7 @@ def _fresh(path: Path) -> Iterator[tuple[BinaryIO, _Place]]:
             raise
         name = _temporary(path)
         descriptor = os.open(name, os.O_CREAT | os.O_EXCL | os.O_RDWR | os.O_CLOEXEC, 0o600)
-    with os.fdopen(descriptor, "w+b") as file:
+    with os.fdopen(descriptor, "w+b", _BUFFER) as file:
         place = _Place(path, file, name)
         try:
             yield file, place
@@ -147,9 +151,27 @@ def _named(descriptor: int, path: Path) -> Path:
     return name
 
 
-def _sync_directory(directory: Path) -> None:
-    descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+class _DirectorySync:
+    """Makes renames in one directory durable: one fsync for all that came while another was under way."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._asked = itertools.count(1)
+        self._last_asked = 0
+        self._synced = 0  # every asking up to this one is on the disk
+
+    def sync(self, directory: Path) -> None:
+        mine = self._last_asked = next(self._asked)
+        with self._lock:
+            if self._synced >= mine:
+                return
+            covered = self._last_asked  # whoever asked has renamed before
+            descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+            try:
+                os.fsync(descriptor)
+            finally:
+                os.close(descriptor)
+            self._synced = covered
+
+
+_syncs: dict[Path, _DirectorySync] = collections.defaultdict(_DirectorySync)

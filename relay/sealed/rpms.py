@@ -10,7 +10,7 @@ import rpm_rs
 
 from agentproxy.protocol.errors import RemoteProtocolError
 from agentproxy.protocol.openpgp import DocumentSignature
-from agentproxy.protocol.rpmfile import Header, RpmFront, read_front
+from agentproxy.protocol.rpmfile import RpmFront, read_front
 from agentproxy.protocol.signatures import RsaSignature
 from relay.sealed.errors import UnfitError
 from relay.sealed.signatureheader import has_signature, with_signature
@@ -48,11 +48,12 @@ def read(file: BinaryIO) -> Rpm:
     """
     try:
         front = read_front(file)
-        tags, signatures = front.tags, front.signatures
+        payload_sha256 = _payload_digest(front)
+        is_signed = has_signature(front.signatures)
     except RemoteProtocolError as error:
         raise UnfitError(str(error)) from error
     nevra = _nevra(_second_look(front.lead + _signature_bytes(front) + front.header, front))
-    return Rpm(front, nevra, _payload_digest(tags), has_signature(signatures))
+    return Rpm(front, nevra, payload_sha256, is_signed)
 
 
 def _signature_bytes(front: RpmFront) -> bytes:
@@ -62,8 +63,8 @@ def _signature_bytes(front: RpmFront) -> bytes:
     return made + bytes(-len(made) % 8)
 
 
-def _payload_digest(tags: Header) -> bytes:
-    digest, algorithm = tags.find(_PAYLOAD_DIGEST), tags.find(_PAYLOAD_DIGEST_ALGORITHM)
+def _payload_digest(front: RpmFront) -> bytes:
+    digest, algorithm = front.tag(_PAYLOAD_DIGEST), front.tag(_PAYLOAD_DIGEST_ALGORITHM)
     if digest is None:
         raise UnfitError(
             "its header holds no digest of its payload, so a signature would not protect what it installs; "

@@ -31,8 +31,9 @@ from relay.lines import Dial
 from relay.pending import UnreachableError, new_request_id
 from relay.sealed.errors import NotSealedError
 from relay.sealed.keychoice import KeyWanted, choose
+from relay.sealed.states import finished
 from relay.signrequests import SealRequest
-from relay.verify import Verdict, Verifier
+from relay.verify_compiled import is_good
 from relay.way import HeadKeeper
 
 __all__ = ["Sealer", "open_sealer"]
@@ -141,13 +142,10 @@ def _check(key: ServedKey, state: HashState, seal: DocumentSignature) -> None:
     """Raise NotSealedError unless this is the key's own signature over the document."""
     if seal.fingerprint != key.facts.fingerprint:
         raise NotSealedError(f"the oracle signed with {seal.fingerprint}, not with {key.facts.fingerprint}")
-    if seal.digest != state.finished(seal.trailer):
+    if seal.digest != finished(state, seal.trailer):
         raise NotSealedError("the oracle signed something else than it was asked for")
-    verdict = Verifier().verify(key.facts.public_key, seal.digest, seal.signature)
-    if verdict is Verdict.UNCHECKED:
-        raise NotSealedError("signatures of this key cannot be checked here: install blind-oracle[client]")
-    if verdict is not Verdict.GOOD:
-        raise NotSealedError("the signature is wrong")
+    if not is_good(key.facts.public_key, seal.digest, seal.signature):
+        raise NotSealedError("the oracle's signature is wrong")
 
 
 @asynccontextmanager

@@ -11,7 +11,7 @@ from dataclasses import replace
 
 from agentproxy.protocol.rpmfile import BINARY, Entry, Header, RpmFront
 
-__all__ = ["has_signature", "with_signature"]
+__all__ = ["assembled", "has_signature", "with_signature"]
 
 # Numbers of rpmtag.h.
 _REGION = 62  # HEADERSIGNATURES: a trailer that says which entries belong together, always all of them here
@@ -43,24 +43,24 @@ def with_signature(front: RpmFront, packet: bytes, algorithm: int) -> bytes:
     """
     kept = [entry for entry in front.signatures.entries if entry.tag not in {*_ALL_SIGNATURES, _REGION}]
     entries = [*kept, _signature_entry(front, packet, algorithm)]
-    made = _assembled(entries)
+    made = assembled(entries)
     reserved = next((entry for entry in kept if entry.tag == _RESERVED_SPACE), None)
     before = 16 + len(front.signature_index) + len(front.signature_data)
     room = 0 if reserved is None else before - len(made) + reserved.count
     if reserved is not None and room > 0:
         entries[entries.index(reserved)] = replace(reserved, count=room, value=bytes(room))
-        made = _assembled(entries)
+        made = assembled(entries)
     return front.lead + made + bytes(-len(made) % 8)
 
 
 def _signature_entry(front: RpmFront, packet: bytes, algorithm: int) -> Entry:
-    if front.tags.find(_RPM_FORMAT) is not None:
+    if front.tag(_RPM_FORMAT) is not None:
         return Entry(_OPENPGP, _TEXT_LIST, 1, base64.b64encode(packet) + b"\0")
     return Entry(_RSA_HEADER if algorithm == _RSA else _DSA_HEADER, BINARY, len(packet), packet)
 
 
-def _assembled(entries: list[Entry]) -> bytes:
-    """A header of these entries in one region."""
+def assembled(entries: list[Entry]) -> bytes:
+    """A header of these entries in one region, not padded."""
     index, data = [], b""
     for entry in sorted(entries, key=lambda entry: entry.tag):
         data += bytes(-len(data) % entry.alignment)

@@ -2,11 +2,11 @@
 
 from typing import BinaryIO
 
-from agentproxy.protocol.digests import HashAlgorithm
+from agentproxy.protocol.digests import Digest, HashAlgorithm
 from agentproxy.protocol.hashstates import HashState
 from relay.sealed import libcrypto
 
-__all__ = ["state_of", "state_of_file"]
+__all__ = ["finished", "state_of", "state_of_file"]
 
 _CHUNK = 1 << 20  # bytes
 
@@ -31,3 +31,11 @@ def state_of_file(file: BinaryIO, algorithm: HashAlgorithm) -> HashState:
     while chunk := file.read(_CHUNK):
         hashing.update(chunk)
     return hashing.state
+
+
+def finished(state: HashState, trailer: bytes) -> Digest:
+    """The digest of the content behind `state` with `trailer` behind it."""
+    library = libcrypto.find()
+    if library is None:
+        return state.finished(trailer)
+    return library.new(state.algorithm).go_on(state).update(trailer).finish()

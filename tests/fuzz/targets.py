@@ -1,6 +1,7 @@
 """What is fuzzed: each target takes any bytes and may raise RemoteProtocolError, nothing else."""
 
 import contextlib
+import io
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
@@ -9,10 +10,13 @@ from agentproxy.protocol.digests import HashAlgorithm
 from agentproxy.protocol.errors import RemoteProtocolError
 from agentproxy.protocol.frames import FrameReader, encode_frame
 from agentproxy.protocol.gpgerror import GpgError
+from agentproxy.protocol.hashstates import HashState
 from agentproxy.protocol.keys import Curve, EccPublicKey
 from agentproxy.protocol.messages import FROM_ORACLE, FROM_RELAY
+from agentproxy.protocol.rpmfile import Entry, read_front
 from agentproxy.protocol.sexp import encode, encode_signature, parse, parse_signature
 from agentproxy.protocol.signer_messages import FROM_SIGNER, TO_SIGNER
+from relay.sealed.signatureheader import assembled, has_signature, with_signature
 from relay.session import Session, SessionKey, SignNeeded
 
 __all__ = ["TARGETS", "Target"]
@@ -68,6 +72,34 @@ def frames(untrusted: bytes) -> None:
                 codec.decode(payload)
 
 
+def hashstates(untrusted: bytes) -> None:
+    """A state that is read is written as it was, and can be finished."""
+    try:
+        text = untrusted.decode("ascii")
+    except UnicodeDecodeError:
+        return
+    state = HashState.parse(text)
+    assert str(state) == text
+    assert len(state.finished(b"trailer").value) == state.algorithm.digest_size
+
+
+def rpm(untrusted: bytes) -> None:
+    """A front that is read takes a signature, and is then read as the same with that signature."""
+    front = read_front(io.BytesIO(untrusted))
+    with contextlib.suppress(RemoteProtocolError):
+        front.tag(5092)
+    signed = read_front(io.BytesIO(with_signature(front, b"packet", 1) + front.header))
+    assert signed.header == front.header
+    assert has_signature(signed.signatures)
+    assert [entry.value for entry in signed.signatures.entries if entry.tag in {267, 268}] in ([b"packet"], [])
+
+
+def _rpm_seed(*entries: Entry) -> bytes:
+    lead = b"\xed\xab\xee\xdb\x04".ljust(78, b"\0") + b"\x00\x05" + bytes(16)
+    signature = assembled(list(entries))
+    return lead + signature + bytes(-len(signature) % 8) + assembled([Entry(5092, 8, 1, b"0" * 64 + b"\0")])
+
+
 TARGETS: Mapping[str, Target] = {
     "assuan": Target(
         assuan,
@@ -78,6 +110,21 @@ TARGETS: Mapping[str, Target] = {
         ),
     ),
     "sexp": Target(sexp, (b"(7:sig-val(3:rsa(1:s1:\x01)))", b"(7:sig-val(5:ecdsa(1:r1:\x01)(1:s1:\x01)))")),
+    "hashstates": Target(
+        hashstates,
+        tuple(
+            str(HashState.initial(algorithm).updated(b"x" * size)).encode()
+            for algorithm in (HashAlgorithm.SHA256, HashAlgorithm.SHA512)
+            for size in (0, 5, 200)
+        ),
+    ),
+    "rpm": Target(
+        rpm,
+        (
+            _rpm_seed(Entry(1000, 4, 1, bytes(4)), Entry(1008, 7, 64, bytes(64))),
+            _rpm_seed(Entry(268, 7, 3, b"old"), Entry(273, 6, 1, b"text\0"), Entry(278, 8, 2, b"one\0two\0")),
+        ),
+    ),
     "frames": Target(
         frames,
         (

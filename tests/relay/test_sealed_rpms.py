@@ -132,7 +132,7 @@ def test_a_signature_header_without_room_grows(package: Path) -> None:
     content = package.read_bytes()
     front = read_front(io.BytesIO(content))
     without = [entry for entry in front.signatures.entries if entry.tag not in {62, 1008}]
-    header = signatureheader._assembled(without)
+    header = signatureheader.assembled(without)
     small = front.lead + header + bytes(-len(header) % 8) + content[front.header_start :]
     grown = signed(small)
     assert len(grown) > len(small)
@@ -164,7 +164,7 @@ def _with_header(content: bytes, front: RpmFront, header: bytes) -> bytes:
         Entry(269, 6, 1, hashlib.sha1(header).hexdigest().encode() + b"\0"),  # noqa: S324  rpm's own
         Entry(273, 6, 1, hashlib.sha256(header).hexdigest().encode() + b"\0"),
     ]
-    signature = signatureheader._assembled(kept)
+    signature = signatureheader.assembled(kept)
     return front.lead + signature + bytes(-len(signature) % 8) + header + content[front.header_end :]
 
 
