@@ -178,7 +178,7 @@ class Client:
         request_id = new_request_id()
         expires = trio.current_time() + CERTIFICATE_SECONDS
         question = Question(request_id, expires, lambda: FetchCertificate(request_id, fingerprint))
-        answer = await self._pending.ask(question)
+        answer = await self._ask(question)
         if not isinstance(answer, tuple):
             raise UnreachableError(f"the oracle gives no certificate for {fingerprint}")
         return b"".join(part.data for part in answer)

@@ -36,6 +36,7 @@ _MODE = re.compile(r"0[0-7]{3}")
 _MAX_DEADLINE_SECONDS = 600
 _MAX_IDLE_SECONDS = 86_400
 _MAX_CLAIMS_MS = 10_000
+_MAX_ORACLES = 16  # two are what most have; each head of a node's log goes along in every hello
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,6 +133,9 @@ class RelayConfig:
     def __post_init__(self) -> None:
         if not self.oracles:
             raise ConfigError("oracles: expected at least one")
+        addresses = [oracle.address for oracle in self.oracles]
+        if len(set(addresses)) < len(addresses) or len(addresses) > _MAX_ORACLES:
+            raise ConfigError(f"oracles: expected at most {_MAX_ORACLES}, each address once")
         self._check_sockets()
         if self.distribution is not None:
             _check_names("distribution", self.distribution)

@@ -79,9 +79,10 @@ class Question:
         self.was_lost = False  # a connection died under it
 
     def begin(self) -> None:
-        """Forget the last answer."""
-        self.answer = self.answered_by = None
-        self.done = trio.Event()
+        """Forget the last answer, if there is one."""
+        if self.answer is not None:
+            self.answer = self.answered_by = None
+            self.done = trio.Event()
 
 
 class PendingRequests:

@@ -14,9 +14,11 @@ from agentproxy.protocol.messages import (
     FROM_ORACLE,
     FROM_RELAY,
     PROTOCOL_VERSION,
+    Certificate,
     Drain,
     Failed,
     FailureCode,
+    FetchCertificate,
     FromOracle,
     Hello,
     KeysChanged,
@@ -74,6 +76,7 @@ class FakeNode:
     is_silent: bool = False  # it takes everything and says nothing, as behind a cut cable
     rejection: Rejected | None = None
     keys: tuple[ServedKey, ...] = ()
+    certificate: bytes | None = None
     answer: Answerer = sign
     asked: list[Sign] = field(default_factory=list)
     hellos: list[float] = field(default_factory=list)
@@ -107,6 +110,10 @@ class FakeNode:
                 return self.rejection or Welcome(1, self.name, "b1", "test", TIME, self.keys, 8)
             case Ping():
                 return Pong(message.id)
+            case FetchCertificate() if self.certificate is None:
+                return Failed(message.id, FailureCode.BACKEND, retryable=True)
+            case FetchCertificate():
+                return Certificate(message.id, 1, 1, self.certificate)
             case Sign():
                 self.asked.append(message)
                 return await self.answer(self, message)
@@ -521,3 +528,64 @@ async def test_the_window_of_a_dead_oracle_does_not_bind_the_next(autojump_clock
             await w.nodes[0].die()
         assert signers == ["b"] * 200
         assert len({asked.id for asked in w.nodes[1].asked}) == 200
+
+
+async def test_a_late_failure_of_an_oracle_that_hung_does_not_end_the_wait_for_the_other(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    async def fail_after_six_seconds(_: FakeNode, asked: Sign) -> FromOracle | None:
+        await trio.sleep(6)
+        return Failed(asked.id, FailureCode.BACKEND, retryable=False)
+
+    async def sign_after_three_seconds(node: FakeNode, asked: Sign) -> FromOracle | None:
+        await trio.sleep(3)
+        return await sign(node, asked)
+
+    async with world("a", "b") as w:
+        w.nodes[0].answer, w.nodes[1].answer = fail_after_six_seconds, sign_after_three_seconds
+        assert await w.signer() == "b"
+
+
+async def test_what_nobody_waits_for_any_more_does_not_go_to_the_next_oracle(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    async with world("a", "b") as w:
+        a, b = w.nodes
+        a.answer = ponder
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(w.signer)
+            await trio.testing.wait_all_tasks_blocked()
+            nursery.cancel_scope.cancel()  # its gpg is gone
+        await a.die()
+        await trio.sleep(60)
+        assert (len(a.asked), len(b.asked)) == (1, 0)
+
+
+async def test_a_request_that_expired_goes_nowhere_any_more(autojump_clock: trio.testing.MockClock) -> None:
+    async with world("a", "b") as w:
+        a, b = w.nodes
+        await a.die()
+        await b.die()
+        with pytest.raises(UnreachableError):
+            await w.client.sign(request(), 2.0)
+        a.is_up = b.is_up = True
+        await trio.sleep(60)
+        assert (a.asked, b.asked) == ([], [])
+
+
+async def test_what_is_left_of_the_deadline_goes_along_to_the_next_oracle(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    async with world("a", "b") as w:
+        a, b = w.nodes
+        a.answer = ponder
+        assert await w.signer(30.0) == "b"
+    assert a.asked[0].remaining_ms == 30_000
+    assert b.asked[0].remaining_ms == 25_000
+
+
+async def test_the_certificate_that_one_oracle_cannot_give_comes_from_the_next(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    async with world(nodes=[FakeNode("a"), FakeNode("b", certificate=b"certificate")]) as w:
+        assert await w.client.certificate(MODERN.fingerprint) == b"certificate"

@@ -7,6 +7,7 @@ from dataclasses import replace
 import pytest
 import trio
 
+from agentproxy.protocol.errors import ConfigError
 from agentproxy.protocol.messages import FromOracle, Hello, Rejected, RejectionCode, Sign, Welcome
 from relay.config import OracleAddress
 from relay.credentials import CredentialStore
@@ -109,3 +110,8 @@ async def test_two_hundred_gpg_at_one_instant_lose_their_oracle_and_notice_nothi
 
     assert statuses == [0] * 200
     assert {request.id for request in runner.oracle.requests} & {request.id for request in other.requests}
+
+
+def test_an_oracle_that_is_listed_twice_is_refused(runner: Runner) -> None:
+    with pytest.raises(ConfigError, match="oracles: expected at most 16, each address once"):
+        replace(runner.config, oracles=runner.config.oracles * 2)
