@@ -88,7 +88,7 @@ async def serve(
                 status = functools.partial(keep_status, relay)
                 for task in (relay.client.run, relay.heads.keep, relay.departures.run, relay.keep_fallback, status):
                     nursery.start_soon(task)
-                arrivals = Arrivals(_entrances(relay, sockets))
+                arrivals = Arrivals(_entrances(relay, sockets), relay.has_duties)
                 logger.info(
                     "serving, runner=%s sockets=%s", config.name, ",".join(door.name for door, _ in sockets.gpg)
                 )

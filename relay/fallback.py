@@ -84,6 +84,11 @@ class Fallback:
             except JournalUnavailableError as error:
                 logger.error("no local signatures: the journal cannot be used: %s", error)  # noqa: TRY400  no bug
 
+    def has_duties(self) -> bool:
+        """Whether records wait for an oracle, or the time until fallback is being counted."""
+        counts = self._mode()[0] is FallbackMode.AUTO and self._client.unreachable_since is not None
+        return counts or self._parts.journal.undelivered > 0
+
     def close(self) -> None:
         """Release the journal; nobody signs any more."""
         self._parts.journal.close()

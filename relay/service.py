@@ -97,6 +97,10 @@ class Relay:
         if self.fallback is not None:
             self.fallback.close()
 
+    def has_duties(self) -> bool:
+        """Whether this relay must not end although no gpg is there."""
+        return self.fallback is not None and self.fallback.has_duties()
+
     async def wanted_fallback(self) -> "Fallback":
         """The host's own signing, for somebody who asks about it or switches it."""
         async with self._fallback_made:

@@ -137,9 +137,11 @@ class Arrivals(Generic[StreamT]):
     Args:
         entrances: listeners, each with what serves its connections and closes them, and with how many may be open at
             once; further ones wait in the kernel's queue, so that a crowd at one of them does not close the others.
+        is_busy: whether there is something to do although nobody is there.
     """
 
-    def __init__(self, entrances: Sequence[Entrance[StreamT]]) -> None:
+    def __init__(self, entrances: Sequence[Entrance[StreamT]], is_busy: Callable[[], bool] = lambda: False) -> None:
+        self._is_busy = is_busy
         self._entrances = [(one, handle, trio.Semaphore(most, max_value=most)) for one, handle, most in entrances]
         self.open = 0
         self._quiet_since = trio.current_time()
@@ -187,7 +189,8 @@ class Arrivals(Generic[StreamT]):
 
     async def _end_when_idle(self, idle_seconds: float, accepting: trio.CancelScope) -> None:
         while True:
-            left = idle_seconds if self.open else self._quiet_since + idle_seconds - trio.current_time()
+            is_needed = self.open or self._is_busy()
+            left = idle_seconds if is_needed else self._quiet_since + idle_seconds - trio.current_time()
             if left <= 0:
                 accepting.cancel()
                 return

@@ -200,6 +200,24 @@ async def test_the_mode_is_fixed_for_a_connection(host: Host) -> None:
     assert len(host.journal) == 3  # two switches, one signature
 
 
+async def test_a_relay_stays_for_what_it_has_to_deliver_and_for_what_it_counts(host: Host) -> None:
+    async with host.runner.running_oracle(), host.relay() as relay:
+        await connected(relay)
+        await switch(relay, FallbackMode.FORCED)
+        await until(lambda: host.runner.oracle.reported)
+        await until(lambda: not relay.has_duties())
+        assert await host.signer_of() == "own"
+    async with host.relay() as relay:
+        assert await host.signer_of() == "own"
+        assert relay.has_duties()
+    host.with_auto(after_seconds=1000)
+    (host.places.directory / "switch.json").unlink()
+    async with host.runner.running_oracle(), host.relay() as relay:
+        await until(lambda: not relay.has_duties())
+    async with host.relay() as relay:
+        assert relay.has_duties()
+
+
 async def test_only_root_and_the_relays_user_may_switch(host: Host) -> None:
     async with host.runner.running_oracle(), host.relay() as relay:
         await connected(relay)

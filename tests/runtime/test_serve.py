@@ -227,6 +227,15 @@ async def test_it_ends_when_nobody_came_for_so_long_and_not_before(
     assert trio.current_time() - began == pytest.approx(125, abs=1)
 
 
+async def test_it_does_not_end_while_there_is_something_to_do(
+    path: Path, autojump_clock: trio.testing.MockClock
+) -> None:
+    began = trio.current_time()
+    async with bind(path, 0o600) as listener:
+        await Arrivals([(listener, greet, 10)], lambda: trio.current_time() < began + 200).serve(trio.Event(), 30.0)
+    assert trio.current_time() - began == pytest.approx(210, abs=31)
+
+
 @pytest.mark.parametrize("sooner", [0.0, 0.001, -0.001])
 async def test_whoever_comes_at_the_very_moment_of_an_idle_end_is_served_by_it_or_by_the_next(
     path: Path, autojump_clock: trio.testing.MockClock, sooner: float
