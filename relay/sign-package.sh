@@ -92,6 +92,17 @@ field() { # NAME, of the relay's answer
     printf '%s\n' "$choice" | sed -n "s/^  \"$1\": \"\{0,1\}\(.*[^\",]\)\"\{0,1\},\{0,1\}\$/\1/p"
 }
 
+# What the audit log shall know of the job; the relay may not read our environment, and gpg hands this on.
+claims() {
+    set -- distribution "$distribution" project "${CI_PROJECT_PATH:-}" pipeline "${CI_PIPELINE_ID:-}" \
+        job "${CI_JOB_ID:-}" url "${CI_JOB_URL:-}"
+    printf blind-oracle
+    while [ $# -gt 0 ]; do
+        [ -z "$2" ] || printf ' %s=%s' "$1" "$(shown "$2" | sed 's/%/%25/g; s/ /%20/g')"
+        shift 2
+    done
+}
+
 any_rpm() {
     for file in "$@"; do
         case $file in *.rpm) return 0 ;; esac
@@ -145,6 +156,10 @@ SIGN_PACKAGE_USER=$(field local_user)
 home=$(field home)
 [ "$home" = null ] || export GNUPGHOME="$home"
 [ -z "$distribution" ] || export BLIND_ORACLE_DISTRIBUTION="$distribution"
+if [ -z "${PINENTRY_USER_DATA:-}" ]; then
+    PINENTRY_USER_DATA=$(claims)
+    export PINENTRY_USER_DATA
+fi
 export SIGN_PACKAGE_WORK SIGN_PACKAGE_USER
 
 if any_rpm "$@"; then

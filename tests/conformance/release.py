@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-__all__ = ["RELEASES", "Done", "Release"]
+__all__ = ["BOOKWORM", "RELEASES", "TRIXIE", "Done", "Release"]
 
 SECONDS = 120  # for one program on a busy machine
 _ROOT = Path(__file__).parents[2]

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.end_to_end.fallbackhost import fallback_host
 from tests.end_to_end.offline import Offline
 from tests.end_to_end.packages import build_packages, is_signed
 from tests.end_to_end.place import SECONDS, Done, System, forget_home, system_with
@@ -88,7 +89,8 @@ def test_packages_and_metadata_are_signed_for_their_distribution(
     files = [Path(shutil.copy(package, place)) for package in packages]
     metadata = place / "repomd.xml"
     metadata.write_text("<repomd/>")
-    done = sign(system, place, "--distribution", "el10-x86_64", *files, metadata, shell=shell)
+    job = {"CI_JOB_ID": "4711", "CI_PROJECT_PATH": "group/a project"}
+    done = sign(system, place, "--distribution", "el10-x86_64", *files, metadata, shell=shell, **job)
     assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout.splitlines() == [f"signed: {file}" for file in (*files, metadata)]
     assert all(is_signed(system, offline, "modern", file, place / "rpmdb") for file in files)
@@ -97,6 +99,7 @@ def test_packages_and_metadata_are_signed_for_their_distribution(
     asserted = system.signed()[-1]["asserted"]
     assert isinstance(asserted, dict)
     assert asserted["distribution"] == "el10-x86_64"
+    assert asserted["claims"]["job"] == {"job": "4711", "project": "group/a project"}
 
 
 def test_the_distribution_chooses_key_and_home(
@@ -200,3 +203,22 @@ def test_without_a_relay_it_says_so(system: System, place: Path) -> None:
     assert done.returncode == 1
     assert "relay.yaml: cannot be read" in done.stderr
     assert [file.name for file in place.iterdir()] == ["a.xml"]
+
+
+def test_what_is_signed_by_fallback_is_said_loudly(offline: Offline, packages: list[Path], place: Path) -> None:
+    package = Path(shutil.copy(packages[0], place))
+    (place / "repomd.xml").write_text("<repomd/>")
+    with fallback_host(offline) as host:
+        before = sign(host.system, place, package)
+        assert (before.returncode, before.stdout, before.stderr) == (0, f"signed: {package}\n", "")
+        host.on(reason="a drill")
+        done = sign(host.system, place, package, "repomd.xml")
+        assert done.returncode == 0, done.stderr
+        assert done.stdout.splitlines() == [f"signed, BY FALLBACK: {name}" for name in (package, "repomd.xml")]
+        assert "*** 2 of 2 files were signed BY FALLBACK: with this host's own key" in done.stderr
+        checked = host.system.gpg("--status-fd", "1", "--verify", place / "repomd.xml.asc", place / "repomd.xml")
+        assert f"VALIDSIG {host.own} " in checked.stdout
+        looked = host.system.run("blind-oracle-relay", "doctor")
+        assert looked.returncode == 0, looked.stdout
+        assert "WARNING control: FALLBACK ACTIVE, mode forced: a drill" in looked.stdout
+        assert f"signed and verified, by {host.own}" in looked.stdout
