@@ -214,7 +214,7 @@ class Alone:
         self.desk = desk
         self.answers: list[FromSigner] = []
         self.answered = trio.Event()
-        desk.requests._signing._took_ns[desk.grip] = took_ns
+        desk.requests._signing._took_ns[desk.grip] = (took_ns, took_ns)
 
     def ask(self, number: int) -> int:
         """How many answers there are when `handle` has returned."""
@@ -254,7 +254,7 @@ async def test_a_slow_or_unknown_key_does_not_stop_the_event_loop(tmp_path: Path
         if took_ns is None:
             desk.requests._signing._took_ns.clear()
         else:
-            desk.requests._signing._took_ns[desk.grip] = took_ns
+            desk.requests._signing._took_ns[desk.grip] = (took_ns, took_ns)
         desk.backend.gate.clear()
         assert alone.ask(1) == 0
         await trio.lowlevel.checkpoint()
@@ -269,7 +269,7 @@ async def test_who_had_to_wait_for_a_lone_signature_makes_the_next_ones_use_both
         alone = Alone(desk, shortcut.QUICK_NS)
         assert alone.ask(1) == 1
         monkeypatch.setattr("agentproxy.signer.shortcut.WAITED_NS", 10**18)  # whatever comes next has waited
-        desk.requests._signing._took_ns[desk.grip] = shortcut.QUICK_NS
+        desk.requests._signing._took_ns[desk.grip] = (shortcut.QUICK_NS, shortcut.QUICK_NS)
         desk.backend.gate.clear()
         assert alone.ask(2) == 1
         desk.backend.gate.set()
@@ -305,6 +305,6 @@ async def test_a_quick_signature_is_made_at_once_also_in_a_crowd(
     with _desk(tmp_path) as desk:
         alone = Alone(desk, 0)
         for number in range(1, 4):
-            desk.requests._signing._took_ns[desk.grip] = 0
+            desk.requests._signing._took_ns[desk.grip] = (0, 0)
             assert alone.ask(number) == number
             await trio.lowlevel.checkpoint()
