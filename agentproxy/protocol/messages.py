@@ -12,6 +12,7 @@ from typing import ClassVar
 from agentproxy.protocol.digests import Digest
 from agentproxy.protocol.errors import RemoteProtocolError
 from agentproxy.protocol.fields import Claims, Head, check_name, check_remaining, check_request_id, check_text
+from agentproxy.protocol.fieldtexts import claims_text, digest_text, head_text, signature_text
 from agentproxy.protocol.journal import Report, Reported
 from agentproxy.protocol.key_messages import SelectedKey, SelectKey, ServedKey
 from agentproxy.protocol.keys import Fingerprint, Keygrip
@@ -135,6 +136,16 @@ class Sign:
             check_name(self.socket, "socket")
         check_remaining(self.remaining_ms)
 
+    def members(self) -> str:
+        """The fields as JSON, for `MessageCodec`."""
+        distribution = "" if self.distribution is None else f',"distribution":"{self.distribution}"'
+        claims = "" if self.claims is None else f',"claims":{claims_text(self.claims)}'
+        socket = "" if self.socket is None else f',"socket":"{self.socket}"'
+        return (
+            f'"id":"{self.id}","keygrip":"{self.keygrip}","digest":{digest_text(self.digest)},'
+            f'"remaining_ms":{self.remaining_ms}{distribution}{claims}{socket}'
+        )
+
 
 @dataclass(frozen=True, slots=True)
 class FetchCertificate:
@@ -210,6 +221,10 @@ class Signed:
 
     def __post_init__(self) -> None:
         check_request_id(self.id)
+
+    def members(self) -> str:
+        """The fields as JSON, for `MessageCodec`."""
+        return f'"id":"{self.id}","signature":{signature_text(self.signature)},"head":{head_text(self.head)}'
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,6 +11,7 @@ from typing import ClassVar
 from agentproxy.protocol.digests import Digest
 from agentproxy.protocol.errors import RemoteProtocolError
 from agentproxy.protocol.fields import Asserted, Head, KeyFacts, check_name, check_request_id, check_text
+from agentproxy.protocol.fieldtexts import asserted_text, digest_text, head_text, signature_text
 from agentproxy.protocol.keys import Keygrip
 from agentproxy.protocol.messages import FailureCode
 from agentproxy.protocol.seal_messages import SealState, StateSealed
@@ -102,6 +103,13 @@ class SignDigest:
 
     def __post_init__(self) -> None:
         check_request_id(self.request)
+
+    def members(self) -> str:
+        """The fields as JSON, for `MessageCodec`."""
+        return (
+            f'"id":{self.id},"request":"{self.request}","keygrip":"{self.keygrip}",'
+            f'"digest":{digest_text(self.digest)},"asserted":{asserted_text(self.asserted)}'
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -215,6 +223,10 @@ class DigestSigned:
     id: int
     signature: Signature
     head: Head  # the record's own sequence and hash
+
+    def members(self) -> str:
+        """The fields as JSON, for `MessageCodec`."""
+        return f'"id":{self.id},"signature":{signature_text(self.signature)},"head":{head_text(self.head)}'
 
 
 @dataclass(frozen=True, slots=True)

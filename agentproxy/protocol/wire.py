@@ -8,7 +8,7 @@ import dataclasses
 import json
 import re
 import types
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from typing import ClassVar, Generic, NoReturn, Protocol, TypeVar, get_args, get_origin
 
@@ -248,13 +248,17 @@ class MessageCodec(Generic[M]):
     """Encodes and decodes the messages of one direction; every other tag is an error.
 
     Args:
-        classes: frozen dataclasses, each with a `tag` of its own.
+        classes: frozen dataclasses, each with a `tag` of its own. A class with a method `members` writes the text of
+            its fields by itself: the same that we would write, in less time.
     """
 
     def __init__(self, *classes: type[M]) -> None:
         self._classes: Mapping[object, type[M]] = {cls.tag: cls for cls in classes}
         # Made at first use: all of them together would take a tenth of a relay's start.
         self._hooks: dict[type[M], StructureHook] = {}
+        self._members: dict[type[M], Callable[[M], str]] = {
+            cls: members for cls in classes if (members := getattr(cls, "members", None)) is not None
+        }
 
     def encode(self, message: M) -> bytes:
         """JSON of `message` with its tag under "type".
@@ -264,6 +268,9 @@ class MessageCodec(Generic[M]):
         """
         if type(message) is not self._classes.get(message.tag):
             raise LocalProtocolError(f"{type(message).__name__} does not travel in this direction")
+        members = self._members.get(type(message))
+        if members is not None:
+            return f'{{"type":"{message.tag}",{members(message)}}}'.encode("ascii")
         fields: dict[str, object] = _CONVERTER.unstructure(message)
         return _ENCODER.encode({"type": message.tag, **fields}).encode("ascii")
 

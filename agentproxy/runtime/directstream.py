@@ -24,6 +24,7 @@ class DirectStream(trio.abc.HalfCloseableStream):  # our one base class: whereve
 
     def __init__(self, stream: trio.SocketStream) -> None:
         self._stream = stream
+        self._fileno = stream.socket.fileno
         self._unsent = bytearray()
 
     @property
@@ -94,7 +95,7 @@ class DirectStream(trio.abc.HalfCloseableStream):  # our one base class: whereve
 
     def _descriptor(self) -> int:
         # Asked for each time: the number of a socket that was closed may be another one's by now.
-        descriptor = self._stream.socket.fileno()
+        descriptor = self._fileno()
         if descriptor < 0:
             raise trio.ClosedResourceError("this socket was closed here")
         return descriptor

@@ -14,7 +14,8 @@ import cattrs
 
 from agentproxy.protocol.digests import Digest
 from agentproxy.protocol.errors import RemoteProtocolError
-from agentproxy.protocol.fields import Asserted, Claims, check_name, check_request_id, check_text
+from agentproxy.protocol.fields import Asserted, check_name, check_request_id, check_text
+from agentproxy.protocol.fieldtexts import claims_text, quoted, texts_text
 from agentproxy.protocol.keys import Fingerprint, Keygrip
 from agentproxy.protocol.signatures import RsaSignature, Signature
 from agentproxy.protocol.signer_messages import Outcome
@@ -30,7 +31,6 @@ MEMBERS = (
     "outcome", "reason", "signature_sha256", "duration_us", "asserted", "details", "prev",
 )  # fmt: skip
 
-_quoted = json.encoder.encode_basestring_ascii
 _CONVERTER = new_converter()
 
 
@@ -100,7 +100,7 @@ class AuditRecord:
             f'"outcome":"{entry.outcome.value}","reason":{_text(entry.reason)},'
             f'"signature_sha256":{_hex(entry.signature_sha256)},'
             f'"duration_us":{"null" if entry.duration_us is None else entry.duration_us},'
-            f'"asserted":{_asserted(entry.asserted)},"details":{_texts(entry.details)},"prev":"{self.prev.hex()}"}}'
+            f'"asserted":{_asserted(entry.asserted)},"details":{texts_text(entry.details)},"prev":"{self.prev.hex()}"}}'
         ).encode("ascii")
 
     @classmethod
@@ -150,7 +150,7 @@ _PLACE = frozenset({"sequence", "time", "node", "prev"})
 
 
 def _text(value: str | None) -> str:
-    return "null" if value is None else _quoted(value)
+    return "null" if value is None else quoted(value)
 
 
 def _hex(value: bytes | None) -> str:
@@ -161,31 +161,10 @@ def _name(value: Fingerprint | Keygrip | None) -> str:
     return "null" if value is None else f'"{value}"'
 
 
-def _texts(values: dict[str, str]) -> str:
-    return "{" + ",".join([f"{_quoted(name)}:{_quoted(value)}" for name, value in values.items()]) + "}"
-
-
 def _asserted(asserted: Asserted) -> str:
     return (
         f'{{"runner":{_text(asserted.runner)},"token":{_text(asserted.token)},'
         f'"certificate":{_text(asserted.certificate)},"address":{_text(asserted.address)},'
-        f'"channel":{_quoted(asserted.channel)},"distribution":{_text(asserted.distribution)},'
-        f'"claims":{"null" if asserted.claims is None else _claims(asserted.claims)}}}'
+        f'"channel":{quoted(asserted.channel)},"distribution":{_text(asserted.distribution)},'
+        f'"claims":{"null" if asserted.claims is None else claims_text(asserted.claims)}}}'
     )
-
-
-def _claims(claims: Claims) -> str:
-    """As on the wire: what the relay did not see is left out."""
-    members = [
-        "" if claims.uid is None else f'"uid":{claims.uid}',
-        "" if claims.user is None else f'"user":{_quoted(claims.user)}',
-        "" if claims.pid is None else f'"pid":{claims.pid}',
-        f'"commands":[{",".join([_quoted(command) for command in claims.commands])}]' if claims.commands else "",
-        "" if claims.file is None else f'"file":{_quoted(claims.file)}',
-        "" if claims.package is None else f'"package":{_quoted(claims.package)}',
-        f'"job":{_texts(claims.job)}' if claims.job else "",
-        f'"distributions":[{",".join([_quoted(name) for name in claims.distributions])}]'
-        if claims.distributions
-        else "",
-    ]
-    return "{" + ",".join([member for member in members if member]) + "}"
