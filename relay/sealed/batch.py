@@ -10,7 +10,7 @@ from typing import TypeVar
 import trio
 
 from agentproxy.protocol.digests import HashAlgorithm
-from agentproxy.protocol.errors import BlindOracleError
+from agentproxy.protocol.errors import BlindOracleError, LocalProtocolError
 from agentproxy.protocol.hashstates import HashState
 from agentproxy.protocol.messages import Sealed, ServedKey
 from relay.link import RejectedError
@@ -18,6 +18,7 @@ from relay.pending import DeadlineError, UnreachableError
 from relay.sealed import libcrypto, rpms
 from relay.sealed.claims import claims_about, claims_about_us
 from relay.sealed.errors import NotSealedError, UnfitError
+from relay.sealed.hands import Hands, hands
 from relay.sealed.replacement import Original, created, opened, replacement
 from relay.sealed.rpms import Rpm
 from relay.sealed.sealer import Sealer
@@ -26,7 +27,7 @@ from relay.sealed.states import state_of, state_of_file
 __all__ = ["Batch", "Existing", "Outcome", "Result", "Way"]
 
 # Reading, hashing and fsync block: more of them than processors, since most of the time they wait for the disk.
-_THREADS = 16
+_THREADS = 8
 
 T = TypeVar("T")
 
@@ -86,7 +87,7 @@ class Batch:
         self._sealer = sealer
         self._way = way
         self._tell = tell
-        self._threads = trio.CapacityLimiter(_THREADS)
+        self._hands: Hands | None = None  # during a run
         libcrypto.find()  # here: many threads that look for it at once would all compare
         self._us = claims_about_us()
         self._hopeless = ""  # why no further file is tried
@@ -108,9 +109,10 @@ class Batch:
             for file in files:  # one iterator for all workers
                 self._tell(await self._result(file, sign))
 
-        async with trio.open_nursery() as nursery:
-            for _ in range(self._way.jobs):
-                nursery.start_soon(work)
+        with hands(min(_THREADS, self._way.jobs)) as self._hands:
+            async with trio.open_nursery() as nursery:
+                for _ in range(self._way.jobs):
+                    nursery.start_soon(work)
 
     async def _result(self, file: Path, sign: "_Sign") -> Result:
         if self._hopeless:
@@ -152,7 +154,9 @@ class Batch:
         return await self._sealer.seal(way.key, state, way.distribution, claims_about(self._us, file, package))
 
     async def _in_thread(self, work: Callable[[], T]) -> T:
-        return await trio.to_thread.run_sync(work, limiter=self._threads)
+        if self._hands is None:
+            raise LocalProtocolError("there is no run")
+        return await self._hands.run(work)
 
 
 _Sign = Callable[[Path], Awaitable[Result]]

@@ -52,14 +52,14 @@ def opened(path: Path) -> Iterator[Original]:
         UnfitError: it is something else.
         OSError: it cannot be read.
     """
-    real = path.resolve(strict=True)
     # Without waiting: a named pipe would hold us for ever.
-    descriptor = os.open(real, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
+    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
     with os.fdopen(descriptor, "rb", _BUFFER) as file:
         status = os.fstat(file.fileno())
         if not stat.S_ISREG(status.st_mode):
             raise UnfitError("it is no regular file")
-        yield Original(real, file, status)
+        # What the kernel followed, not what a second look at the links would find.
+        yield Original(Path(f"/proc/self/fd/{file.fileno()}").readlink(), file, status)
 
 
 @contextmanager
@@ -142,12 +142,8 @@ def _temporary(path: Path) -> Path:
 def _named(descriptor: int, path: Path) -> Path:
     """Give a file that has none a name beside `path`; open(2), O_TMPFILE, has the way."""
     name = _temporary(path)
-    directory = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        # Only with a directory does Python follow the link, and only what it leads to can be named.
-        os.link(f"/proc/self/fd/{descriptor}", name, src_dir_fd=directory, follow_symlinks=True)
-    finally:
-        os.close(directory)
+    # What the link leads to can be named, and Python follows it only when it gets some directory, of no use here.
+    os.link(f"/proc/self/fd/{descriptor}", name, src_dir_fd=descriptor, follow_symlinks=True)
     return name
 
 

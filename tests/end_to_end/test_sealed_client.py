@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -170,6 +171,28 @@ def test_a_detached_signature_verifies(
     (valid,) = [line.split() for line in checked.stdout.splitlines() if " VALIDSIG " in line]
     assert (valid[2], valid[10]) == (offline.fingerprints["legacy"], "00")
     assert valid[9] == ("10" if "sha512" in words else "8")
+
+
+@pytest.mark.skipif(shutil.which("sq") is None, reason="sq is not installed: apt-get install sq")
+@pytest.mark.parametrize("key", ["modern", "edwards", "nist", "old"])
+def test_sequoia_verifies_a_detached_signature(system: System, offline: Offline, tmp_path: Path, key: str) -> None:
+    (tmp_path / "file").write_text("text")
+    (tmp_path / "key.asc").write_bytes(offline.public(key))
+    assert sign(system, "detached", "--key", key, tmp_path / "file").returncode == 0
+    words = ("sq", "verify", "--signer-cert", tmp_path / "key.asc", "--detached", tmp_path / "file.asc")
+    assert system.run(*words, tmp_path / "file").returncode == 0
+    (tmp_path / "file").write_text("another text")
+    assert system.run(*words, tmp_path / "file").returncode != 0
+
+
+def test_the_log_tells_who_signed_a_package_and_a_file(system: System, package: Path, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("text")
+    assert sign(system, "rpm", "--key", "modern", package).returncode == 0
+    assert sign(system, "detached", "--key", "modern", tmp_path / "file").returncode == 0
+    done = system.run("blind-oracle", "audit", "who-signed", package, tmp_path / "file")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("this oracle made it") == 2
+    assert done.stdout.count("with key modern, for dev") == 2
 
 
 def test_many_packages_are_signed_over_one_connection(system: System, offline: Offline, tmp_path: Path) -> None:

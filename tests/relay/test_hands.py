@@ -1,0 +1,59 @@
+"""Threads that work for one event loop: each gets its own result, and nothing is forgotten."""
+
+import threading
+
+import pytest
+import trio
+
+from relay.sealed.hands import hands
+
+
+async def test_each_of_many_gets_its_own_result() -> None:
+    results: dict[int, int] = {}
+    with trio.fail_after(30), hands(4) as made:
+
+        async def ask(number: int) -> None:
+            for _ in range(20):
+                results[number] = await made.run(lambda: number * number)
+
+        async with trio.open_nursery() as nursery:
+            for number in range(50):
+                nursery.start_soon(ask, number)
+    assert results == {number: number * number for number in range(50)}
+
+
+async def test_an_error_comes_out_where_the_work_was_asked_for_and_the_thread_lives() -> None:
+    def fail() -> None:
+        raise ValueError("a fault")
+
+    with trio.fail_after(30), hands(1) as made:
+        with pytest.raises(ValueError, match="a fault"):
+            await made.run(fail)
+        assert await made.run(lambda: 7) == 7
+
+
+async def test_as_many_work_at_once_as_there_are_and_none_is_left() -> None:
+    before = threading.active_count()
+    together = threading.Barrier(3)
+    with trio.fail_after(30), hands(3) as made:
+        async with trio.open_nursery() as nursery:
+            for _ in range(3):
+                nursery.start_soon(made.run, lambda: together.wait(30))
+    assert threading.active_count() == before
+
+
+async def test_work_that_has_begun_is_finished_when_its_asker_is_cancelled() -> None:
+    begun, gate, done = threading.Event(), threading.Event(), threading.Event()
+
+    def work() -> None:
+        begun.set()
+        assert gate.wait(30)
+        done.set()
+
+    with trio.fail_after(30), hands(1) as made:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(made.run, work)
+            await trio.to_thread.run_sync(begun.wait, 30)
+            nursery.cancel_scope.cancel()
+            gate.set()
+    assert done.is_set()
