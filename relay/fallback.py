@@ -26,6 +26,7 @@ from relay.journalchain import JournalUnavailableError
 from relay.keylist import KeyList
 from relay.localagent import LocalAgent
 from relay.localsigning import MOST_AT_ONCE, LocalSigning, Parts
+from relay.outage import Outage
 from relay.pending import new_request_id
 from relay.permission import Permission
 from relay.requestlog import RequestLog
@@ -58,7 +59,9 @@ class Fallback:
         self._oracles_keys = keys
         self._permission = permission
         self.places = FallbackPlaces.of(config.state, config.fallback)
-        self._switch = SwitchKeeper(self.places.switch, HostClock())
+        clock = HostClock()
+        self._switch = SwitchKeeper(self.places.switch, clock)
+        self._outage = Outage(self.places.outage, clock)
         self._keys = FallbackKeys(self.places.keys)
         journal, pen = Journal(self.places.journal), trio.Lock()
         self._delivery = Delivery(journal, pen, client)
@@ -78,6 +81,7 @@ class Fallback:
     def load(self) -> None:
         """Take what the last run left: the switch, and the journal, which may have to be recovered. It blocks."""
         self._switch.load()
+        self._outage.load()
         if self.places.journal.exists():
             try:
                 self._parts.journal.open()
@@ -104,8 +108,20 @@ class Fallback:
                 if was_away and not is_away:
                     self._delivery.wake()
                 was_away = is_away
+                await self._note_outage()
                 await self._tell()
                 await trio.sleep(TICK_SECONDS)
+
+    async def _note_outage(self) -> None:
+        since = self._client.unreachable_since
+        counts = self._permission.answered is None and self._mode()[0] is FallbackMode.AUTO
+        own = trio.current_time() - since if since is not None and counts else None
+        try:
+            if self._outage.is_news(own):
+                await trio.to_thread.run_sync(self._make_directory)
+                await trio.to_thread.run_sync(self._outage.note, own)
+        except OSError as error:
+            logger.warning("the outage's beginning is not kept, error=%s", error)
 
     def way(self, door: Door) -> LocalSigning | None:
         """How a connection that begins now gets its signatures here; None: from an oracle.
@@ -117,7 +133,7 @@ class Fallback:
         good, _ = self._usable()
         mode, reason = self._mode()
         shown = {key.keygrip: key for key in good if not door.keys or key.name in door.keys}
-        return LocalSigning(self._parts, shown, mode, reason)
+        return LocalSigning(self._parts, shown, mode, reason) if shown else None
 
     def _mode(self) -> tuple[FallbackMode, str]:
         """The mode that holds, and its operator's reason."""
@@ -156,7 +172,9 @@ class Fallback:
         since, answered = self._client.unreachable_since, self._permission.answered
         if since is None:
             return None
-        return trio.current_time() - max(since, answered if answered is not None else since)
+        if answered is not None:
+            return trio.current_time() - max(since, answered)
+        return self._outage.seconds(trio.current_time() - since)
 
     def _usable(self) -> tuple[list[KeyFacts], list[str]]:
         oracles = {key.facts.keygrip for key in self._oracles_keys.served}

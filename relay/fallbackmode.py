@@ -64,6 +64,11 @@ class FallbackPlaces:
         return self.directory / "permission.json"
 
     @property
+    def outage(self) -> Path:
+        """Since when no oracle has answered, while that is so."""
+        return self.directory / "outage.json"
+
+    @property
     def keys(self) -> Path:
         """The keys of the home that sign; written by `fallback setup`."""
         return self.directory / "keys.json"

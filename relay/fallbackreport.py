@@ -51,7 +51,9 @@ def fallback_lines(report: FallbackReport) -> Iterator[str]:
     """For people; the first line says what matters."""
     left = "" if report.seconds_left is None else f", for another {_duration(report.seconds_left)}"
     by = f" by {report.switched_by}" if report.switched_by else ""
-    if report.active:
+    if report.mode == "never" and not by:
+        yield "  fallback: never"
+    elif report.active:
         yield f"  FALLBACK ACTIVE ({report.mode}{left}): this host signs with its own key; {report.reason}{by}"
     else:
         yield f"  fallback: not active, mode {report.mode}{left}{by}: {report.why_not}"

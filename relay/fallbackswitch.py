@@ -6,6 +6,7 @@ clock, and one that has gone back ends the switch: the bound is kept rather than
 
 import json
 import logging
+import secrets
 import time
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
@@ -20,7 +21,7 @@ from agentproxy.protocol.wire import new_converter
 from agentproxy.runtime.files import write_atomically
 from relay.fallbackmode import FallbackMode
 
-__all__ = ["MAX_SWITCH_SECONDS", "HostClock", "Switch", "SwitchKeeper"]
+__all__ = ["MAX_SWITCH_SECONDS", "Clock", "HostClock", "Switch", "SwitchKeeper"]
 
 logger = logging.getLogger(__name__)
 
@@ -55,8 +56,11 @@ class HostClock:
         return time.clock_gettime(time.CLOCK_BOOTTIME)
 
     def boot(self) -> str:
-        """The kernel's random id of this boot."""
-        return _BOOT_ID.read_text("ascii").strip()
+        """The kernel's random id of this boot; where that is hidden (ProcSubset=pid), each start counts as a boot."""
+        try:
+            return _BOOT_ID.read_text("ascii").strip()
+        except OSError:
+            return f"hidden-{secrets.token_hex(16)}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,6 +115,10 @@ class SwitchKeeper:
             self._path.unlink(missing_ok=True)
             return
         self._switch = self._marked(replace(switch, spent_ms=spent))
+        try:
+            self.keep()
+        except OSError as error:
+            logger.warning("fallback's time is not noted, error=%s", error)
 
     def current(self) -> Switch | None:
         """The switch that holds now; None: relay.yaml counts."""

@@ -149,6 +149,18 @@ def test_never_holds_until_somebody_switches_again(path: Path, clock: HandClock)
     assert keeper(path, clock).current() is None
 
 
+def test_where_the_boot_is_hidden_a_restart_counts_by_the_wall_clock_and_one_that_went_back_ends_it(
+    path: Path, clock: HandClock
+) -> None:
+    keeper(path, clock).set(FallbackMode.FORCED, HOUR, "drill", "uid 0")
+    clock.pass_time(600)
+    clock.name = "hidden-2"
+    assert keeper(path, clock).left() == 3000.0
+    clock.wall -= timedelta(seconds=1)
+    clock.name = "hidden-3"
+    assert keeper(path, clock).current() is None
+
+
 def test_relay_yaml_cannot_force() -> None:
     with pytest.raises(ConfigError, match="expected never or auto"):
         FallbackConfig(FallbackMode.FORCED)
