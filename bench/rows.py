@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
 
-__all__ = ["Row", "at_least", "at_most", "print_table", "shown", "within", "write"]
+__all__ = ["Row", "at_least", "at_most", "print_table", "reached", "shown", "within", "write"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +41,11 @@ def within(what: str, ours: list[float], reference: list[float] | None, goal: fl
     """A row whose goal is for our own value, whatever the reference has."""
     row = shown(what, ours, reference)
     return Row(what, row.ours, row.reference, row.ratio, f"ours <= {goal:g}", row.ours <= goal)
+
+
+def reached(what: str, ours: float, goal: float) -> Row:
+    """A row with a goal that no reference moves."""
+    return Row(what, ours, None, None, f">= {goal:g}", ours >= goal)
 
 
 def shown(what: str, ours: list[float], reference: list[float] | None = None) -> Row:
