@@ -5,6 +5,7 @@ import shutil
 import subprocess
 import tempfile
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -80,6 +81,18 @@ def test_gpg_finds_the_relay_with_and_without_a_login_session(system: System, ho
     set_up(system, "--home", home)
     places = {agent_socket(home), home / "S.gpg-agent"}
     assert {place.readlink() for place in places} == {system.socket}
+
+
+def test_ten_first_signatures_at_once_after_a_reboot_find_the_relay(system: System, homes: Path) -> None:
+    home = homes / "home"
+    set_up(system, "--home", home)
+    for place in {agent_socket(home), home / "S.gpg-agent"}:
+        place.unlink()
+    with ThreadPoolExecutor(10) as pool:
+        done = list(pool.map(lambda _: signs(home), range(10)))
+    assert [(one.returncode, one.stderr) for one in done] == [(0, "")] * 10
+    assert agent_socket(home).readlink() == system.socket
+    assert not list(home.glob("S.gpg-agent.[0-9]*"))
 
 
 def test_an_agent_that_took_the_relays_place_is_sent_away(system: System, homes: Path) -> None:
