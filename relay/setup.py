@@ -6,6 +6,7 @@ runs when nothing answers there. Source: gnupg, common/homedir.c, common/asshelp
 
 import codecs
 import os
+import socket
 import subprocess
 import time
 from collections.abc import Sequence
@@ -45,19 +46,19 @@ class SetUp:
     agent_socket: Path  # where this user's gpg looks; now a link to the relay's socket
 
 
-def set_up(home: Path, socket: Path, certificates: Sequence[bytes], *, shared: bool = False) -> SetUp:
+def set_up(home: Path, relay: Path, certificates: Sequence[bytes], *, shared: bool = False) -> SetUp:
     """Make or repair `home`; doing it again changes nothing that is right already. It blocks for a second.
 
     Args:
         home: any directory but one with secret keys in it.
-        socket: the relay's.
+        relay: its socket.
         certificates: the public keys, binary.
         shared: for users who cannot write it, and who find the relay all the same.
 
     Raises:
         ConfigError: a directory cannot be written, gpg is missing or refuses, or there are secret keys.
     """
-    target = socket.absolute()
+    target = relay.absolute()
     _refuse_secret_keys(home)
     try:
         home.mkdir(mode=0o755 if shared else 0o700, parents=True, exist_ok=True)
@@ -129,12 +130,24 @@ def _place_links(home: Path, target: Path) -> Path:
 
 
 def _replace_agent(home: Path, place: Path) -> None:
-    if place.is_socket() and not place.is_symlink():
-        # An agent that gpg started before this home was set up: it has no keys, and would hide the relay.
-        _gpgconf(home, "--kill", "gpg-agent")
-        deadline = time.monotonic() + LEAVE_SECONDS
-        while place.is_socket() and time.monotonic() < deadline:
-            time.sleep(_LOOK_SECONDS)
+    """Send an agent away that gpg started before this home was set up: it has no keys, and would hide the relay."""
+    if place.is_symlink() or not _answers(place):
+        return
+    _gpgconf(home, "--kill", "gpg-agent")
+    deadline = time.monotonic() + LEAVE_SECONDS
+    while place.exists() and time.monotonic() < deadline:
+        time.sleep(_LOOK_SECONDS)
+
+
+def _answers(place: Path) -> bool:
+    """Whether somebody listens there; one that was killed leaves its socket behind."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as stream:
+        stream.settimeout(LEAVE_SECONDS)
+        try:
+            stream.connect(str(place))
+        except OSError:
+            return False
+    return True
 
 
 def _link(place: Path, target: Path) -> None:

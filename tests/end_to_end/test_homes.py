@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import socket
 import subprocess
 import tempfile
 from collections.abc import Iterator
@@ -112,6 +113,17 @@ def test_an_agent_that_took_the_relays_place_is_sent_away(system: System, homes:
     until(lambda: not list(find("gpg-agent", at=home)), "the agent is gone")
     again = subprocess.run(start, check=False, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, timeout=SECONDS)
     assert again.returncode != 0
+    assert signs(home).returncode == 0
+
+
+def test_the_socket_of_an_agent_that_was_killed_is_replaced_at_once(system: System, homes: Path) -> None:
+    home = homes / "home"
+    home.mkdir(mode=0o700)
+    place = agent_socket(home)
+    with socket.socket(socket.AF_UNIX) as left_behind:
+        left_behind.bind(str(place))  # closed without being removed, as by kill -9
+    set_up(system, "--home", home)
+    assert place.readlink() == system.socket
     assert signs(home).returncode == 0
 
 
