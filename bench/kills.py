@@ -2,7 +2,6 @@
 
 import json
 import os
-import shlex
 import signal
 import subprocess
 import threading
@@ -12,7 +11,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from bench.sides import ORACLE, RELAY, Key
+from bench.sides import ORACLE, RELAY, Key, environment_of
 
 __all__ = ["DEADLINE_SECONDS", "Tally", "sign_beside_kills"]
 
@@ -101,13 +100,7 @@ def _two_oracles(directory: Path, key: Key) -> Iterator[dict[str, str]]:
     start = [ORACLE, "dev", "start", directory, "--oracles=2", f"--key=package={key.exported}"]
     subprocess.run(start, check=True, stdout=subprocess.DEVNULL)
     try:
-        lines = subprocess.run([ORACLE, "dev", "env", directory], check=True, capture_output=True, text=True).stdout
-        environment = dict(os.environ)
-        for word in shlex.split(lines):
-            name, equals, value = word.partition("=")
-            if equals:
-                environment[name] = value.replace("$PATH", os.environ["PATH"])
-        yield environment
+        yield environment_of(directory)
     finally:
         subprocess.run([ORACLE, "dev", "stop", directory], check=True, stdout=subprocess.DEVNULL)
 

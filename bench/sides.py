@@ -15,7 +15,7 @@ from bench.agent_load import Target
 from bench.framed_load import Access
 from relay.config import load_config
 
-__all__ = ["CLIENT", "KEYS", "ORACLE", "RELAY", "Key", "Ours", "Reference", "ours", "reference"]
+__all__ = ["CLIENT", "KEYS", "ORACLE", "RELAY", "Key", "Ours", "Reference", "environment_of", "ours", "reference"]
 
 KEYS = {"rsa4096": "rsa4096", "rsa3072": "rsa3072", "ed25519": "ed25519"}  # name here: gpg's name
 ORACLE = Path(sys.executable).with_name("blind-oracle")
@@ -127,7 +127,8 @@ def reference(directory: Path) -> Iterator[Reference]:
         subprocess.run(["gpgconf", "--homedir", str(directory), "--kill", "gpg-agent"], check=False)
 
 
-def _environment(directory: Path) -> dict[str, str]:
+def environment_of(directory: Path) -> dict[str, str]:
+    """As after `eval "$(blind-oracle dev env DIRECTORY)"`."""
     printed = subprocess.run([ORACLE, "dev", "env", directory], check=True, capture_output=True, text=True).stdout
     values = dict(os.environ)
     for word in shlex.split(printed):
@@ -147,6 +148,6 @@ def ours(directory: Path, keys: dict[str, Key]) -> Iterator[Ours]:
             [ORACLE, "dev", "status", directory, "--json"], check=True, capture_output=True, text=True
         )
         pids = {name: part["pid"] for name, part in json.loads(status.stdout)["parts"].items()}
-        yield Ours(_environment(directory), pids, directory, keys)
+        yield Ours(environment_of(directory), pids, directory, keys)
     finally:
         subprocess.run([ORACLE, "dev", "stop", directory], check=True, stdout=subprocess.DEVNULL)

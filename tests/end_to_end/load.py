@@ -6,13 +6,20 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from typing import Protocol
 
 from agentproxy.protocol.digests import Digest, HashAlgorithm
 from agentproxy.signer.record import signature_sha256
 from tests.end_to_end.assuanclient import AssuanClient, AssuanError
-from tests.end_to_end.place import System, until
+from tests.end_to_end.place import Done, System, until
 
-__all__ = ["Load", "load_on"]
+__all__ = ["Load", "gpg_load_on", "load_on"]
+
+
+class Signs(Protocol):
+    """Somewhere with a gpg that signs some text."""
+
+    def sign(self, name: str) -> Done: ...
 
 
 @dataclass(slots=True)
@@ -49,7 +56,7 @@ class Load:
             signature = client.sign(keygrip, digest)
             self.digests[signature_sha256(signature).hex()] = digest.value.hex()
 
-    def sign_with_gpg(self, system: System, name: str) -> None:
+    def sign_with_gpg(self, system: Signs, name: str) -> None:
         while not self.over.is_set():
             started = time.monotonic()
             done = system.sign(name)
@@ -70,11 +77,25 @@ def load_on(system: System, keygrips: Sequence[str], gpg: Sequence[str] = ()) ->
     for keygrip in keygrips:
         tasks += [lambda grip=keygrip: load.sign_raw(system, grip)] * 2
     tasks += [lambda name=name: load.sign_with_gpg(system, name) for name in gpg]
+    with _running(load, tasks):
+        yield load
+
+
+@contextmanager
+def gpg_load_on(place: Signs, gpg: Sequence[str]) -> Iterator[Load]:
+    """One endless row of gpg for each name, until the end of the block."""
+    load = Load()
+    with _running(load, [lambda name=name: load.sign_with_gpg(place, name) for name in gpg]):
+        yield load
+
+
+@contextmanager
+def _running(load: Load, tasks: Sequence[Callable[[], None]]) -> Iterator[None]:
     threads = [threading.Thread(target=task) for task in tasks]
     for thread in threads:
         thread.start()
     try:
-        yield load
+        yield
     finally:
         load.over.set()
         for thread in threads:

@@ -17,7 +17,7 @@ from pathlib import Path
 from tests.admin.shell import Result, blind_oracle
 from tests.signer.logs import records_in
 
-__all__ = ["SECONDS", "System", "forget_home", "gpg_in", "system_with", "until"]
+__all__ = ["SECONDS", "Done", "System", "forget_home", "gpg_in", "system_with", "until"]
 
 SECONDS = 60  # no step of a test takes so long, also on a busy machine
 _LOOK_SECONDS = 0.02

@@ -166,6 +166,17 @@ class World:
         assert isinstance(answer, Signed)
         return answer.head.node
 
+    def start(self, nursery: trio.Nursery, count: int) -> list[str]:
+        """Ask for so many signatures at once; the list gets their nodes."""
+        signers: list[str] = []
+
+        async def one() -> None:
+            signers.append(await self.signer())
+
+        for _ in range(count):
+            nursery.start_soon(one)
+        return signers
+
 
 @asynccontextmanager
 async def world(*names: str, nodes: list[FakeNode] | None = None) -> AsyncIterator[World]:
@@ -201,14 +212,8 @@ async def test_when_an_oracle_dies_its_requests_go_to_the_next_with_their_ids(
     async with world("a", "b") as w:
         a, b = w.nodes
         a.answer = ponder
-        signers: list[str] = []
-
-        async def one() -> None:
-            signers.append(await w.signer())
-
         async with trio.open_nursery() as nursery:
-            for _ in range(5):
-                nursery.start_soon(one)
+            signers = w.start(nursery, 5)
             await trio.testing.wait_all_tasks_blocked()
             await a.die()
             died = trio.current_time()
@@ -264,13 +269,8 @@ async def test_a_draining_oracle_finishes_what_it_has_while_new_requests_go_to_t
             return await sign(node, asked)
 
         a.answer = slowly
-        first: list[str] = []
-
-        async def one() -> None:
-            first.append(await w.signer())
-
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(one)
+            first = w.start(nursery, 1)
             await trio.testing.wait_all_tasks_blocked()
             a.is_up = False
             a.say(Drain())
@@ -366,14 +366,8 @@ async def test_a_slow_oracle_that_answers_others_is_busy_and_keeps_its_requests(
 
     async with world("a", "b") as w:
         w.nodes[0].answer = two_seconds_each
-        signers: list[str] = []
-
-        async def one() -> None:
-            signers.append(await w.signer())
-
         async with trio.open_nursery() as nursery:
-            for _ in range(8):
-                nursery.start_soon(one)
+            signers = w.start(nursery, 8)
         assert signers == ["a"] * 8
 
 
@@ -515,14 +509,8 @@ async def test_a_request_says_which_nodes_had_it(autojump_clock: trio.testing.Mo
 async def test_the_window_of_a_dead_oracle_does_not_bind_the_next(autojump_clock: trio.testing.MockClock) -> None:
     async with world("a", "b") as w:
         w.nodes[0].answer = ponder
-        signers: list[str] = []
-
-        async def one() -> None:
-            signers.append(await w.signer())
-
         async with trio.open_nursery() as nursery:
-            for _ in range(200):
-                nursery.start_soon(one)
+            signers = w.start(nursery, 200)
             await trio.testing.wait_all_tasks_blocked()
             assert len(w.nodes[0].asked) == 8
             await w.nodes[0].die()
