@@ -8,6 +8,7 @@ from pathlib import Path
 from agentproxy.protocol.addresses import SshAddress
 from agentproxy.protocol.errors import ConfigError, RemoteProtocolError
 from agentproxy.protocol.fields import check_name
+from agentproxy.runtime.metricsconfig import MetricsConfig
 from relay.configcache import recall, remember
 from relay.fallbackmode import FallbackConfig
 
@@ -128,6 +129,7 @@ class RelayConfig:
     # With systemd's sockets: how long nobody may have come before the relay ends; the next gpg starts it again.
     exit_when_idle_seconds: int | None = None
     log_level: str = "info"
+    metrics: MetricsConfig | None = None  # None: told to nobody
     fallback: FallbackConfig = FallbackConfig()  # noqa: RUF009  it is frozen
 
     def __post_init__(self) -> None:

@@ -3,7 +3,7 @@
 import functools
 import gc
 import logging
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
 
 import trio
@@ -11,6 +11,7 @@ import trio
 from agentproxy.protocol.errors import ConfigError
 from agentproxy.runtime import logs, systemd
 from agentproxy.runtime.lockfile import held
+from agentproxy.runtime.metricsconfig import MetricsConfig
 from agentproxy.runtime.serve import Arrivals, Entrance, room_for, serve_until_stopped
 from agentproxy.runtime.unixsocket import peer_of
 from relay.config import RelayConfig, load_config
@@ -88,6 +89,8 @@ async def serve(
                 status = functools.partial(keep_status, relay)
                 for task in (relay.client.run, relay.heads.keep, relay.departures.run, relay.keep_fallback, status):
                     nursery.start_soon(task)
+                if config.metrics is not None:
+                    nursery.start_soon(await _metrics(relay, config.metrics))
                 arrivals = Arrivals(_entrances(relay, sockets), relay.has_duties)
                 logger.info(
                     "serving, runner=%s sockets=%s", config.name, ",".join(door.name for door, _ in sockets.gpg)
@@ -121,6 +124,19 @@ def _idle_seconds(config: RelayConfig, sockets: Sockets) -> float | None:
         logger.warning("exit_when_idle_seconds counts only when systemd holds the sockets; this relay stays")
         return None
     return config.exit_when_idle_seconds
+
+
+async def _metrics(relay: Relay, config: MetricsConfig) -> Callable[[], Awaitable[None]]:
+    """What tells them until it is cancelled; it listens already."""
+    try:
+        # Two packages that relays without metrics need not have.
+        from agentproxy.runtime.scrape import open_metrics, serve_metrics  # noqa: PLC0415
+        from relay.metrics import RelayMetrics  # noqa: PLC0415
+    except ImportError as error:
+        hint = "pip install 'blind-oracle[metrics]', or take metrics out of relay.yaml"
+        raise ConfigError(f"metrics: {error.name} is not installed", hint) from error
+    listeners = await open_metrics(config)
+    return functools.partial(serve_metrics, listeners, RelayMetrics(relay).render)
 
 
 async def keep_status(relay: Relay) -> None:

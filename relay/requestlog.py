@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from agentproxy.protocol.fields import Claims
+from agentproxy.protocol.timings import Timings
 
 __all__ = ["Outcome", "RequestEntry", "RequestLog"]
 
@@ -59,11 +60,17 @@ class RequestLog:
         self._entries: deque[RequestEntry] = deque(maxlen=length)
         self._late: list[RequestEntry] = []
         self.counts: dict[Outcome, int] = dict.fromkeys(Outcome, 0)
+        self.codes: dict[str, int] = {}  # of those that were not signed
+        self.times = Timings()  # of signatures, as gpg waited for them
 
     def add(self, entry: RequestEntry) -> None:
         """Keep the entry and log it; the line of a signature waits for `write_late`, or for the next line."""
         self._entries.append(entry)
         self.counts[entry.outcome] += 1
+        if entry.outcome is Outcome.SIGNED:
+            self.times.observe(entry.duration_ms / 1000)
+        else:
+            self.codes[entry.code] = self.codes.get(entry.code, 0) + 1
         self._late.append(entry)
         if entry.outcome is not Outcome.SIGNED:
             self.write_late()

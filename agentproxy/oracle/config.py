@@ -8,6 +8,7 @@ from agentproxy.oracle.database import Database, Postgresql, SqliteFile
 from agentproxy.protocol.addresses import SshAddress
 from agentproxy.protocol.errors import RemoteProtocolError
 from agentproxy.protocol.fields import check_name
+from agentproxy.runtime.metricsconfig import MetricsConfig
 
 __all__ = [
     "CredentialsConfig",
@@ -148,6 +149,7 @@ class OracleConfig:
     attach: AttachConfig | None = None
     credentials: CredentialsConfig = field(default_factory=CredentialsConfig)
     http: HttpConfig | None = None  # None: no HTTP
+    metrics: MetricsConfig | None = None  # None: none; also from systemd, named metrics
     max_connections: int = 1000
     max_in_flight: int = 256  # requests of one connection
 

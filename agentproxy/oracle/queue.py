@@ -5,7 +5,7 @@ I/O and no tasks: `start` is called when an item's turn has come.
 """
 
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Generic, TypeVar
 
 from agentproxy.oracle.policy import Priority
@@ -84,6 +84,11 @@ class Turns(Generic[T]):
     def waiting(self) -> int:
         """How many wait for a turn."""
         return sum(line.length for line in self._lines.values())
+
+    @property
+    def waiting_by_priority(self) -> Mapping[Priority, int]:
+        """The same, by class."""
+        return {priority: line.length for priority, line in self._lines.items()}
 
     def submit(self, runner: str, priority: Priority, weight: int, item: T) -> None:
         """Start the item, now or when its turn comes.

@@ -1,5 +1,6 @@
 """What all ways into this oracle share: who is let in, what a caller is told of its keys, certificates to fetch."""
 
+import time
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
@@ -71,6 +72,17 @@ class Reception:
             address: host:port.
             attached: the runner that sshd has let in by its key, in the place of a certificate.
         """
+        began = time.perf_counter()
+        verdict = await self._admit(certificate, token, address, channel, attached)
+        tally = self.service.tally
+        tally.authn.observe(time.perf_counter() - began)
+        if isinstance(verdict, Rejection):
+            tally.rejected[verdict.code] += 1
+        return verdict
+
+    async def _admit(
+        self, certificate: bytes | None, token: str, address: str, channel: str, attached: str | None
+    ) -> Caller | Newcomer | Rejection:
         proof = prove(certificate, token, address, channel, attached)
         if isinstance(proof, Rejection):
             return proof

@@ -47,6 +47,7 @@ class Job:
     deadline: float  # seconds: when the last of those who wait gives up
     rule: str = ""
     started: float = 0.0
+    turn: float = 0.0  # seconds: when it went to the signer
     weight: int = 0
     outcome: Made | BlindOracleError | None = None
     waiting: list[Answer] = field(default_factory=list)

@@ -53,6 +53,12 @@ class SideDoors:
             health = Health(signer, reception.service, reception.registry)
             self._doors.append(HttpServer(config.http, config.tls, config.bound_http_address_file, reception, health))
             self.connections += 2 * config.http.max_connections
+        if config.metrics is not None:
+            from agentproxy.oracle.metrics import OracleMetrics  # noqa: PLC0415  as above
+            from agentproxy.oracle.metricsdoor import MetricsDoor  # noqa: PLC0415
+
+            self._doors.append(MetricsDoor(config.metrics, OracleMetrics(reception, signer, config.tls)))
+            self.connections += MetricsDoor.connections
 
     async def open(self, passed: Passed) -> None:
         """Open all of them.

@@ -6,18 +6,19 @@ signatures.
 
 import logging
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Protocol
 
 import trio
 
 from agentproxy.oracle.caller import Caller
 from agentproxy.oracle.limits import Limits
-from agentproxy.oracle.policy import Deny, Policy, Question, decide
+from agentproxy.oracle.policy import Deny, Policy, Priority, Question, decide
 from agentproxy.oracle.queue import Turns
 from agentproxy.oracle.refusals import Refusals
 from agentproxy.oracle.requests import Answer, Job, Made, Requests, Wanted
 from agentproxy.oracle.signerlink import SignerError
+from agentproxy.oracle.tally import Tally
 from agentproxy.protocol.errors import BackendError, BlindOracleError, RefusedError
 from agentproxy.protocol.fields import Head, KeyFacts
 from agentproxy.protocol.keys import Keygrip, PublicKey, RsaPublicKey
@@ -72,6 +73,7 @@ class SigningService:
         self.keys: dict[Keygrip, KeyFacts] = {}
         self.head: Head | None = None  # of the audit log, as far as we have heard
         self.refusals = Refusals(signer, clock)
+        self.tally = Tally()
         self._signer = signer
         self._is_open = is_open
         self._clock = clock
@@ -129,8 +131,10 @@ class SigningService:
             job = self._admit(caller, request)
         except RefusedError as refusal:
             self.refusals.record(caller, request, refusal)
+            self.tally.refused[refusal.code] += 1
             answer(refusal)
         except SignerError as failure:
+            self.tally.failed[failure.code] += 1
             answer(failure)
         else:
             job.tell(answer)
@@ -139,8 +143,10 @@ class SigningService:
         """Policy, limits, ids, queue. No await: nothing changes between the decision and the reservation."""
         if not self._is_open():
             raise SignerError(FailureCode.NOT_OPERATIONAL, "the registry is out of reach", retryable=True)
+        began = self._clock()
         facts = self.keys.get(request.keygrip)
         decision = decide(self.policy, caller, _question(request), facts)
+        self.tally.policy.observe(self._clock() - began)
         if facts is None or isinstance(decision, Deny):
             denied = decision if isinstance(decision, Deny) else Deny(RefusalCode.KEY_UNKNOWN, "no such key")
             raise RefusedError(denied.code, denied.reason)
@@ -157,23 +163,34 @@ class SigningService:
 
     def _start(self, job: Job) -> None:
         """A job's turn at the signer has come."""
-        if job.deadline < self._clock():
+        job.turn = self._clock()
+        if job.deadline < job.turn:
             self._turns.done(job.weight)
             self._drop(job)
             return
+        self.tally.queue.observe(job.turn - job.started)
         self._signer.sign(_order(self._signer.next_id(), job), lambda answer: self._finish(job, answer))
 
     def _finish(self, job: Job, answer: DigestSigned | StateSealed | BackendError) -> None:
         """The signer has answered; the next one's turn comes before anybody wakes up."""
         self._turns.done(job.weight)
-        milliseconds = (self._clock() - job.started) * 1000
+        now = self._clock()
+        milliseconds = (now - job.started) * 1000
+        self.tally.signer.observe(now - job.turn)
         if isinstance(answer, BackendError):
+            self.tally.failed[answer.code if isinstance(answer, SignerError) else FailureCode.BACKEND] += 1
             self._requests.finish(job, answer)
             logger.warning("not signed, %s ms=%.1f reason=%s", _who(job), milliseconds, answer)
             return
         self.head = answer.head
+        self.tally.signed[job.request.keygrip, job.request.tag] += 1
         self._requests.finish(job, _made(job.request.id, answer))
         logger.info("signed, %s rule=%s sequence=%d ms=%.1f", _who(job), job.rule, answer.head.sequence, milliseconds)
+
+    @property
+    def waiting(self) -> Mapping[Priority, int]:
+        """How many wait for a turn, by priority."""
+        return self._turns.waiting_by_priority
 
     def sweep(self) -> None:
         """Drop those in the queue whom nobody waits for any more; called about once a second."""
@@ -194,6 +211,7 @@ class SigningService:
 
     def _drop(self, job: Job) -> None:
         refusal = RefusedError(RefusalCode.DEADLINE_PASSED, "nobody waits for it any more")
+        self.tally.refused[refusal.code] += 1
         self._requests.finish(job, refusal)
         self.refusals.record(job.caller, job.request, refusal)
 

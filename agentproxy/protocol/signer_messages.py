@@ -16,6 +16,7 @@ from agentproxy.protocol.keys import Keygrip
 from agentproxy.protocol.messages import FailureCode
 from agentproxy.protocol.seal_messages import SealState, StateSealed
 from agentproxy.protocol.signatures import Signature
+from agentproxy.protocol.timings import TimingsReport
 from agentproxy.protocol.wire import MessageCodec
 
 __all__ = [
@@ -318,6 +319,10 @@ class StatusReport:
     keys: int
     signatures: int  # since its start
     head: Head | None = None
+    sign_times: TimingsReport | None = None  # of making and checking a signature
+    audit_times: TimingsReport | None = None  # of writing a batch of records
+    audit_bytes: int = 0  # of the log's directory
+    last_checkpoint: datetime | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -101,6 +101,12 @@ class AuditLog:
         """Whether records wait for `sync`, or for a durable append."""
         return bool(self._unsynced)
 
+    @property
+    def last_checkpoint(self) -> datetime | None:
+        """When a head was signed last."""
+        last = None if self._checkpoints is None else self._checkpoints.last
+        return None if last is None else last.time
+
     def append(self, entries: Sequence[Entry], *, durable: bool = True) -> list[Head | None]:
         """Write records in this order; with `durable` the disk has them when this returns.
 

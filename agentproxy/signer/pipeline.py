@@ -12,6 +12,7 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 
 import trio
 
@@ -19,6 +20,7 @@ from agentproxy.protocol.errors import BackendError
 from agentproxy.protocol.fields import Head
 from agentproxy.protocol.messages import FailureCode
 from agentproxy.protocol.signer_messages import FROM_SIGNER, FromSigner, NotDone
+from agentproxy.protocol.timings import Timings
 from agentproxy.signer.checkpoint import Checkpoint
 from agentproxy.signer.log import AuditLog, LogUnavailableError
 from agentproxy.signer.record import Entry
@@ -69,6 +71,7 @@ class Pipeline:
     """
 
     def __init__(self, log: AuditLog, wake: Wake, threads: int) -> None:
+        self.audit_times = Timings()
         self._log = log
         self._wake = wake
         self._jobs: queue.SimpleQueue[Job | None] = queue.SimpleQueue()
@@ -129,6 +132,11 @@ class Pipeline:
         with self._pen:
             return self._log.checkpoint()
 
+    @property
+    def last_checkpoint(self) -> datetime | None:
+        """When the log's end was signed last; None: never, or without a key."""
+        return self._log.last_checkpoint
+
     def keep_up(self) -> None:
         """Sign the log's end if that is due. It blocks."""
         with self._pen:
@@ -179,12 +187,15 @@ class Pipeline:
         """Write the records of a batch; an answer that needs its record comes out only behind this."""
         recorded = [draft for _, draft in batch if draft.entry is not None]
         entries = [draft.entry for draft in recorded if draft.entry is not None]
+        began = time.perf_counter()
         try:
             with self._pen:
                 places = self._log.append(entries, durable=any(draft.durable for draft in recorded))
         except LogUnavailableError as error:
             logger.error("the audit log cannot be written, nothing is signed: %s", error)  # noqa: TRY400  no bug of ours
             return [(job.answer, _unrecorded(job, draft, error)) for job, draft in batch]
+        if entries:
+            self.audit_times.observe(time.perf_counter() - began)
         heads = iter(places)
         return [(job.answer, draft.reply(next(heads) if draft.entry is not None else None)) for job, draft in batch]
 

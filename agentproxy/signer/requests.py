@@ -3,8 +3,10 @@
 Whatever the oracle says about keys is checked again, against the signer's own keys file.
 """
 
+import contextlib
 import functools
 import logging
+import os
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -114,7 +116,7 @@ class Requests:
             case TakeCheckpoint():
                 return self._checkpoint(request.id)
             case Status():
-                return Draft(functools.partial(self._status, request.id, self._trouble()))
+                return Draft(functools.partial(self._status, request.id, self._trouble(), _bytes_in(self.audit)))
 
     def _issue(self, request: Issue) -> Draft:
         entry = Entry("issue", Outcome.DONE, request.asserted, details=_issue_details(request))
@@ -170,10 +172,28 @@ class Requests:
             return str(error)[:1024]
         return ""
 
-    def _status(self, id_: int, trouble: str, _: Head | None) -> FromSigner:
+    def _status(self, id_: int, trouble: str, audit_bytes: int, _: Head | None) -> FromSigner:
         return StatusReport(
-            id_, not trouble, trouble, len(self.keyring.facts), self._signing.signatures, self.pipeline.head
+            id_,
+            not trouble,
+            trouble,
+            len(self.keyring.facts),
+            self._signing.signatures,
+            self.pipeline.head,
+            self._signing.times.report(),
+            self.pipeline.audit_times.report(),
+            audit_bytes,
+            self.pipeline.last_checkpoint,
         )
+
+
+def _bytes_in(directory: Path) -> int:
+    total = 0
+    with os.scandir(directory) as entries:
+        for entry in entries:
+            with contextlib.suppress(FileNotFoundError):  # archived meanwhile
+                total += entry.stat(follow_symlinks=False).st_size
+    return total
 
 
 def _record(request: Record, facts: Mapping[Keygrip, KeyFacts]) -> Draft:

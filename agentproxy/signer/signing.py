@@ -25,6 +25,7 @@ from agentproxy.protocol.openpgp import DocumentSignature, algorithm_of, trailer
 from agentproxy.protocol.seal_messages import SealState, StateSealed
 from agentproxy.protocol.signatures import Signature
 from agentproxy.protocol.signer_messages import DigestSigned, FromSigner, NotDone, Outcome, SignDigest
+from agentproxy.protocol.timings import Timings
 from agentproxy.protocol.wire import format_time
 from agentproxy.signer.keyring import Keyring
 from agentproxy.signer.log import LogUnavailableError
@@ -64,10 +65,12 @@ class Signing:
 
     Attributes:
         signatures: released since the start.
+        times: of making and checking one.
     """
 
     pipeline: Pipeline
     signatures: int = 0
+    times: Timings = field(default_factory=Timings)
     _took_ns: dict[Keygrip, tuple[int, int]] = field(default_factory=dict)  # the last two signatures, with checks
 
     def likely_ns(self, keygrip: Keygrip) -> int | None:
@@ -125,6 +128,7 @@ class Signing:
         # Measured, so that no device is ever taken for quick twice.
         took_ns = time.perf_counter_ns() - began
         self._took_ns[facts.keygrip] = took_ns, self._took_ns.get(facts.keygrip, (took_ns, 0))[0]
+        self.times.observe(took_ns / 1e9)
         return signature
 
     def _signed(self, id_: int, signature: Signature, head: Head | None) -> FromSigner:

@@ -182,6 +182,12 @@ def test_status_tells_what_a_health_check_asks(home: GnupgHome) -> None:
         assert (report.operational, report.keys, report.signatures) == (True, 1, 1)
         assert report.head is not None
         assert report.head.sequence == 2
+        for times in (report.sign_times, report.audit_times):
+            assert times is not None
+            assert sum(times.counts) >= 1
+            assert times.total_us > 0
+        assert report.audit_bytes > 1000
+        assert report.last_checkpoint is not None
 
 
 @pytest.mark.parametrize(

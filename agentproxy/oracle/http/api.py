@@ -116,6 +116,7 @@ class Api:
             refusal = RefusedError(chosen.code, chosen.reason)
             asserted = caller.asserted(asked.distribution, asked.protocol_claims)
             service.refusals.record_keyless(caller, name, asserted, refusal)
+            service.tally.refused[refusal.code] += 1
             raise refusal
         fingerprint = service.policy.keys[chosen].fingerprint
         (facts,) = (key for key in service.keys.values() if key.fingerprint == fingerprint)

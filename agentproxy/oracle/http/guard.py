@@ -12,6 +12,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from agentproxy.oracle.http.identity import Peer, identify
 from agentproxy.oracle.http.problems import MEDIA_TYPE, Problem
+from agentproxy.oracle.tally import Tally
 from agentproxy.protocol.errors import RemoteProtocolError
 from agentproxy.protocol.wire import decode_object
 
@@ -30,8 +31,9 @@ _CODES = frozenset({"GET", "POST", "HEAD", "OPTIONS", "PUT", "PATCH", "DELETE"})
 class Guard:
     """An ASGI application around the API's."""
 
-    def __init__(self, app: ASGIApp) -> None:
+    def __init__(self, app: ASGIApp, tally: Tally) -> None:
         self._app = app
+        self._tally = tally
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request, whatever happens behind."""
@@ -48,6 +50,7 @@ class Guard:
             if not answer.status:
                 detail = "something went wrong here; the oracle's log says what"
                 await answer.tell(Problem(HTTPStatus.INTERNAL_SERVER_ERROR, "internal", detail))
+        self._tally.answered[answer.status] += 1
         _log(scope, answer.status, (trio.current_time() - started) * 1000)
 
     async def _pass_on(self, scope: Scope, receive: Receive, answer: "_Answer") -> None:

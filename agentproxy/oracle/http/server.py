@@ -55,7 +55,10 @@ class HttpServer:
         self._context = _context(tls)
         proxy_uid = None if config.proxy is None else uid_of(config.proxy.user)
         self._door = HttpDoor(
-            Guard(build_app(Api(reception, health))), self._context, config.max_connections, proxy_uid
+            Guard(build_app(Api(reception, health)), reception.service.tally),
+            self._context,
+            config.max_connections,
+            proxy_uid,
         )
         self._ports: Sequence[trio.SocketListener] = ()
         self._sockets: Sequence[trio.SocketListener] = ()

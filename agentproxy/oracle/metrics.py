@@ -1,0 +1,119 @@
+"""What an oracle tells Prometheus. Everything is read when somebody asks; a signature pays for counters only.
+
+docs/OPERATIONS.md has the list with words, `deployment/prometheus` the alerts.
+"""
+
+import logging
+from collections.abc import Iterator, Mapping
+from datetime import datetime
+
+import trio
+from prometheus_client.metrics_core import Metric
+
+from agentproxy.oracle.config import TlsConfig
+from agentproxy.oracle.expiries import credential_expiries, key_expiries, tls_expiries
+from agentproxy.oracle.reception import SOFTWARE, Reception
+from agentproxy.oracle.signerlink import SignerLink
+from agentproxy.protocol.errors import BackendError, ConfigError
+from agentproxy.protocol.signer_messages import Status, StatusReport
+from agentproxy.runtime.families import by_name, counter, gauge, histogram, text_of
+
+__all__ = ["OracleMetrics"]
+
+logger = logging.getLogger(__name__)
+
+SIGNER_SECONDS = 2.0  # a scrape that waits longer tells that the signer is away
+
+
+class OracleMetrics:
+    """Reads everything at each question.
+
+    Args:
+        reception: what all ways in share.
+        signer: asked how it is.
+        tls: whose files end some day.
+    """
+
+    def __init__(self, reception: Reception, signer: SignerLink, tls: TlsConfig) -> None:
+        self._reception = reception
+        self._service = reception.service
+        self._signer = signer
+        self._tls = tls
+
+    async def render(self) -> bytes:
+        """All of them in the text format."""
+        status = await self._status()
+        certificates = await self._certificates()
+        return text_of([*self._own(), *self._expiries(certificates), *_of_signer(status)])
+
+    async def _status(self) -> StatusReport | None:
+        try:
+            with trio.move_on_after(SIGNER_SECONDS):
+                answer = await self._signer.request(Status(self._signer.next_id()))
+                return answer if isinstance(answer, StatusReport) else None
+        except BackendError as error:
+            logger.debug("metrics: the signer did not say how it is, reason=%s", error)
+        return None
+
+    async def _certificates(self) -> Mapping[str, datetime | None]:
+        try:
+            return await trio.to_thread.run_sync(tls_expiries, self._tls)
+        except ConfigError as error:
+            logger.debug("metrics: the end of a certificate is not known, reason=%s", error)
+            return {}
+
+    def _own(self) -> Iterator[Metric]:
+        tally, keys = self._service.tally, self._service.keys
+        yield gauge(
+            "info", "Version of the oracle; always 1.", [((SOFTWARE, self._reception.node), 1)], "version", "node"
+        )
+        signed = {
+            (keys[grip].name if grip in keys else str(grip), tag): number
+            for (grip, tag), number in tally.signed.items()
+        }
+        yield counter("signatures", "Signatures that were released.", signed.items(), "key", "operation")
+        yield counter("refusals", "Requests that the policy refused.", by_name(tally.refused), "code")
+        yield counter("failures", "Requests that were allowed and got no signature.", by_name(tally.failed), "code")
+        yield counter("rejections", "Connections and requests that were not let in.", by_name(tally.rejected), "code")
+        yield counter("http_requests", "Answers of the HTTP API.", by_name(tally.answered), "status")
+        hits = tally.refused["rate_limited"]
+        yield counter("rate_limit_hits", "Requests above a runner's or token's rate.", [((), hits)])
+        waiting = {(priority.value,): number for priority, number in self._service.waiting.items()}
+        yield gauge("queue_length", "Requests that wait for their turn at the signer.", waiting.items(), "priority")
+        fresh = [((), float(self._reception.registry.is_fresh))]
+        yield gauge("registry_fresh", "1 while revocations are seen; without it nothing is signed.", fresh)
+        yield histogram(
+            "stage_seconds",
+            "How long each step of a signature takes; sign and audit happen in the signer.",
+            {
+                "authn": tally.authn.report(),
+                "policy": tally.policy.report(),
+                "queue": tally.queue.report(),
+                "signer": tally.signer.report(),
+            },
+        )
+
+    def _expiries(self, certificates: Mapping[str, datetime | None]) -> Iterator[Metric]:
+        keys = list(self._service.keys.values())
+        ends = {**key_expiries(keys), **credential_expiries(self._reception.registry.credentials), **certificates}
+        seconds = {(what,): moment.timestamp() for what, moment in ends.items() if moment is not None}
+        yield gauge("expiry_timestamp_seconds", "When keys, certificates and tokens end.", seconds.items(), "what")
+        risky = {(key.name,): float(key.can_certify and not key.seal_only) for key in keys}
+        yield gauge("certifying_key_accepted", "1 for a key that signs digests and can certify.", risky.items(), "key")
+
+
+def _of_signer(status: StatusReport | None) -> Iterator[Metric]:
+    operational = status is not None and status.operational
+    yield gauge("signer_up", "1 while the signer answers.", [((), float(status is not None))])
+    yield gauge("audit_log_writable", "1 while the signer can write its log.", [((), float(operational))])
+    if status is None:
+        return
+    yield gauge("audit_log_bytes", "Size of the audit log's directory.", [((), float(status.audit_bytes))])
+    if status.head is not None:
+        yield gauge("audit_log_sequence", "The last record.", [((), float(status.head.sequence))])
+    if status.last_checkpoint is not None:
+        moment = [((), status.last_checkpoint.timestamp())]
+        yield gauge("audit_checkpoint_timestamp_seconds", "When the log's end was signed last.", moment)
+    times = {"sign": status.sign_times, "audit": status.audit_times}
+    known = {stage: report for stage, report in times.items() if report is not None}
+    yield histogram("signer_stage_seconds", "The signer's own steps; audit is one write for many records.", known)

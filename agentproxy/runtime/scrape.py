@@ -1,0 +1,76 @@
+"""Metrics for whoever scrapes them: HTTP on loopback or a Unix socket, one answer a connection, nothing else.
+
+h11 speaks HTTP. What is told is made by the caller, at each question anew.
+"""
+
+import logging
+from collections.abc import Awaitable, Callable, Sequence
+
+import h11
+import trio
+
+from agentproxy.protocol.errors import ConfigError
+from agentproxy.runtime.metricsconfig import MetricsConfig
+from agentproxy.runtime.serve import accept_forever
+from agentproxy.runtime.unixsocket import bind
+
+__all__ = ["METRICS_PATH", "open_metrics", "serve_metrics"]
+
+logger = logging.getLogger(__name__)
+
+METRICS_PATH = b"/metrics"
+MEDIA_TYPE = "text/plain; version=0.0.4; charset=utf-8"
+SECONDS = 10.0  # for a whole conversation: Prometheus' own limit
+MAX_CONNECTIONS = 4
+MAX_HEAD = 8192  # bytes
+_SOCKET_MODE = 0o660
+
+Render = Callable[[], Awaitable[bytes]]
+
+
+async def open_metrics(config: MetricsConfig) -> Sequence[trio.SocketListener]:
+    """Bind.
+
+    Raises:
+        ConfigError: the address or path cannot be used.
+    """
+    if config.socket is not None:
+        return [bind(config.socket, _SOCKET_MODE)]
+    host, port = config.address
+    try:
+        return await trio.open_tcp_listeners(port, host=host)
+    except OSError as error:
+        raise ConfigError(f"metrics.listen: cannot use {config.listen}: {error}") from error
+
+
+async def serve_metrics(listeners: Sequence[trio.SocketListener], render: Render) -> None:
+    """Answer until cancelled, then close the listeners."""
+
+    async def handle(stream: trio.SocketStream) -> None:
+        with trio.move_on_after(SECONDS):
+            try:
+                await _answer(stream, render)
+            except (h11.ProtocolError, trio.BrokenResourceError) as error:
+                logger.debug("metrics: a connection ended, reason=%s", error)
+
+    try:
+        async with trio.open_nursery() as nursery:
+            for listener in listeners:
+                nursery.start_soon(accept_forever, listener, handle, MAX_CONNECTIONS)
+    finally:
+        for listener in listeners:
+            listener.socket.close()
+
+
+async def _answer(stream: trio.SocketStream, render: Render) -> None:
+    connection = h11.Connection(h11.SERVER, max_incomplete_event_size=MAX_HEAD)
+    while (event := connection.next_event()) is h11.NEED_DATA:
+        connection.receive_data(bytes(await stream.receive_some()))
+    if not isinstance(event, h11.Request):
+        return
+    status, body = 404, b"only GET /metrics\n"
+    if event.method == b"GET" and event.target == METRICS_PATH:
+        status, body = 200, await render()
+    headers = [("Content-Type", MEDIA_TYPE), ("Content-Length", str(len(body))), ("Connection", "close")]
+    for part in (h11.Response(status_code=status, headers=headers), h11.Data(data=body), h11.EndOfMessage()):
+        await stream.send_all(connection.send(part) or b"")

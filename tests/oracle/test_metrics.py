@@ -1,0 +1,103 @@
+"""What an oracle tells Prometheus, over a real connection; promtool looks at the form."""
+
+from pathlib import Path
+
+import pytest
+import trio
+from prometheus_client.parser import text_string_to_metric_families
+
+from agentproxy.oracle.config import OracleConfig
+from agentproxy.oracle.daemon import Oracle
+from agentproxy.protocol.errors import ConfigError, RemoteProtocolError
+from agentproxy.protocol.messages import Rejected, Signed, Welcome
+from agentproxy.runtime.config import load
+from agentproxy.runtime.metricsconfig import MetricsConfig
+from tests.oracle.samples import sign
+from tests.oracle.signerserver import ED25519, FakeSigner
+from tests.oracle.world import SECONDS, World, connected, context
+
+METRICS = "metrics: {socket: metrics.sock}\n"
+
+
+async def scrape(path: Path, request: bytes = b"GET /metrics HTTP/1.1\r\nHost: here\r\n\r\n") -> tuple[bytes, str]:
+    """The status line, and what is told."""
+    with trio.fail_after(SECONDS):
+        async with await trio.open_unix_socket(path) as stream:
+            await stream.send_all(request)
+            got = b"".join([bytes(part) async for part in stream])
+    head, _, body = got.partition(b"\r\n\r\n")
+    return head.partition(b"\r\n")[0], body.decode()
+
+
+async def promtool_takes(text: str) -> None:
+    """Let the real promtool look at names, units and the form."""
+    with trio.fail_after(SECONDS):
+        done = await trio.run_process(
+            ["promtool", "check", "metrics"], stdin=text.encode(), capture_stdout=True, capture_stderr=True, check=False
+        )
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def values(text: str) -> dict[str, float]:
+    """Each sample by its name and labels, as it is written."""
+    return {
+        sample.name + "".join(f"[{value}]" for _, value in sorted(sample.labels.items())): sample.value
+        for family in text_string_to_metric_families(text)
+        for sample in family.samples
+    }
+
+
+async def test_everything_that_an_oracle_does_is_counted(
+    world: World, signer: FakeSigner, nursery: trio.Nursery
+) -> None:
+    a, b = world.enrol("a"), world.enrol("b")
+    config = world.directory / "oracle.yaml"
+    config.write_text(config.read_text() + METRICS)
+    oracle = Oracle(load(config, OracleConfig))
+    nursery.start_soon(oracle.run)
+    with trio.fail_after(SECONDS):
+        await oracle.listening.wait()
+    async with connected(oracle.address, context(b.certificate)) as client:
+        assert isinstance(await client.hello(b.token), Welcome)
+        assert isinstance(await client.ask(sign(1, ED25519)), Signed)
+        await client.ask(sign(2, ED25519, distribution="el7-x86_64"))
+    async with connected(oracle.address, context(a.certificate)) as client:
+        assert isinstance(await client.hello(b.token), Rejected)
+        _, text = await scrape(world.directory / "metrics.sock")
+    found = values(text)
+    assert found["blind_oracle_signatures_total[ed][sign]"] == 1
+    assert found["blind_oracle_refusals_total[distribution_forbidden]"] == 1
+    assert found["blind_oracle_rejections_total[token_of_another_runner]"] == 1
+    assert found["blind_oracle_rate_limit_hits_total"] == 0
+    assert found["blind_oracle_queue_length[urgent]"] == 0
+    assert found["blind_oracle_registry_fresh"] == 1
+    assert found["blind_oracle_signer_up"] == 1
+    for stage, count in {"authn": 2, "policy": 2, "queue": 1, "signer": 1}.items():
+        assert found[f"blind_oracle_stage_seconds_count[{stage}]"] == count
+    assert found["blind_oracle_certifying_key_accepted[ed]"] == 0
+    assert found["blind_oracle_expiry_timestamp_seconds[token of b]"] > 0
+    assert found["blind_oracle_expiry_timestamp_seconds[certificate of this oracle]"] > 0
+    assert a.token not in text
+    await promtool_takes(text)
+    signer.die()
+    _, text = await scrape(world.directory / "metrics.sock")
+    assert values(text)["blind_oracle_signer_up"] == 0
+    assert values(text)["blind_oracle_audit_log_writable"] == 0
+    assert (await scrape(world.directory / "metrics.sock", b"GET / HTTP/1.1\r\nHost: h\r\n\r\n"))[0].startswith(
+        b"HTTP/1.1 404"
+    )
+    assert await scrape(world.directory / "metrics.sock", b"\x00\r\n\r\n") == (b"", "")
+    oracle.stop()
+
+
+@pytest.mark.parametrize("listen", ["0.0.0.0:9464", "192.0.2.1:9464", "oracle.example:9464", "9464", "127.0.0.1:x"])
+def test_metrics_are_told_on_loopback_only(listen: str) -> None:
+    with pytest.raises(RemoteProtocolError, match="expected a loopback address"):
+        MetricsConfig(listen=listen)
+
+
+def test_metrics_have_one_place(world: World) -> None:
+    config = world.directory / "oracle.yaml"
+    config.write_text(config.read_text() + "metrics: {}\n")
+    with pytest.raises(ConfigError, match="metrics: expected listen or socket"):
+        load(config, OracleConfig)
