@@ -33,11 +33,18 @@ class Dialer:
     Args:
         config: where certificate, key, authority and token lie.
         heads: gives the ends of audit logs that this relay saw last.
+        software: what it tells oracles about itself, for their logs.
     """
 
-    def __init__(self, config: RelayConfig | CredentialSet, heads: Callable[[], tuple[Head, ...]] = tuple) -> None:
+    def __init__(
+        self,
+        config: RelayConfig | CredentialSet,
+        heads: Callable[[], tuple[Head, ...]] = tuple,
+        software: str = SOFTWARE,
+    ) -> None:
         self._config = config
         self._heads = heads
+        self._software = software
 
     def context(self) -> ssl.SSLContext:
         """TLS 1.3 with our certificate.
@@ -57,7 +64,7 @@ class Dialer:
         token = read_private(self._config.token).decode("ascii", "replace").strip()
         if not 1 <= len(token) <= _MAX_TOKEN or not token.isascii() or not token.isprintable():
             raise ConfigError(f"{self._config.token}: expected one token on one line")
-        return Hello(PROTOCOL_VERSION, token, SOFTWARE, self._heads())
+        return Hello(PROTOCOL_VERSION, token, self._software, self._heads())
 
     async def connect(self, oracle: OracleAddress) -> trio.abc.Stream:
         """Open a stream and shake hands.

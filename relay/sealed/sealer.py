@@ -38,6 +38,7 @@ from relay.way import HeadKeeper
 
 __all__ = ["Sealer", "open_sealer"]
 
+_SOFTWARE = "blind-oracle-sign/0.1.0"
 # After a refusal that a moment's patience cures the oracle says how long; without a word, as long as this.
 _PATIENCE_SECONDS = 0.1
 _FAILURES = {
@@ -159,7 +160,7 @@ async def open_sealer(config: RelayConfig) -> AsyncIterator[Sealer]:
     """
     heads = Heads(config.state / "heads.json")
     heads.load()
-    dialer = Dialer(config, heads.all)
+    dialer = Dialer(config, heads.all, _SOFTWARE)
     dialer.context()  # what is wrong with the credentials shall show at once, not after a deadline
     dialer.hello()
     failure: Exception | None = None

@@ -5,6 +5,7 @@ import os
 from pathlib import Path
 
 import pytest
+import yaml
 
 from agentproxy.admin.layout import Layout
 from tests.admin.exports import Exports
@@ -177,6 +178,17 @@ def test_an_explanation_names_the_line_that_refuses(
     plain = json.loads(explain(state, *words, "--json").output)
     assert plain["allowed"] is False
     assert (plain["by"][0]["path"], plain["by"][0]["line"], plain["by"][0]["code"]) == (rule, line, code)
+
+
+def test_a_seal_only_key_is_explained_for_digests_and_for_seals(state: Layout) -> None:
+    keys = state.signer / "keys.yaml"
+    plain = yaml.safe_load(keys.read_text())
+    plain["keys"]["modern"]["seal_only"] = True
+    keys.write_text(yaml.safe_dump(plain))
+    words = ("build-01", "modern", "--distribution", "el9-x86_64")
+    refused = explain(state, *words)
+    assert (refused.status, refused.output.startswith("refused, forbidden: keys.modern: seal only")) == (1, True)
+    assert explain(state, *words, "--seal").status == 0
 
 
 @pytest.mark.parametrize(

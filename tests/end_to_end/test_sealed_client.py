@@ -55,6 +55,11 @@ def sign(system: System, *words: str | Path, seconds: float = SECONDS) -> Done:
     return system.run(SIGN, *words, seconds=seconds)
 
 
+def runs(system: System) -> int:
+    """How many have connected since the oracle's log began."""
+    return system.log("oracle").count("software=blind-oracle-sign/")
+
+
 def told(done: Done) -> list[dict[str, object]]:
     return [json.loads(line) for line in done.stdout.splitlines()]
 
@@ -198,7 +203,7 @@ def test_the_log_tells_who_signed_a_package_and_a_file(system: System, package: 
 def test_many_packages_are_signed_over_one_connection(system: System, offline: Offline, tmp_path: Path) -> None:
     packages = build_packages(tmp_path, [f"hello-{number}" for number in range(30)])
     (tmp_path / "broken.rpm").write_bytes(packages[0].read_bytes()[:-1])
-    came = system.log("oracle").count("relay came")
+    came = runs(system)
     done = sign(system, "rpm", "--json", "--key", "modern", *packages, tmp_path / "broken.rpm", tmp_path / "none.rpm")
     assert done.returncode == 1
     outcomes = {str(result["file"]): (result["outcome"], result.get("reason")) for result in told(done)}
@@ -209,8 +214,8 @@ def test_many_packages_are_signed_over_one_connection(system: System, offline: O
     assert set(outcomes) == {str(package) for package in packages}
     assert set(outcomes.values()) == {("signed", None)}
     assert is_signed(system, offline, "modern", packages[17], tmp_path / "rpmdb")
-    until(lambda: system.log("oracle").count("relay came") > came, "the oracle has told who came")
-    assert system.log("oracle").count("relay came") == came + 1
+    until(lambda: runs(system) > came, "the oracle has told who came")
+    assert runs(system) == came + 1
 
 
 def test_existing_signatures_are_kept_replaced_or_refused(
@@ -279,12 +284,12 @@ def stopped_signer(system: System) -> Iterator[None]:
 @contextmanager
 def signing(system: System, *words: str | Path) -> Iterator[subprocess.Popen[str]]:
     """blind-oracle-sign in the background, as soon as the oracle has its request."""
-    came = system.log("oracle").count("relay came")
+    came = runs(system)
     process = subprocess.Popen(
         [SIGN, *map(str, words)], env=system.environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     )
     try:
-        until(lambda: system.log("oracle").count("relay came") > came, "it is connected")
+        until(lambda: runs(system) > came, "it is connected")
         yield process
     finally:
         process.kill()

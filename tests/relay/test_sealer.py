@@ -1,6 +1,7 @@
 """The sealer with an oracle that answers as each test wants: whatever it says, no wrong signature comes out."""
 
 import contextlib
+import socket
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import replace
@@ -39,9 +40,11 @@ from agentproxy.protocol.openpgp import DocumentSignature, trailer
 from agentproxy.protocol.signatures import EddsaSignature
 from agentproxy.runtime.streams import EndOfStream, FramedStream
 from relay.config import OracleAddress, RelayConfig, SocketConfig
+from relay.credentials import CredentialStore, credentials_directory
 from relay.heads import Heads
 from relay.link import RejectedError
 from relay.pending import UnreachableError
+from relay.sealed import sealer as sealer_module
 from relay.sealed.errors import NotSealedError
 from relay.sealed.keychoice import KeyWanted
 from relay.sealed.sealer import Sealer
@@ -242,3 +245,24 @@ async def test_a_key_that_is_not_clear_is_not_chosen(wanted: KeyWanted, words: s
         await sealer.welcome()
         with pytest.raises(ConfigError, match=words):
             await sealer.choose(wanted)
+
+
+def config_in(state: Path, token: Path) -> RelayConfig:
+    address = OracleAddress("127.0.0.1:1", "127.0.0.1")
+    return RelayConfig("b1", (address,), *[NOWHERE] * 3, token, state, (SocketConfig(NOWHERE),))
+
+
+def test_credentials_are_renewed_by_one_at_a_time_and_by_a_relay_first(tmp_path: Path) -> None:
+    ours = config_in(tmp_path, CredentialStore(credentials_directory(tmp_path)).current.token)
+    with sealer_module._renewable(config_in(tmp_path, tmp_path / "elsewhere")) as store:
+        assert store is None, "somebody else's credentials"
+    with sealer_module._renewable(ours) as first, sealer_module._renewable(ours) as second:
+        assert first is not None
+        assert second is None, "the first would be revoked by the second's"
+    with socket.socket(socket.AF_UNIX) as relay:
+        relay.bind(str(ours.control_socket))
+        relay.listen()
+        with sealer_module._renewable(ours) as beside_a_relay:
+            assert beside_a_relay is None
+    with sealer_module._renewable(ours) as behind_a_dead_relay:
+        assert behind_a_dead_relay is not None

@@ -54,6 +54,7 @@ def check_(context: click.Context, file: Path | None, as_json: bool, config: Pat
 @click.argument("key")
 @click.option("--distribution", help="What the request would name, such as el10-x86_64.")
 @click.option("--hash", "hash_name", type=_HASHES, default="sha256", show_default=True)
+@click.option("--seal", is_flag=True, help="For a signature that the signer writes whole.")
 @click.option("--file", type=click.Path(path_type=Path), help="Another policy than the configured one.")
 @_json
 @config_option
@@ -64,8 +65,9 @@ def explain_(  # noqa: PLR0913, PLR0917  one parameter for each option
     key: str,
     distribution: str | None,
     hash_name: str,
+    seal: bool,  # noqa: FBT001  a flag of the command line, as the next one
     file: Path | None,
-    as_json: bool,  # noqa: FBT001  a flag of the command line
+    as_json: bool,  # noqa: FBT001
     config: Path,
 ) -> None:
     """Say whether RUNNER would get a signature with KEY, a name from the policy, and by which line of the file.
@@ -74,7 +76,7 @@ def explain_(  # noqa: PLR0913, PLR0917  one parameter for each option
     """
     oracle = load_oracle(config)
     path = _file(file, oracle)
-    question = Question(HashAlgorithm[hash_name.upper()], distribution)
+    question = Question(HashAlgorithm[hash_name.upper()], distribution, seal=seal)
     explained = _explained(load(path, Policy), _checked(runner, "RUNNER"), key, question, served_keys(oracle))
     lines = lines_in(path)
     if as_json:
