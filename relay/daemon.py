@@ -148,4 +148,5 @@ def _status(relay: Relay) -> str:
     state = relay.client.state
     way = f"connected to {state.node} at {state.address}" if state.connected else f"not connected: {state.problem}"
     counts = ", ".join(f"{count} {outcome.value}" for outcome, count in relay.log.counts.items())
-    return f"{way}; {relay.connections} gpg now; {counts}"
+    own = "FALLBACK ACTIVE; " if relay.fallback is not None and relay.fallback.is_active else ""
+    return f"{own}{way}; {relay.connections} gpg now; {counts}"

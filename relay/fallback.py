@@ -4,6 +4,7 @@ Everything that counts is looked at when a connection of gpg begins, and holds u
 it asks for a signature.
 """
 
+import functools
 import logging
 from datetime import UTC, datetime
 from typing import NoReturn
@@ -11,15 +12,15 @@ from typing import NoReturn
 import trio
 
 from agentproxy.protocol.errors import BackendError, ConfigError, RemoteProtocolError
-from agentproxy.protocol.fields import KeyFacts
 from agentproxy.protocol.journal import JournalOperation
 from relay.client import Client
 from relay.config import RelayConfig
 from relay.delivery import Delivery
 from relay.door import Door
-from relay.fallbackkeys import FallbackKeys, usable
+from relay.fallbackkeys import FallbackKeys
 from relay.fallbackmode import FallbackMode, FallbackPlaces
 from relay.fallbackreport import FallbackKeyReport, FallbackReport, JournalReport
+from relay.fallbackrule import FallbackRule
 from relay.fallbackswitch import HostClock, Switch, SwitchKeeper
 from relay.journal import Draft, Journal
 from relay.journalchain import JournalUnavailableError
@@ -62,7 +63,8 @@ class Fallback:
         clock = HostClock()
         self._switch = SwitchKeeper(self.places.switch, clock)
         self._outage = Outage(self.places.outage, clock)
-        self._keys = FallbackKeys(self.places.keys)
+        fallback_keys = FallbackKeys(self.places.keys)
+        self._rule = FallbackRule(config, client, keys, permission, fallback_keys, self._switch, self._outage)
         journal, pen = Journal(self.places.journal), trio.Lock()
         self._delivery = Delivery(journal, pen, client)
         self._parts = Parts(
@@ -90,7 +92,7 @@ class Fallback:
 
     def has_duties(self) -> bool:
         """Whether records wait for an oracle, or the time until fallback is being counted."""
-        counts = self._mode()[0] is FallbackMode.AUTO and self._client.unreachable_since is not None
+        counts = self._rule.mode()[0] is FallbackMode.AUTO and self._client.unreachable_since is not None
         return counts or self._parts.journal.undelivered > 0
 
     def close(self) -> None:
@@ -114,7 +116,7 @@ class Fallback:
 
     async def _note_outage(self) -> None:
         since = self._client.unreachable_since
-        counts = self._permission.answered is None and self._mode()[0] is FallbackMode.AUTO
+        counts = self._permission.answered is None and self._rule.mode()[0] is FallbackMode.AUTO
         own = trio.current_time() - since if since is not None and counts else None
         try:
             if self._outage.is_news(own):
@@ -128,57 +130,18 @@ class Fallback:
 
         A socket that shows certain keys only shows one of these when it names it, too.
         """
-        if self._why_not():
+        if self._rule.why_not():
             return None
-        good, _ = self._usable()
-        mode, reason = self._mode()
+        good, _ = self._rule.usable()
+        mode, reason = self._rule.mode()
         shown = {key.keygrip: key for key in good if not door.keys or key.name in door.keys}
-        return LocalSigning(self._parts, shown, mode, reason) if shown else None
+        objection = functools.partial(self._rule.objection, trio.current_time())
+        return LocalSigning(self._parts, shown, mode, reason, objection) if shown else None
 
-    def _mode(self) -> tuple[FallbackMode, str]:
-        """The mode that holds, and its operator's reason."""
-        switch = self._switch.current()
-        return (switch.mode, switch.reason) if switch else (self._config.fallback.mode, "relay.yaml")
-
-    def _why_not(self) -> str:
-        """Why this host does not sign by itself now; empty when it does."""
-        mode, _ = self._mode()
-        if mode is FallbackMode.NEVER:
-            return "the mode is never"
-        if problem := self._forbidden():
-            return problem
-        good, refused = self._usable()
-        if not good:
-            return "no key to sign with: " + ("; ".join(refused) or "blind-oracle-relay fallback setup makes one")
-        away = self._away_seconds()
-        if mode is FallbackMode.AUTO and away is None:
-            return "an oracle is there"
-        after = self._config.fallback.after_seconds
-        if mode is FallbackMode.AUTO and away is not None and away < after:
-            return f"no oracle for {away:.0f} of {after} s"
-        return ""
-
-    def _forbidden(self) -> str:
-        verdict = self._permission.verdict
-        if verdict.allowed:
-            return ""
-        name = self._config.name
-        if not verdict.by:
-            return f"no oracle has allowed it yet: its policy must say runners.{name}.fallback: true"
-        return f"the oracle forbids it, said by {verdict.by}: its policy must say runners.{name}.fallback: true"
-
-    def _away_seconds(self) -> float | None:
-        """For how long no oracle has answered; None: one has just now. One that turns us away has answered."""
-        since, answered = self._client.unreachable_since, self._permission.answered
-        if since is None:
-            return None
-        if answered is not None:
-            return trio.current_time() - max(since, answered)
-        return self._outage.seconds(trio.current_time() - since)
-
-    def _usable(self) -> tuple[list[KeyFacts], list[str]]:
-        oracles = {key.facts.keygrip for key in self._oracles_keys.served}
-        return usable(self._keys.all(), oracles, self._config.fallback.accept_oracle_keys, datetime.now(UTC))
+    @property
+    def is_active(self) -> bool:
+        """Whether connections that begin now are served here."""
+        return not self._rule.why_not()
 
     async def switch(self, mode: FallbackMode | None, seconds: int, reason: str, by: str) -> None:
         """Do what an operator says; it counts for connections from now on, and is in the journal.
@@ -190,7 +153,7 @@ class Fallback:
             ConfigError: it cannot be done, or would have no effect.
         """
         if mode is not None and mode is not FallbackMode.NEVER:
-            if problem := self._forbidden():
+            if problem := self._rule.forbidden():
                 raise ConfigError(problem, "the oracle's policy decides: forced has no power against it")
             await self._look_into_home()
         try:
@@ -230,7 +193,7 @@ class Fallback:
         Raises:
             ConfigError: the agent cannot be asked.
         """
-        good, _ = self._usable()
+        good, _ = self._rule.usable()
         if not good:
             raise ConfigError(f"not switched: {self._no_key()}", "blind-oracle-relay fallback setup")
         try:
@@ -247,17 +210,17 @@ class Fallback:
             logger.error("an oracle's key lies in the fallback's home, and is not used, key=%s", fingerprint)
 
     def _no_key(self) -> str:
-        return "; ".join(["no key to sign with", *self._usable()[1]])
+        return "; ".join(["no key to sign with", *self._rule.usable()[1]])
 
     async def _tell(self) -> None:
         """Say in the log when fallback becomes active or ends."""
         await trio.lowlevel.checkpoint()
-        mode, reason = self._mode()
-        now = "" if self._why_not() else f"ACTIVE, mode={mode.value} reason={reason!r}"
+        mode, reason = self._rule.mode()
+        now = "" if self._rule.why_not() else f"ACTIVE, mode={mode.value} reason={reason!r}"
         if now and now != self._told:
             logger.warning("fallback is %s: this host signs with its own key", now)
         elif self._told and not now:
-            logger.warning("fallback is over: %s", self._why_not())
+            logger.warning("fallback is over: %s", self._rule.why_not())
         self._told = now
 
     async def _keep(self) -> None:
@@ -270,11 +233,11 @@ class Fallback:
 
     def report(self) -> FallbackReport:
         """For `status`."""
-        why_not = self._why_not()
-        mode, reason = self._mode()
+        why_not = self._rule.why_not()
+        mode, reason = self._rule.mode()
         switch = self._switch.current()
         left = self._switch.left()
-        good, refused = self._usable()
+        good, refused = self._rule.usable()
         journal, verdict = self._parts.journal, self._permission.verdict
         return FallbackReport(
             mode=mode.value,

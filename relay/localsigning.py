@@ -30,7 +30,6 @@ __all__ = ["LocalSigning", "Parts"]
 # gpg-agent serves its connections one after another while it computes; more would only wait inside it, each against
 # its own deadline.
 MOST_AT_ONCE = 4
-LAST_RECORD_SECONDS = 5.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,12 +63,14 @@ class LocalSigning:
 
     Attributes:
         mode, reason: why it was, for the records.
+        objection: why it may not sign any more; empty when it may.
     """
 
     parts: Parts
     keys: dict[Keygrip, KeyFacts]
     mode: FallbackMode
     reason: str
+    objection: Callable[[], str]
 
     @property
     def log(self) -> RequestLog:
@@ -110,6 +111,8 @@ class LocalSigning:
     async def _signed(self, asked: _Asked) -> Signature:
         need, visitor = asked.need, asked.visitor
         key = self.keys[need.keygrip]
+        if objection := self.objection():
+            raise NotSignedError(GpgError.FORBIDDEN, Outcome.REFUSED, "fallback_over", objection)
         await self._write(self.parts.journal.check)  # without room for its record no signature is made
         try:
             signature = await self.parts.agent.sign(need.keygrip, need.digest)

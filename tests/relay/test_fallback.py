@@ -16,9 +16,9 @@ import trio
 from agentproxy.protocol.digests import Digest, HashAlgorithm
 from agentproxy.protocol.errors import ConfigError
 from agentproxy.protocol.fields import KeyFacts
-from agentproxy.protocol.messages import Failed, FailureCode, RefusalCode, Refused, Rejected, RejectionCode
+from agentproxy.protocol.messages import Failed, FailureCode, KeysChanged, RefusalCode, Refused, Rejected, RejectionCode
 from agentproxy.runtime.unixsocket import Peer
-from relay import delivery, localagent
+from relay import delivery, fallbackrule, localagent
 from relay.daemon import serve
 from relay.fallbackkeys import FallbackKeys
 from relay.fallbackmode import FallbackConfig, FallbackMode, FallbackPlaces
@@ -53,8 +53,8 @@ class Host:
             nursery.cancel_scope.cancel()
 
     def with_auto(self, after_seconds: int = 1) -> None:
-        fallback = FallbackConfig(FallbackMode.AUTO, after_seconds)
-        self.runner.config = replace(self.runner.config, fallback=fallback, deadline_seconds=5)
+        auto = FallbackConfig(FallbackMode.AUTO, after_seconds)
+        self.runner.config = replace(self.runner.config, fallback=auto, deadline_seconds=5)
 
     async def sign(self, data: bytes = b"package") -> subprocess.CompletedProcess[bytes]:
         return await self.runner.gpg("--detach-sign", "-o", "-", stdin=data)
@@ -198,6 +198,31 @@ async def test_the_mode_is_fixed_for_a_connection(host: Host) -> None:
             with pytest.raises(AssuanError):
                 await trio.to_thread.run_sync(second.sign, grip, DIGEST)
     assert len(host.journal) == 3  # two switches, one signature
+
+
+async def test_the_oracles_no_and_the_end_of_a_switch_reach_connections_that_are_held_open(
+    host: Host, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    grip = str(host.own.keygrip)
+    oracle = host.runner.oracle
+    async with host.runner.running_oracle(), host.relay() as relay:
+        await connected(relay)
+        await switch(relay, FallbackMode.FORCED)
+        with await trio.to_thread.run_sync(AssuanClient, host.runner.socket) as client:
+            await trio.to_thread.run_sync(client.sign, grip, DIGEST)
+            oracle.tell(KeysChanged(oracle.keys, fallback=False))
+            await until(lambda: not relay._permission.verdict.allowed)
+            with pytest.raises(AssuanError):
+                await trio.to_thread.run_sync(client.sign, grip, DIGEST)
+            assert relay.log.last(1)[0].code == "fallback_over"
+            oracle.tell(KeysChanged(oracle.keys, fallback=True))
+            await until(lambda: relay._permission.verdict.allowed)
+            await trio.to_thread.run_sync(client.sign, grip, DIGEST)
+            await switch(relay, FallbackMode.NEVER, 0)
+            await trio.to_thread.run_sync(client.sign, grip, DIGEST)
+            monkeypatch.setattr(fallbackrule, "LATE_SECONDS", 0.0)
+            with pytest.raises(AssuanError):
+                await trio.to_thread.run_sync(client.sign, grip, DIGEST)
 
 
 async def test_a_relay_stays_for_what_it_has_to_deliver_and_for_what_it_counts(host: Host) -> None:
