@@ -14,6 +14,7 @@ from pathlib import Path
 
 from agentproxy.protocol.errors import ConfigError
 from relay.config import RelayConfig, load_config
+from relay.connectionstate import Standing
 from relay.control_call import ask
 from relay.finding import Finding, bad, good, skipped, warning
 from relay.gpgview import GpgView, ProgramError, program_version
@@ -182,7 +183,7 @@ def check_network(case: Case) -> Finding:
     if case.config is None:
         return skipped("network", "relay.yaml does not say where an oracle is")
     if case.status is not None and case.status.connection.connected:
-        return good("network", f"connected to {case.status.connection.node} at {case.status.connection.address}")
+        return _connected(case.status)
     problems = []
     for oracle in case.config.oracles:
         if oracle.ssh is not None:
@@ -195,6 +196,15 @@ def check_network(case: Case) -> Finding:
             return good("network", f"{oracle.address} can be reached")
     hint = "is the oracle running? do name, port and firewall let this host through?"
     return bad("network", "; ".join(problems), hint)
+
+
+def _connected(status: StatusReport) -> Finding:
+    found = f"connected to {status.connection.node} at {status.connection.address}"
+    missing = [one for one in status.oracles if one.standing in {Standing.AWAY, Standing.AILING}]
+    if not missing:
+        return good("network", found)
+    others = "; ".join(f"{one.address} since {one.since:%Y-%m-%d %H:%M} UTC: {one.problem}" for one in missing)
+    return warning("network", f"{found}, and not well: {others}", "blind-oracle check, on that host")
 
 
 def check_tls(case: Case) -> Finding:

@@ -78,8 +78,11 @@ def test_an_oracle_that_is_stopped_for_maintenance_hands_over(system: System, of
         load.wait_for(20)
         system.stop("oracle")
         load.wait_for(20)
+        doctor = system.run("blind-oracle-relay", "doctor", "--no-sign")
         system.start("oracle")
     assert_nothing_is_lost(system, offline, load)
+    assert doctor.returncode == 0
+    assert "and not well: 127.0.0.1:" in doctor.stdout
 
 
 @pytest.mark.parametrize("part", ["oracle", "signer"])
