@@ -108,6 +108,7 @@ def _group() -> None:
 def _rpm(context: click.Context, /, files: tuple[Path, ...], existing: str, jobs: int, **_: object) -> int:
     """Sign the headers of RPMs, in place; each is replaced whole or not at all."""
     common = _Common.of(context)
+    files = tuple(dict.fromkeys(files))  # the second of two runs on one file would find it changed
 
     async def sign(sealer: Sealer, way: Way, report: Report) -> None:
         chosen = replace(way, existing=Existing(existing), jobs=jobs)

@@ -1,7 +1,9 @@
 """`blind-oracle-sign`: packages, files and repositories signed without gpg or rpm, as their users' tools see them."""
 
+import contextlib
 import json
 import os
+import pty
 import shutil
 import signal
 import subprocess
@@ -204,7 +206,8 @@ def test_many_packages_are_signed_over_one_connection(system: System, offline: O
     packages = build_packages(tmp_path, [f"hello-{number}" for number in range(30)])
     (tmp_path / "broken.rpm").write_bytes(packages[0].read_bytes()[:-1])
     came = runs(system)
-    done = sign(system, "rpm", "--json", "--key", "modern", *packages, tmp_path / "broken.rpm", tmp_path / "none.rpm")
+    odd = (tmp_path / "broken.rpm", tmp_path / "none.rpm", packages[0])  # the last one stands twice
+    done = sign(system, "rpm", "--json", "--key", "modern", *packages, *odd)
     assert done.returncode == 1
     outcomes = {str(result["file"]): (result["outcome"], result.get("reason")) for result in told(done)}
     assert outcomes.pop(str(tmp_path / "none.rpm")) == ("failed", "No such file or directory")
@@ -216,6 +219,23 @@ def test_many_packages_are_signed_over_one_connection(system: System, offline: O
     assert is_signed(system, offline, "modern", packages[17], tmp_path / "rpmdb")
     until(lambda: runs(system) > came, "the oracle has told who came")
     assert runs(system) == came + 1
+
+
+def test_a_terminal_gets_a_bar_and_what_went_wrong_beside_it(system: System, tmp_path: Path) -> None:
+    packages = build_packages(tmp_path, ["one", "two"])
+    ours, theirs = pty.openpty()
+    with os.fdopen(ours, "rb", 0) as screen:
+        words = [SIGN, "rpm", "--key", "modern", *map(str, packages), str(tmp_path / "none.rpm")]
+        process = subprocess.Popen(words, env=system.environment, stdout=subprocess.DEVNULL, stderr=theirs)
+        os.close(theirs)
+        shown = b""
+        with contextlib.suppress(OSError):  # so Linux says that nobody has the other end any more
+            while chunk := screen.read(4096):
+                shown += chunk
+        assert process.wait(SECONDS) == 1
+    assert b"signing" in shown
+    assert b"3/3" in shown
+    assert b"none.rpm: No such file or directory" in shown
 
 
 def test_existing_signatures_are_kept_replaced_or_refused(
