@@ -14,6 +14,7 @@ from bench import audit_log, raw, relay_cost
 from bench.agent_load import pksign_p50_us, pksign_rate
 from bench.distance import DELAYS, by_relay, by_ssh
 from bench.framed_load import flood, signing_rate, single_p50_ms
+from bench.http_load import HttpLoad
 from bench.kills import DEADLINE_SECONDS, sign_beside_kills
 from bench.packages import Workload
 from bench.processes import cpu_seconds, private_kib
@@ -32,6 +33,7 @@ SEALED_GOAL = 10.0
 SEALED_PACKAGES = 200
 MEMORY_GOAL = 1.5
 START_GOAL = 2.0
+HTTP_GOAL = 3.0
 FAIRNESS_GOAL = 5.0  # "at most a few signatures"
 FLOOD = 2000
 ROUND_TRIPS_GOAL = 1.1
@@ -140,6 +142,22 @@ class Bench:
     def _framed_rate(self, name: str) -> float:
         return signing_rate(self.ours.access(), self.ours.keys[name].keygrip, self.seconds)
 
+    def http(self) -> Iterator[Row]:
+        """The HTTP API with keep-alive connections, beside the framed stream with as many requests in flight."""
+        access = self.ours.http_runner("ed25519")
+        address = self.ours.environment["BLIND_ORACLE_HTTP"].removeprefix("https://")
+        rates, framed, p50s, p99s = [], [], [], []
+        with HttpLoad(access, address) as load:
+            load.rate(self.seconds / 4)  # the first requests find cold code
+            for _ in self.rounds:
+                rates.append(load.rate(self.seconds))
+                framed.append(self._framed_rate("ed25519"))
+                took = load.latencies_ms(rates[-1] / 2, self.seconds)
+                p50s.append(took[len(took) // 2])
+                p99s.append(took[len(took) * 99 // 100])
+        yield shown("HTTP API, 32 connections, ed25519 a second, to the framed stream", rates, framed)
+        yield at_most("HTTP API at half of its rate, p99 ms, to its p50", p99s, p50s, HTTP_GOAL)
+
     def fairness(self) -> Iterator[Row]:
         """What another runner's mass rebuild costs one signature."""
         second, keygrip = self.ours.second_runner(), self.ours.keys["rsa4096"].keygrip
@@ -227,6 +245,7 @@ GROUPS: dict[str, Callable[[Bench], Iterator[Row]]] = {
     "mass-signing": Bench.four_rpmsign,
     "sealed": Bench.sealed,
     "oracle": Bench.oracle_and_signer,
+    "http": Bench.http,
     "fairness": Bench.fairness,
     "idle-connections": Bench.beside_idle_connections,
     "audit": Bench.audit_verify,

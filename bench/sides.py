@@ -6,7 +6,7 @@ import shlex
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -64,11 +64,15 @@ class Ours:
         """Another runner than the one that `dev` enrolled."""
         return _access(self.runner("second"))
 
-    def runner(self, runner: str) -> Path:
-        """Enrol another runner, for all keys; its relay.yaml, in a directory of its own."""
+    def http_runner(self, key: str) -> Access:
+        """A runner that has one key only, as the HTTP API wants it when a request names no type."""
+        return _access(self.runner("http", (key,)))
+
+    def runner(self, runner: str, names: Sequence[str] = ()) -> Path:
+        """Enrol another runner, for these keys, or all; its relay.yaml, in a directory of its own."""
         directory = self.directory / runner
         enrolment = self.directory / f"{runner}.enrolment"
-        keys = [f"--key={name}" for name in self.keys]
+        keys = [f"--key={name}" for name in names or self.keys]
         add = [ORACLE, "runner", "add", runner, "--policy-add", *keys, "--output", enrolment]
         subprocess.run(add, check=True, env=self.environment, stdout=subprocess.DEVNULL)
         os.kill(self.pids["oracle"], signal.SIGHUP)  # it takes the policy with the new runner

@@ -57,6 +57,7 @@ class FakeSigner:
         self.records: list[Record] = []
         self.log: list[CredentialRecord] = []  # what an oracle may ask for
         self.log_trouble = ""
+        self.status_trouble = ""
         self.signed: list[SignDigest] = []
         self.sealed: list[SealState] = []
         self.keys: tuple[KeyFacts, ...] = (ED25519,)
@@ -103,7 +104,8 @@ class FakeSigner:
             case ListKeys():
                 return Keys(message.id, "node", self.keys)
             case Status():
-                return StatusReport(message.id, operational=True, reason="", keys=1, signatures=len(self.signed))
+                trouble = self.status_trouble
+                return StatusReport(message.id, not trouble, trouble, keys=1, signatures=len(self.signed))
             case Record():
                 if self.log_trouble:
                     return NotDone(message.id, FailureCode.NOT_OPERATIONAL, self.log_trouble, retryable=True)

@@ -1,6 +1,8 @@
 """Signatures over HTTP: what is asked, what is answered, and what the signer got to see."""
 
 import hashlib
+from dataclasses import replace
+from datetime import UTC, datetime
 
 import pytest
 import trio
@@ -189,3 +191,37 @@ async def test_what_is_not_there_is_a_problem_document_too(api: Api) -> None:
     assert set(document.json["paths"]) == {  # type: ignore[arg-type]  # what JSON holds
         "/sign/rpm", "/sign/repodata", "/sign/batch", "/keys", "/keys/{file}", "/health", "/version"
     }  # fmt: skip
+
+
+async def test_health_names_a_log_that_cannot_be_written_and_keys_that_ended(api: Api) -> None:
+    api.signer.status_trouble = "/var/lib/secret/place: no space left on device"
+    ended = replace(ED25519, expires=datetime(2026, 1, 1, tzinfo=UTC))
+    api.signer.keys = (ended,)
+    await until(lambda: list(api.oracle._service.keys.values()) == [ended])
+    async with api.connect(None) as client:
+        health = await client.get("/health")
+        assert health.status == 503
+        assert health.json["checks"] == {
+            "signer": "ok",
+            "audit_log": "the audit log cannot be written",
+            "registry": "ok",
+            "keys": "expired: ed",
+        }
+        assert b"secret" not in health.body
+
+
+async def test_health_names_keys_that_nobody_serves_and_a_registry_out_of_reach(api: Api) -> None:
+    api.signer.keys = ()
+    await until(lambda: not api.oracle._service.keys)
+    api.oracle._view.is_replayed = False
+    async with api.connect(None) as client:
+        health = await client.get("/health")
+        assert health.status == 503
+        assert health.json["checks"] == {
+            "signer": "ok",
+            "audit_log": "ok",
+            "registry": "the registry is out of reach, or the audit log not yet replayed",
+            "keys": "not served: ed",
+        }
+        refused = await client.post("/sign/rpm", RPM, bearer(api.t))
+    assert refused.problem == (503, "not_operational")
