@@ -52,6 +52,11 @@ class Case:
         return self.status.runner if self.status is not None else "RUNNER"
 
     @property
+    def falls_back(self) -> bool:
+        """Whether the host signs by itself now."""
+        return self.status is not None and self.status.fallback is not None and self.status.fallback.active
+
+    @property
     def set_up(self) -> str:
         """The command that mends this home."""
         return f"blind-oracle-relay setup --home {shlex.quote(str(self.gpg.home))}"

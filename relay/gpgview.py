@@ -26,6 +26,7 @@ class PublicSubkey:
     fingerprint: str
     primary: str
     created: int  # seconds since 1970
+    algorithm: str  # as gpg names it, such as rsa4096 or ed25519
     fault: str  # why gpg does not use it, such as "expired on 2026-01-01"; empty: it does
 
 
@@ -58,7 +59,7 @@ class GpgView:
         """All keys of the home that can sign, by fingerprint."""
         listed = self.run("gpg", "--batch", "--with-colons", "--with-subkey-fingerprint", "--list-keys").stdout
         found: dict[str, PublicSubkey] = {}
-        primary, row = "", [""] * 12
+        primary, row = "", [""] * 17
         for line in listed.splitlines():
             fields = line.split(":")
             if fields[0] in {"pub", "sub"}:
@@ -67,8 +68,15 @@ class GpgView:
             elif fields[0] == "fpr":
                 primary = primary or fields[9]
                 if "s" in row[11]:
-                    found[fields[9]] = PublicSubkey(fields[9], primary, int(row[5] or 0), _fault(row[1], row[6]))
+                    fault = _fault(row[1], row[6])
+                    found[fields[9]] = PublicSubkey(fields[9], primary, int(row[5] or 0), _algorithm(row), fault)
         return found
+
+
+def _algorithm(row: list[str]) -> str:
+    # doc/DETAILS of gnupg: field 4 is the number of RFC 9580, 9.1; field 17 a curve's name.
+    curve = row[16] if len(row) > 16 else ""
+    return curve or {"1": "rsa", "17": "dsa"}.get(row[3], "") + row[2]
 
 
 def _fault(validity: str, end: str) -> str:

@@ -2,6 +2,7 @@
 
 import tempfile
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from relay.control_call import ask
@@ -9,7 +10,7 @@ from relay.doctor import Case, Check
 from relay.finding import Finding, bad, good, skipped, warning
 from relay.gpgview import PublicSubkey, program_version
 from relay.keychoice import outcome_line, requests_by
-from relay.status import ControlRequest, KeyReport, SocketReport, StatusReport
+from relay.status import ControlRequest, SocketReport, StatusReport
 
 __all__ = ["KEYS", "signature_check"]
 
@@ -18,12 +19,28 @@ _ASKED = 20  # requests; ours is the last one, unless this host is busy
 _RPM_SINCE = {"ed25519": (4, 18), "ed448": (99,), "nistp256": (4, 20), "nistp384": (4, 20), "nistp521": (4, 20)}
 
 
-def served_here(case: Case) -> list[KeyReport]:
-    """The oracle's keys that the socket shows which this user's gpg comes to."""
+@dataclass(frozen=True, slots=True)
+class _Key:
+    """What gpg is to sign with."""
+
+    name: str
+    fingerprint: str
+
+
+def _keys(case: Case) -> list[_Key]:
+    """The keys that the socket shows which this user's gpg comes to: the oracle's, or the host's own in fallback."""
     if case.status is None:
         return []
+    if case.falls_back:
+        return _own(case)
     door = _door(case)
-    return [key for key in case.status.keys if door is None or not door.keys or key.name in door.keys]
+    shown = [key for key in case.status.keys if door is None or not door.keys or key.name in door.keys]
+    return [_Key(key.name, str(key.fingerprint)) for key in shown]
+
+
+def _own(case: Case) -> list[_Key]:
+    fallback = case.status.fallback if case.status is not None else None
+    return [_Key(f"this host's {key.name}", str(key.fingerprint)) for key in fallback.keys] if fallback else []
 
 
 def _door(case: Case) -> SocketReport | None:
@@ -34,72 +51,76 @@ def _door(case: Case) -> SocketReport | None:
 
 
 def check_keys(case: Case) -> Finding:
-    """Does the oracle serve this runner any key?"""
+    """Is any key served to this user?"""
     if case.status is None:
         return skipped("keys", case.why_no_status or "no relay to ask")
-    keys = served_here(case)
+    keys = _keys(case)
     if keys:
-        return good("keys", ", ".join(f"{key.name} ({key.algorithm})" for key in keys))
+        return good("keys", ", ".join(key.name for key in keys))
     if case.status.keys:
-        return bad(
-            "keys", "the relay has keys, and this socket shows none of them", "keys of this socket in relay.yaml"
-        )
-    hint = f"on the oracle's host: keys of {case.status.runner} in policy.yaml, and reload"
+        hint = f"keys of this socket in {case.file}"
+        return bad("keys", "the relay has keys, and this socket shows none of them", hint)
+    hint = f"on the oracle's host: keys of {case.runner} in policy.yaml, and reload"
     return bad("keys", "the oracle serves this runner no key", hint)
 
 
 def check_keyring(case: Case) -> Finding:
     """Are their public keys in gpg's home, and good?"""
-    keys = served_here(case)
+    keys = _keys(case)
     if not keys:
         return skipped("keyring", "no keys to look for")
     known = case.gpg.signing_keys()
-    missing = [key.name for key in keys if str(key.fingerprint) not in known]
+    missing = [key.name for key in keys if key.fingerprint not in known]
     hint = f"as root: blind-oracle-relay keyrings; or: {case.set_up}"
     if missing:
         return bad("keyring", f"gpg does not know the public key of {', '.join(missing)}", hint)
-    faults = [f"{key.name} is {known[str(key.fingerprint)].fault}" for key in keys if known[str(key.fingerprint)].fault]
+    faults = [f"{key.name} is {known[key.fingerprint].fault}" for key in keys if known[key.fingerprint].fault]
     if faults:
         return bad("keyring", "; ".join(faults), f"{hint}; if that does not help, the key's owner must extend it")
+    if any(key.fingerprint not in known for key in _own(case)):
+        return warning("keyring", "this host's own key is missing: gpg would not sign in fallback", hint)
     return good("keyring", f"{len(keys)} of {len(keys)} public keys are in {case.gpg.home}")
 
 
 def check_choice(case: Case) -> Finding:
     """Which subkey will gpg choose, of each certificate?"""
-    keys = served_here(case)
-    chosen = _chosen(keys, case.gpg.signing_keys()) if keys else []
+    keys, known = _keys(case), case.gpg.signing_keys()
+    chosen = _chosen(keys, known)
     if not chosen:
         return skipped("choice", "no key to choose from")
-    names = [f"{key.name}: --local-user {key.primary} signs with subkey {key.fingerprint}" for key in chosen]
+    names = "; ".join(
+        f"{key.name}: --local-user {known[key.fingerprint].primary} signs with subkey {key.fingerprint}"
+        for key in chosen
+    )
     passed = [key.name for key in keys if key not in chosen]
     if passed:
         hint = "gpg takes the newest; name another by its fingerprint and an exclamation mark"
-        return warning("choice", "; ".join(names) + f"; not chosen: {', '.join(passed)}", hint)
-    return good("choice", "; ".join(names))
+        return warning("choice", f"{names}; not chosen: {', '.join(passed)}", hint)
+    return good("choice", names)
 
 
-def _chosen(keys: Sequence[KeyReport], known: dict[str, PublicSubkey]) -> list[KeyReport]:
+def _chosen(keys: Sequence[_Key], known: dict[str, PublicSubkey]) -> list[_Key]:
     """gpg's own rule: of a certificate's keys that can sign and that the agent has, the newest that is good."""
-    best: dict[str, tuple[int, KeyReport]] = {}
+    best: dict[str, tuple[int, _Key]] = {}
     for key in keys:
-        public = known.get(str(key.fingerprint))
-        if public is not None and not public.fault and public.created >= best.get(str(key.primary), (-1, key))[0]:
-            best[str(key.primary)] = (public.created, key)
+        public = known.get(key.fingerprint)
+        if public is not None and not public.fault and public.created >= best.get(public.primary, (-1, key))[0]:
+            best[public.primary] = (public.created, key)
     return [key for _, key in best.values()]
 
 
 def check_rpm(case: Case) -> Finding:
     """Can this host's rpm verify what such keys sign?"""
-    version = program_version("rpm", "--version")
-    keys = served_here(case)
-    if version is None or not keys:
+    version, known = program_version("rpm", "--version"), case.gpg.signing_keys()
+    algorithms = {key.name: known[key.fingerprint].algorithm for key in _keys(case) if key.fingerprint in known}
+    if version is None or not algorithms:
         return skipped("rpm", "rpm is not installed" if version is None else "no keys")
     number = tuple(int(part) for part in version.split(".")[:2])
-    unknown = [f"{key.name} ({key.algorithm})" for key in keys if number < _RPM_SINCE.get(key.algorithm, (0,))]
+    unknown = [f"{name} ({what})" for name, what in algorithms.items() if number < _RPM_SINCE.get(what, (0,))]
     if unknown:
         hint = "an RSA key is good for every rpm: docs/SIGNING_STRATEGY.md"
         return warning("rpm", f"rpm {version} cannot verify signatures by {', '.join(unknown)}", hint)
-    return good("rpm", f"rpm {version} can verify signatures by all of them")
+    return good("rpm", f"rpm {version} can verify signatures by {', '.join(sorted(set(algorithms.values())))} keys")
 
 
 def signature_check(key_name: str | None) -> Check:
@@ -121,11 +142,8 @@ def signature_check(key_name: str | None) -> Check:
 def _user(case: Case, key_name: str | None) -> str | None:
     if case.status is None:
         return next(iter(case.gpg.signing_keys()), None)
-    if case.status.fallback is not None and case.status.fallback.active:
-        return str(case.status.fallback.keys[0].fingerprint)
-    keys = [key for key in served_here(case) if key_name in {None, key.name}]
-    chosen = _chosen(keys, case.gpg.signing_keys())
-    return str(chosen[0].fingerprint) if chosen else None
+    wanted = [key for key in _keys(case) if key_name in {None, key.name}]
+    return next((key.fingerprint for key in _chosen(wanted, case.gpg.signing_keys())), None)
 
 
 def _sign(case: Case, fingerprint: str) -> Finding:

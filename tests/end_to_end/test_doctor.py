@@ -13,6 +13,7 @@ import pytest
 import trustme
 
 from tests.admin.shell import blind_oracle
+from tests.end_to_end.fallbackhost import fallback_host
 from tests.end_to_end.offline import Offline
 from tests.end_to_end.place import SECONDS, Done, System, forget_home, system_with, until
 
@@ -309,3 +310,22 @@ def test_of_two_subkeys_of_one_certificate_it_names_the_one_that_gpg_takes_and_w
             assert found["rpm"]["verdict"] == "warning"
             assert "cannot verify signatures by twin (nistp256)" in found["rpm"]["found"]
             assert "RSA" in found["rpm"]["hint"]
+
+
+def test_a_keyring_without_the_hosts_own_key_is_named_before_and_in_fallback(offline: Offline) -> None:
+    with fallback_host(offline) as host:
+        system = host.system
+        assert findings(system, "--no-sign")["keyring"]["verdict"] == "ok"
+        system.gpg("--yes", "--delete-keys", host.own)
+        before = findings(system)
+        assert before["keyring"]["verdict"] == "warning"
+        assert "gpg would not sign in fallback" in before["keyring"]["found"]
+        assert before["signature"]["verdict"] == "ok"
+        host.on()
+        during = findings(system)
+        assert_bad(during["keyring"], "does not know the public key of this host's", "blind-oracle-relay keyrings")
+        assert during["signature"]["verdict"] == "skipped"
+        assert system.run("blind-oracle-relay", "setup", "--home", system.environment["GNUPGHOME"]).returncode == 0
+        after = findings(system)
+        assert after["control"]["verdict"] == "warning"
+        assert {finding["verdict"] for check, finding in after.items() if check != "control"} == {"ok"}
