@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
 
-__all__ = ["Target", "pksign_p50_us", "pksign_rate"]
+__all__ = ["Target", "new_caller_us", "pksign_p50_us", "pksign_rate"]
 
 _ANSWER_SECONDS = 60.0
 
@@ -68,6 +68,17 @@ class _Connection:
         while not self.read_answer():
             pass
         return self.advance()
+
+
+def new_caller_us(target: Target) -> float:
+    """Microseconds from choosing the key to the signature, on a connection of its own."""
+    connection = _Connection(target)
+    with connection.socket:
+        connection.step()  # RESET
+        start = time.perf_counter()
+        while not connection.step():
+            pass
+        return (time.perf_counter() - start) * 1e6
 
 
 def pksign_p50_us(target: Target, count: int) -> float:

@@ -1,6 +1,6 @@
 """The bare trio program that the relay is measured against: import, listen on a Unix socket, answer each line.
 
-usage: python -I bare.py SOCKET
+usage: python -I bare.py SOCKET          binds it, unless it was passed as systemd passes sockets
 """
 
 import os
@@ -18,9 +18,12 @@ async def _answer(stream: trio.SocketStream) -> None:
 
 
 async def _serve(path: str) -> None:
-    listening = trio.socket.socket(socket.AF_UNIX)
-    await listening.bind(path)
-    listening.listen(1024)
+    if os.environ.get("LISTEN_PID") == str(os.getpid()):
+        listening = trio.socket.fromfd(3, socket.AF_UNIX, socket.SOCK_STREAM)
+    else:
+        listening = trio.socket.socket(socket.AF_UNIX)
+        await listening.bind(path)
+        listening.listen(1024)
     async with trio.open_nursery() as nursery:
         await trio.serve_listeners(_answer, [trio.SocketListener(listening)], handler_nursery=nursery)
 

@@ -35,7 +35,7 @@ class Workload:
         spec.write_text(_SPEC)
         command = ["rpmbuild", "--quiet", "--define", f"_topdir {directory}/build", "-bb", str(spec)]
         subprocess.run(command, check=True, capture_output=True)
-        (self._package,) = (directory / "build").rglob("*.rpm")
+        (self.package,) = (directory / "build").rglob("*.rpm")
 
     def sign_seconds(
         self, home: Path, fingerprint: str, count: int, processes: int = 1, env: dict[str, str] | None = None
@@ -76,5 +76,5 @@ class Workload:
         copies.mkdir()
         names = [str(copies / f"bench-{number}.rpm") for number in range(count)]
         for name in names:
-            shutil.copy(self._package, name)
+            shutil.copy(self.package, name)
         return names

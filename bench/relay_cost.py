@@ -12,7 +12,14 @@ from pathlib import Path
 from bench.agent_load import Target
 from bench.processes import private_kib
 
-__all__ = ["bare", "connection_kib", "first_answer_seconds", "idle_connections"]
+__all__ = [
+    "activated_answer_seconds",
+    "bare",
+    "connection_kib",
+    "first_answer",
+    "first_answer_seconds",
+    "idle_connections",
+]
 
 _START_SECONDS = 20.0
 _BARE = Path(__file__).with_name("bare.py")
@@ -84,14 +91,38 @@ def first_answer_seconds(
     start = time.perf_counter()
     process = subprocess.Popen(command, env=environment or os.environ, stderr=subprocess.DEVNULL)
     try:
-        with _connect(path) as stream:
-            _answer(stream)
-            for line in (*target.preparation(), b"PKSIGN\n") if target else (b"NOP\n",):
-                stream.sendall(line)
-                answer = _answer(stream)
-                if answer.startswith(b"ERR"):
-                    raise RuntimeError(answer.decode(errors="replace"))
-            return time.perf_counter() - start
+        first_answer(path, target)
+        return time.perf_counter() - start
     finally:
         process.terminate()
         process.wait()
+
+
+def activated_answer_seconds(
+    command: list[str], path: Path, target: Target | None, environment: dict[str, str] | None = None
+) -> float:
+    """The same from the first connection to a socket that systemd-socket-activate holds, which starts `command`."""
+    path.unlink(missing_ok=True)
+    kept = [f"-E{name}={value}" for name, value in (environment or {}).items() if name.startswith("BLIND_ORACLE_")]
+    activate = ["systemd-socket-activate", "-l", str(path), "--fdname=gpg", *kept, *command]
+    process = subprocess.Popen(activate, stderr=subprocess.DEVNULL)
+    try:
+        while not path.is_socket():
+            time.sleep(0.002)
+        start = time.perf_counter()
+        first_answer(path, target)
+        return time.perf_counter() - start
+    finally:
+        process.terminate()
+        process.wait()
+
+
+def first_answer(path: Path, target: Target | None) -> None:
+    """Connect, and get one signature by `target`'s key, or one answer."""
+    with _connect(path) as stream:
+        _answer(stream)
+        for line in (*target.preparation(), b"PKSIGN\n") if target else (b"NOP\n",):
+            stream.sendall(line)
+            answer = _answer(stream)
+            if answer.startswith(b"ERR"):
+                raise RuntimeError(answer.decode(errors="replace"))
