@@ -4,6 +4,7 @@ import contextlib
 import io
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from datetime import UTC, datetime
 
 from agentproxy.protocol.assuan import LineReader, ReplyReader, parse_command, unescape_leniently
 from agentproxy.protocol.digests import HashAlgorithm
@@ -11,10 +12,18 @@ from agentproxy.protocol.errors import RemoteProtocolError
 from agentproxy.protocol.frames import FrameReader, encode_frame
 from agentproxy.protocol.gpgerror import GpgError
 from agentproxy.protocol.hashstates import HashState
+from agentproxy.protocol.journal import FIRST_PREV, JournalOperation, JournalRecord, parse_line
 from agentproxy.protocol.keys import Curve, EccPublicKey
 from agentproxy.protocol.messages import FROM_ORACLE, FROM_RELAY
 from agentproxy.protocol.rpmfile import Entry, read_front
-from agentproxy.protocol.sexp import encode, encode_signature, parse, parse_signature
+from agentproxy.protocol.sexp import (
+    encode,
+    encode_public_key,
+    encode_signature,
+    parse,
+    parse_public_key,
+    parse_signature,
+)
 from agentproxy.protocol.signer_messages import FROM_SIGNER, TO_SIGNER
 from relay.sealed.signatureheader import assembled, has_signature, with_signature
 from relay.session import Session, SessionKey, SignNeeded
@@ -60,6 +69,17 @@ def sexp(untrusted: bytes) -> None:
     assert parse_signature(encode_signature(signature)) == signature
 
 
+def journal(untrusted: bytes) -> None:
+    """A line that is read is written as it was."""
+    assert parse_line(untrusted).line() == untrusted
+
+
+def publickey(untrusted: bytes) -> None:
+    """An agent's public key that is read is read again as itself."""
+    key = parse_public_key(untrusted)
+    assert parse_public_key(encode_public_key(key)) == key
+
+
 def frames(untrusted: bytes) -> None:
     """Frames, and the payloads in them as messages of every direction."""
     reader = FrameReader()
@@ -100,7 +120,13 @@ def _rpm_seed(*entries: Entry) -> bytes:
     return lead + signature + bytes(-len(signature) % 8) + assembled([Entry(5092, 8, 1, b"0" * 64 + b"\0")])
 
 
+_RECORD = JournalRecord(
+    "ab" * 16, 1, datetime(2026, 11, 22, tzinfo=UTC), JournalOperation.SWITCH, "0" * 32, FIRST_PREV, "forced", "drill"
+)
+
 TARGETS: Mapping[str, Target] = {
+    "journal": Target(journal, (_RECORD.line(),)),
+    "publickey": Target(publickey, (encode_public_key(KEY),)),
     "assuan": Target(
         assuan,
         (

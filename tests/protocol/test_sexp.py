@@ -13,6 +13,7 @@ from agentproxy.protocol.sexp import (
     encode_public_key,
     encode_signature,
     parse,
+    parse_public_key,
     parse_signature,
 )
 from agentproxy.protocol.signatures import (
@@ -152,6 +153,25 @@ PUBLIC_KEYS: list[tuple[PublicKey, bytes]] = [
 @pytest.mark.parametrize(("key", "encoded"), PUBLIC_KEYS)
 def test_public_keys_are_written_as_gpg_agent_does(key: PublicKey, encoded: bytes) -> None:
     assert encode_public_key(key) == encoded
+    assert parse_public_key(encoded) == key
+
+
+@pytest.mark.parametrize(
+    "encoded",
+    [
+        b"(10:public-key(3:rsa(1:n1:\x05)))",
+        b"(10:public-key(3:rsa(1:e1:\x03)(1:n1:\x05)))",
+        b"(10:public-key(3:rsa(1:n1:\x05)(1:e1:\x03)(1:d1:\x03)))",
+        b"(10:public-key(3:rsa(1:n1:\x00)(1:e1:\x03)))",
+        b"(10:public-key(3:ecc(5:curve9:secp256k1)(1:q1:\x04)))",
+        b"(10:public-key(3:ecc(5:curve7:Ed25519)(5:flags5:eddsa)(1:q31:" + bytes(31) + b")))",
+        b"(10:public-key(3:elg(1:p1:\x05)(1:g1:\x02)(1:y1:\x03)))",
+        b"(11:private-key(3:rsa(1:n1:\x05)(1:e1:\x03)))",
+    ],
+)
+def test_other_layouts_are_no_public_key(encoded: bytes) -> None:
+    with pytest.raises(RemoteProtocolError):
+        parse_public_key(encoded)
 
 
 ATOMS = st.binary(min_size=1, max_size=40)
@@ -172,5 +192,6 @@ def test_any_bytes_are_an_expression_or_a_remote_error(pieces: list[bytes]) -> N
     untrusted = b"".join(pieces)
     with contextlib.suppress(RemoteProtocolError):
         assert encode(parse(untrusted)) == untrusted
-    with contextlib.suppress(RemoteProtocolError):
-        parse_signature(untrusted)
+    for read in (parse_signature, parse_public_key):
+        with contextlib.suppress(RemoteProtocolError):
+            read(untrusted)

@@ -5,7 +5,7 @@ import os
 import resource
 import signal
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -14,6 +14,7 @@ from agentproxy.protocol.fields import Asserted
 from agentproxy.protocol.messages import FailureCode
 from agentproxy.protocol.signer_messages import DigestSigned, NotDone, Outcome, Record, Status, StatusReport
 from agentproxy.signer.log import AuditLog, LogLimits, LogUnavailableError
+from agentproxy.signer.record import Entry
 from agentproxy.signer.verifylog import verify
 from tests.signer.conftest import GnupgHome
 from tests.signer.logs import LIMITS, NODE, records_in, refused, signed
@@ -93,8 +94,17 @@ def test_a_new_segment_that_cannot_be_made_leaves_the_old_one_in_use(tmp_path: P
     assert [record["request"] for record in records_in(tmp_path)] == [f"{n:032x}" for n in (1, 3)]
 
 
+def reported(number: int) -> Entry:
+    """What a relay says that it signed by itself."""
+    asserted = Asserted(runner="builder", channel="fallback")
+    return Entry("fallback_sign", Outcome.DONE, asserted, request=f"{number:032x}")
+
+
 @AS_ROOT
-def test_refusals_cannot_use_the_space_that_signatures_need(tmp_path: Path) -> None:
+@pytest.mark.parametrize("refused", [refused, reported])
+def test_refusals_and_reports_cannot_use_the_space_that_signatures_need(
+    tmp_path: Path, refused: Callable[[int], Entry]
+) -> None:
     with small_disk(tmp_path):
         with AuditLog.open(tmp_path, NODE, LogLimits(reserve_bytes=2 << 20)) as log:
             written = [log.append([refused(number) for number in range(100)], durable=False) for number in range(100)]
