@@ -110,7 +110,7 @@ def test_the_longest_content_still_has_room_for_what_is_appended() -> None:
     assert len(state.finished(bytes(65_536)).value) == 32
 
 
-TEXTS = (b"hello\n", b"0123456789\n" * 10)
+TEXTS = (b"hello\n", b"0123456789\n" * 10, b"<repomd/>\n")
 
 
 @pytest.mark.parametrize("page", ["PROTOCOL.md", "HTTP-API.md"])
