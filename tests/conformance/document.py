@@ -23,8 +23,9 @@ say with a real gpg-agent that holds the same keys. **no**: the tool cannot use 
 gpg-agent either.
 """
 _NOTES = """\
-Not in the table: Ed448. Only gpg 2.4 can make such a key, with `--compliance=gnupg`, and then in a form that
-neither gpg 2.2 nor Sequoia reads; a gpg 2.2 on the oracle's host cannot import it. Debian 12 has an `sq` that signs
+Not in the table: Ed448. GnuPG makes such keys since 2.4, with `--compliance=gnupg`, and in a form of its own
+(version 5) that neither gpg 2.2 nor Sequoia reads, and so no rpm. Where the oracle's host and the build server both
+have gpg 2.4 it signs, and gpg 2.4 verifies: `tests/conformance/test_ed448.py`. Debian 12 has an `sq` that signs
 with key files only, and no `gpg-sq`.
 
 `rpmsign` of Debian 12 with an elliptic-curve key of NIST asks for a signature, cannot parse it, and ends with
