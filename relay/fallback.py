@@ -187,6 +187,12 @@ class Fallback:
     def _make_directory(self) -> None:
         self.places.directory.mkdir(mode=0o700, exist_ok=True)
 
+    async def _look_again(self) -> None:
+        try:
+            await self._look_into_home()
+        except ConfigError as error:
+            logger.error("fallback is active and does not work: %s", error)  # noqa: TRY400  no bug
+
     async def _look_into_home(self) -> None:
         """Find keys that should not lie in the local agent's home, and refuse a home that does not answer.
 
@@ -195,14 +201,14 @@ class Fallback:
         """
         good, _ = self._rule.usable()
         if not good:
-            raise ConfigError(f"not switched: {self._no_key()}", "blind-oracle-relay fallback setup")
+            raise ConfigError(self._no_key(), "blind-oracle-relay fallback setup")
         try:
             there = await self._parts.agent.keygrips()
         except BackendError as error:
-            raise ConfigError(f"not switched: {error}") from error
+            raise ConfigError(str(error)) from error
         missing = [str(key.fingerprint) for key in good if key.keygrip not in there]
         if missing:
-            raise ConfigError(f"not switched: the local agent does not have {', '.join(missing)}")
+            raise ConfigError(f"the local agent does not have {', '.join(missing)}")
         accepted = self._config.fallback.accept_oracle_keys
         oracles = [key.facts for key in self._oracles_keys.served if key.facts.fingerprint not in accepted]
         self._foreign = tuple(str(key.fingerprint) for key in oracles if key.keygrip in there)
@@ -219,6 +225,7 @@ class Fallback:
         now = "" if self._rule.why_not() else f"ACTIVE, mode={mode.value} reason={reason!r}"
         if now and now != self._told:
             logger.warning("fallback is %s: this host signs with its own key", now)
+            await self._look_again()
         elif self._told and not now:
             logger.warning("fallback is over: %s", self._rule.why_not())
         self._told = now

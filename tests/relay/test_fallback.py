@@ -16,6 +16,7 @@ import trio
 from agentproxy.protocol.digests import Digest, HashAlgorithm
 from agentproxy.protocol.errors import ConfigError
 from agentproxy.protocol.fields import KeyFacts
+from agentproxy.protocol.keys import Keygrip
 from agentproxy.protocol.messages import Failed, FailureCode, KeysChanged, RefusalCode, Refused, Rejected, RejectionCode
 from agentproxy.runtime.unixsocket import Peer
 from relay import delivery, fallbackrule, localagent
@@ -24,6 +25,7 @@ from relay.fallbackkeys import FallbackKeys
 from relay.fallbackmode import FallbackConfig, FallbackMode, FallbackPlaces
 from relay.fallbacksetup import Wish, set_up
 from relay.journalreading import Reading, read
+from relay.localagent import LocalAgent
 from relay.service import Relay
 from relay.status import ControlRequest
 from relay.statusanswers import control_table
@@ -52,9 +54,9 @@ class Host:
             yield await nursery.start(serve, self.runner.config)
             nursery.cancel_scope.cancel()
 
-    def with_auto(self, after_seconds: int = 1) -> None:
+    def with_auto(self, after_seconds: int = 1, deadline_seconds: int = 30) -> None:
         auto = FallbackConfig(FallbackMode.AUTO, after_seconds)
-        self.runner.config = replace(self.runner.config, fallback=auto, deadline_seconds=5)
+        self.runner.config = replace(self.runner.config, fallback=auto, deadline_seconds=deadline_seconds)
 
     async def sign(self, data: bytes = b"package") -> subprocess.CompletedProcess[bytes]:
         return await self.runner.gpg("--detach-sign", "-o", "-", stdin=data)
@@ -150,7 +152,7 @@ async def test_auto_waits_for_its_time_signs_by_itself_and_ends_when_an_oracle_i
 
 async def test_without_the_oracles_word_there_is_no_fallback_however_long_none_answers(host: Host) -> None:
     host.runner.oracle.fallback = False
-    host.with_auto()
+    host.with_auto(deadline_seconds=5)  # gpg waits for an oracle until then
     async with host.runner.running_oracle(), host.relay() as relay:
         await connected(relay)
     async with host.relay() as relay:
@@ -173,8 +175,8 @@ async def test_an_oracle_that_turns_this_runner_away_is_no_outage(
         await connected(relay)
     host.runner.oracle.rejection = Rejected(code)
     async with host.runner.running_oracle(), host.relay() as relay:
-        await host.runner.oracle.connections_reach(2)
-        await until(lambda: trio.current_time() - (relay.client.unreachable_since or 0) > 1.5)
+        await until(lambda: trio.current_time() - (relay.client.unreachable_since or 0) > 1)
+        await until(lambda: is_active(relay) if active else not relay._permission.verdict.allowed)
         assert is_active(relay) is active
         assert relay._permission.verdict.allowed is active
 
@@ -251,6 +253,29 @@ async def test_only_root_and_the_relays_user_may_switch(host: Host) -> None:
         assert not is_active(relay)
 
 
+async def test_an_oracles_key_that_somebody_put_beside_ours_is_named_when_fallback_begins(
+    host: Host, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It is not used either way: only what `setup` noted is."""
+    host.with_auto()
+    stray = host.runner.keys.facts["rsa"]
+    (other,) = [
+        file for file in (host.places.home / "private-keys-v1.d").iterdir() if file.stem != str(host.own.keygrip)
+    ]
+    grip = Keygrip.parse(other.stem)
+    public_key = await LocalAgent(host.places.home).public_key(grip)
+    served = replace(host.runner.oracle.keys[0], facts=replace(stray, keygrip=grip, public_key=public_key))
+    host.runner.oracle.keys = (served,)
+    async with host.runner.running_oracle(), host.relay() as relay:
+        await connected(relay)
+        await until(lambda: relay.keys.served == (served,))
+    async with host.relay() as relay:
+        await until(lambda: "an oracle's key lies in the fallback's home" in caplog.text)
+        assert relay.fallback is not None
+        assert relay.fallback.report().refused == (f"{stray.fingerprint}: an oracle's key lies in the home",)
+        assert await host.signer_of() == "own"
+
+
 async def test_forty_at_once_are_forty_records_of_one_chain(host: Host) -> None:
     async with host.runner.running_oracle(), host.relay() as relay:
         await connected(relay)
@@ -289,11 +314,11 @@ def agent_pid(home: Path) -> int:
 async def test_an_agent_that_hangs_costs_its_own_deadline_and_no_record(
     host: Host, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(localagent, "AGENT_SECONDS", 1.0)
     async with host.runner.running_oracle(), host.relay() as relay:
         await connected(relay)
         await switch(relay, FallbackMode.FORCED)
         assert await host.signer_of() == "own"
+        monkeypatch.setattr(localagent, "AGENT_SECONDS", 1.0)
         pid, before = await trio.to_thread.run_sync(agent_pid, host.places.home), len(host.journal)
         os.kill(pid, signal.SIGSTOP)
         try:
@@ -304,6 +329,7 @@ async def test_an_agent_that_hangs_costs_its_own_deadline_and_no_record(
         assert b"No agent running" in done.stderr
         assert relay.log.last(1)[0].reason == "the local agent did not answer within 1 s"
         assert len(host.journal) == before
+        monkeypatch.undo()
         assert await host.signer_of() == "own"
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from agentproxy.protocol.errors import ConfigError, RemoteProtocolError
+from relay import fallbackswitch
 from relay.fallbackmode import FallbackConfig, FallbackMode
 from relay.fallbackswitch import HostClock, SwitchKeeper
 
@@ -164,6 +165,12 @@ def test_where_the_boot_is_hidden_a_restart_counts_by_the_wall_clock_and_one_tha
 def test_relay_yaml_cannot_force() -> None:
     with pytest.raises(ConfigError, match="expected never or auto"):
         FallbackConfig(FallbackMode.FORCED)
+
+
+def test_a_boot_whose_id_is_hidden_has_a_name_that_no_other_has(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As under systemd's ProcSubset=pid."""
+    monkeypatch.setattr(fallbackswitch, "_BOOT_ID", Path("/proc/self/nothing"))
+    assert HostClock().boot() != HostClock().boot()
 
 
 def test_the_hosts_own_clock_runs() -> None:
