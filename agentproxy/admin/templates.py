@@ -36,6 +36,9 @@ policy: policy.yaml
 {registry}
 certificates: {certificates}   # OpenPGP certificates, for relays to fetch
 
+# http: {{listen: "0.0.0.0:7444"}}      # the HTTP API: docs/HTTP-API.md
+# metrics: {{listen: "127.0.0.1:9464"}} # for Prometheus: docs/OPERATIONS.md
+
 signer:
   socket: {run}/signer.sock
 {signer}"""

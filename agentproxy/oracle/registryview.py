@@ -59,10 +59,15 @@ class RegistryView:
             await self.refresh()
 
     async def refresh(self) -> None:
-        """Look at the registry now; when it is out of reach, the old picture stays."""
+        """Look at the registry now; when it is out of reach, the old picture stays.
+
+        Those who come while somebody looks share one further look: strangers with made-up tokens cannot queue up looks.
+        """
+        came = trio.current_time()
         try:
             async with self._lock:
-                await self._look()
+                if self._reached <= came:
+                    await self._look()
         except RegistryError as error:
             logger.warning("registry out of reach, reason=%s", error)
 
