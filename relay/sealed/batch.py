@@ -88,7 +88,7 @@ class Batch:
         self._way = way
         self._tell = tell
         self._hands: Hands | None = None  # during a run
-        libcrypto.find()  # here: many threads that look for it at once would all compare
+        libcrypto.find(way.algorithm)  # here: many threads that look for it at once would all compare
         self._us = claims_about_us()
         self._hopeless = ""  # why no further file is tried
 

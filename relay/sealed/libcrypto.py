@@ -115,23 +115,24 @@ class LibcryptoHash:
 
 @dataclass(frozen=True, slots=True)
 class Libcrypto:
-    """A libcrypto that passed the comparison."""
+    """A libcrypto that passed the comparison for one algorithm."""
 
     library: ctypes.CDLL
+    algorithm: HashAlgorithm
 
-    def new(self, algorithm: HashAlgorithm) -> LibcryptoHash:
-        """Begin a hash with SHA256 or SHA512."""
-        return LibcryptoHash(self.library, algorithm)
+    def new(self) -> LibcryptoHash:
+        """Begin a hash."""
+        return LibcryptoHash(self.library, self.algorithm)
 
 
 @functools.cache
-def find() -> Libcrypto | None:
-    """The libcrypto of this process; None where there is none that we understand."""
+def find(algorithm: HashAlgorithm) -> Libcrypto | None:
+    """The libcrypto of this process, for SHA256 or SHA512; None where there is none that we understand."""
     for name in _candidates():
         try:
             library = ctypes.CDLL(name)
-            if _agrees(library):
-                return Libcrypto(library)
+            if _agrees(library, algorithm):
+                return Libcrypto(library, algorithm)
         except (OSError, AttributeError, RemoteProtocolError):
             continue  # not there, without these functions, or with other contexts: the next one, or our own functions
     return None
@@ -147,13 +148,13 @@ def _candidates() -> list[str]:
     return [file or sys.executable, *_NAMES]
 
 
-def _agrees(library: ctypes.CDLL) -> bool:
-    text = bytes(range(251)) * 2
-    for algorithm in _FUNCTIONS:
-        for length in (0, 1, 63, 64, 127, 128, 129, len(text)):
-            ours = HashState.initial(algorithm).updated(text[:length])
-            theirs = LibcryptoHash(library, algorithm).update(text[: length // 2]).update(text[length // 2 : length])
-            ends = LibcryptoHash(library, algorithm).go_on(ours).update(text).finish()
-            if theirs.state != ours or ends != ours.finished(text):
-                return False
+def _agrees(library: ctypes.CDLL, algorithm: HashAlgorithm) -> bool:
+    text, trailer = bytes(range(200)), b"trailer"
+    for length in (0, 1, len(text)):  # nothing, less than a block, and some blocks
+        ours = HashState.initial(algorithm).updated(text[:length])
+        half = length // 2
+        theirs = LibcryptoHash(library, algorithm).update(text[:half]).update(text[half:length]).state
+        digest = LibcryptoHash(library, algorithm).go_on(ours).update(trailer).finish()
+        if theirs != ours or digest != ours.finished(trailer):
+            return False
     return True

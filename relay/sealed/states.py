@@ -13,21 +13,21 @@ _CHUNK = 1 << 20  # bytes
 
 def state_of(content: bytes, algorithm: HashAlgorithm) -> HashState:
     """The state behind `content`; `algorithm` is SHA256 or SHA512."""
-    library = libcrypto.find()
+    library = libcrypto.find(algorithm)
     if library is None:
         return HashState.initial(algorithm).updated(content)
-    return library.new(algorithm).update(content).state
+    return library.new().update(content).state
 
 
 def state_of_file(file: BinaryIO, algorithm: HashAlgorithm) -> HashState:
     """The state behind all that is left in `file`. It blocks, about a second for each GB."""
-    library = libcrypto.find()
+    library = libcrypto.find(algorithm)
     if library is None:
         state = HashState.initial(algorithm)
         while chunk := file.read(_CHUNK):
             state = state.updated(chunk)
         return state
-    hashing = library.new(algorithm)
+    hashing = library.new()
     while chunk := file.read(_CHUNK):
         hashing.update(chunk)
     return hashing.state
@@ -35,7 +35,7 @@ def state_of_file(file: BinaryIO, algorithm: HashAlgorithm) -> HashState:
 
 def finished(state: HashState, trailer: bytes) -> Digest:
     """The digest of the content behind `state` with `trailer` behind it."""
-    library = libcrypto.find()
+    library = libcrypto.find(state.algorithm)
     if library is None:
         return state.finished(trailer)
-    return library.new(state.algorithm).go_on(state).update(trailer).finish()
+    return library.new().go_on(state).update(trailer).finish()
