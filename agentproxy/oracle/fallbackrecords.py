@@ -48,11 +48,9 @@ class RecordKeeper(Protocol):
 class _Known:
     """What we have seen of a journal since our start, and the signer has on disk."""
 
-    sequence: int = 0
     hashes: OrderedDict[int, bytes] = field(default_factory=OrderedDict)
 
     def note(self, record: JournalRecord) -> None:
-        self.sequence = max(self.sequence, record.sequence)
         self.hashes[record.sequence] = record.hash()
         while len(self.hashes) > _HASHES_KEPT:
             self.hashes.popitem(last=False)
@@ -120,10 +118,10 @@ class FallbackRecords:
 
     def _troubles(self, caller: Caller, known: _Known, records: list[JournalRecord]) -> Iterator[str]:
         """For each record why it should not exist, or not be so; empty when all is well."""
-        end, hashes = known.sequence, dict(known.hashes)
+        hashes = dict(known.hashes)
         for record in records:
-            yield "; ".join([*self._of_policy(caller, record), *_of_chain(record, end, hashes)])
-            end, hashes[record.sequence] = max(end, record.sequence), record.hash()
+            yield "; ".join([*self._of_policy(caller, record), *_of_chain(record, hashes)])
+            hashes[record.sequence] = record.hash()
 
     def _of_policy(self, caller: Caller, record: JournalRecord) -> Iterator[str]:
         if record.operation is not JournalOperation.SIGN:
@@ -135,14 +133,13 @@ class FallbackRecords:
             yield f"the key is our own {ours.name}, which no runner should have"
 
 
-def _of_chain(record: JournalRecord, end: int, hashes: dict[int, bytes]) -> Iterator[str]:
+def _of_chain(record: JournalRecord, hashes: dict[int, bytes]) -> Iterator[str]:
+    """What contradicts what we have seen. A gap does not: another oracle may have those records."""
     before = FIRST_PREV if record.sequence == 1 else hashes.get(record.sequence - 1)
     if record.sequence in hashes:
         yield f"the journal was rewritten: another record {record.sequence} had been reported"
     elif before is not None and record.prev != before:
         yield "the journal was rewritten: this record does not continue the one before it"
-    elif end and record.sequence > end + 1:
-        yield f"the journal's records {end + 1} to {record.sequence - 1} were not reported"
 
 
 @dataclass(slots=True)

@@ -79,7 +79,7 @@ def _of_chain(journal: _Journal, from_the_first: bool) -> Iterator[str]:  # noqa
     expected = 1 if from_the_first else sequences[0]
     for sequence in sequences:
         if sequence > expected:
-            yield f"records {expected} to {sequence - 1} were not reported"
+            yield f"records {expected} to {sequence - 1} are not here: another oracle has them, or nobody"
         before = journal.hashes.get(sequence - 1)
         if before is not None and journal.prevs[sequence] != before:
             yield f"record {sequence} does not continue the one before it: it was rewritten"

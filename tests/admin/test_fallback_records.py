@@ -85,8 +85,8 @@ def test_verify_has_nothing_to_say_of_whole_journals(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("entries", "words"),
     [
-        ((report(1), report(3)), "records 2 to 2 were not reported"),
-        ((report(2),), "records 1 to 1 were not reported"),
+        ((report(1), report(3)), "records 2 to 2 are not here: another oracle has them, or nobody"),
+        ((report(2),), "records 1 to 1 are not here"),
         ((report(1), report(2), report(2, twist="x")), "two different records 2 were reported: it was rewritten"),
         ((report(1, twist="x"), report(2)), "record 2 does not continue the one before it: it was rewritten"),
         ((report(1), report(1, journal="cd" * 16)), "runner b1 reported from 2 journals"),

@@ -146,19 +146,12 @@ def test_our_own_key_on_a_runner_is_named() -> None:
     assert "our own modern" in world.keeper.reasons[0]
 
 
-@pytest.mark.parametrize(
-    ("reports", "last"),
-    [
-        (([0, 1], [3]), "the journal's records 3 to 3 were not reported"),
-        (([0], [1], [2]), ""),
-        (([2, 3],), ""),  # after our restart the beginning is not known here; `audit verify` knows it
-    ],
-)
-def test_a_gap_is_named(reports: tuple[list[int], ...], last: str) -> None:
+@pytest.mark.parametrize("reports", [([0, 1], [3]), ([0], [1], [2]), ([2, 3],)])
+def test_a_gap_is_no_offence_since_another_oracle_may_have_what_is_missing(reports: tuple[list[int], ...]) -> None:
     world, records = World(), chain(4)
     for places in reports:
         assert isinstance(world.report(*(records[place] for place in places)), Reported)
-    assert world.keeper.reasons[-1] == last
+    assert set(world.keeper.reasons) == {""}
 
 
 def test_a_journal_that_was_written_anew_is_named_at_each_record() -> None:
