@@ -56,6 +56,7 @@ class FakeOracle:
         self.reported: list[JournalRecord] = []
         self.received: list[FromRelay] = []
         self.connections = 0
+        self.answered_hellos = 0
         self.port = 0
         self.most_in_flight = 0
         self._in_flight = 0
@@ -131,6 +132,7 @@ class FakeOracle:
                 framed.send_soon(FROM_ORACLE.encode(self.bootstraps[message.token]))
             case Hello():
                 framed.send_soon(FROM_ORACLE.encode(self.rejection or self._welcome()))
+                self.answered_hellos += 1
             case Sign():
                 await self._sign(framed, message)
             case Ping():

@@ -13,7 +13,7 @@ from relay.config import OracleAddress
 from relay.credentials import CredentialStore
 from relay.exchange import confirm
 from tests.oracle.world import until
-from tests.relay.conftest import TOKEN, Runner, lasting, oracle_context
+from tests.relay.conftest import Runner, lasting, oracle_context
 from tests.relay.fakeoracle import FakeOracle
 from tests.relay.test_renewal import FRESH
 
@@ -45,7 +45,7 @@ def tokens(oracle: FakeOracle) -> list[str]:
 
 async def test_renewed_credentials_are_used_with_every_oracle_at_once(runner: Runner, store: CredentialStore) -> None:
     async with runner.running_oracle(), second(runner) as other, runner.relay():
-        await until(lambda: tokens(runner.oracle) == [TOKEN] and tokens(other) == [TOKEN])
+        await until(lambda: runner.oracle.answered_hellos == other.answered_hellos == 1)
         runner.oracle.tell(lasting(runner, FRESH))
         await until(lambda: tokens(runner.oracle)[-1] == FRESH and tokens(other)[-1] == FRESH)
         await until(lambda: len(runner.oracle.open) == len(other.open) == 1)
@@ -58,7 +58,7 @@ async def test_credentials_from_two_oracles_at_one_moment_leave_one_whole_set(
 ) -> None:
     another = FRESH.replace("f", "g")
     async with runner.running_oracle(), second(runner) as other, runner.relay():
-        await until(lambda: tokens(runner.oracle) == [TOKEN] and tokens(other) == [TOKEN])
+        await until(lambda: runner.oracle.answered_hellos == other.answered_hellos == 1)
         runner.oracle.tell(lasting(runner, FRESH))
         other.tell(lasting(runner, another))
         await until(lambda: {tokens(runner.oracle)[-1], tokens(other)[-1]} in ({FRESH}, {another}))
@@ -69,7 +69,7 @@ async def test_credentials_from_two_oracles_at_one_moment_leave_one_whole_set(
 
 async def test_renewed_credentials_from_the_warm_oracle_count_as_well(runner: Runner, store: CredentialStore) -> None:
     async with runner.running_oracle(), second(runner) as other, runner.relay():
-        await until(lambda: tokens(runner.oracle) == [TOKEN] and tokens(other) == [TOKEN])
+        await until(lambda: runner.oracle.answered_hellos == other.answered_hellos == 1)
         other.tell(lasting(runner, FRESH))
         await until(lambda: tokens(runner.oracle)[-1] == FRESH and tokens(other)[-1] == FRESH)
         assert (await runner.sign()).returncode == 0
