@@ -77,7 +77,8 @@ def allow(system: System, runner: str = "dev", *, allowed: bool = True) -> None:
     if allowed:
         text = text.replace(f"  {runner}:\n", f"  {runner}:\n    fallback: true\n")
     file.write_text(text)
-    system.reload_policy()
+    for oracle in ["oracle", *(f"oracle-{number}" for number in range(2, system.oracles + 1))]:
+        system.reload_policy(oracle)
 
     def heard() -> bool:
         done = system.run("blind-oracle-relay", "status", "--json")
@@ -87,9 +88,9 @@ def allow(system: System, runner: str = "dev", *, allowed: bool = True) -> None:
 
 
 @contextmanager
-def fallback_host(offline: Offline, *words: str) -> Iterator[FallbackHost]:
+def fallback_host(offline: Offline, *words: str, oracles: int = 1) -> Iterator[FallbackHost]:
     """A build server that may fall back, with a key that `fallback setup WORDS` gave it."""
-    with system_with({"modern": offline.exports["modern"]}) as system:
+    with system_with({"modern": offline.exports["modern"]}, oracles=oracles) as system:
         allow(system)
         done = system.run("blind-oracle-relay", "fallback", "setup", *(words or ("--make", "rsa2048")))
         assert done.returncode == 0, done.stderr

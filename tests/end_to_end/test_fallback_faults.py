@@ -148,6 +148,24 @@ def test_an_oracle_that_dies_in_the_middle_of_a_delivery_gets_the_rest_and_all_i
     assert len({record["request"] for record in host.delivered()}) == len(own_signatures(host))
 
 
+def test_of_two_oracles_whichever_is_there_gets_the_journal_and_together_they_have_all_of_it(offline: Offline) -> None:
+    with fallback_host(offline, oracles=2) as host:
+        host.on()
+        assert sign(host, "first")
+        until(host.all_is_delivered, "the first oracle has it")
+        host.system.stop("oracle")
+        assert sign(host, "second")
+        until(host.all_is_delivered, "the second oracle has it")
+        host.system.start("oracle")
+        delivered = host.delivered()
+        assert {record["signature_sha256"] for record in delivered} == own_signatures(host)
+        assert {record["node"] for record in delivered} == {"dev", "dev-2"}
+        assert {record["reason"] for record in delivered} == {""}
+        result = blind_oracle("audit", "verify", host.system.audits[1])
+        assert result.status == 0
+        assert "another oracle has them, or nobody" in result.output
+
+
 async def test_what_a_runner_reports_against_the_policy_stands_in_the_log_with_the_reason_and_check_warns(
     host: FallbackHost,
 ) -> None:
