@@ -5,6 +5,7 @@ When a connection dies or an oracle fails, its requests go to another, within th
 
 import logging
 from collections.abc import Awaitable, Callable, Iterator, Sequence
+from math import inf
 
 import trio
 
@@ -213,7 +214,7 @@ class Client:
             way.take_stand(is_best=way is self._best)
         self._note_reach()
         self._pending.prefer([way.carrier for way in chosen if way.carrier is not None])
-        for moment in {moment for way in self._ways for moment in way.moments() if moment > now} - self._timers:
+        for moment in {moment for way in self._ways for moment in way.moments() if now < moment < inf} - self._timers:
             self._timers.add(moment)
             if self._tasks is not None:
                 self._tasks.start_soon(self._change_at, moment)
