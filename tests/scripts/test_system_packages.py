@@ -54,8 +54,6 @@ def test_where_nothing_is_missing_nothing_happens(bare: Path, tmp_path: Path) ->
         "strace",
         "shellcheck",
         "socat",
-        "ip",
-        "ssh",
         "systemd-socket-activate",
         "pg_ctlcluster",
         "ip",
