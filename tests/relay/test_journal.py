@@ -10,9 +10,11 @@ from pathlib import Path
 import pytest
 
 from agentproxy.protocol.digests import Digest, HashAlgorithm
+from agentproxy.protocol.errors import ConfigError
 from agentproxy.protocol.fields import Claims
 from agentproxy.protocol.journal import MAX_RECORD, MAX_REPORT_RECORDS, JournalOperation
 from agentproxy.protocol.keys import Fingerprint, Keygrip
+from relay.commandline import run_command
 from relay.journal import Draft, Journal
 from relay.journalchain import JournalDamagedError, JournalUnavailableError, follow, whole_length
 from relay.journalreading import read
@@ -165,6 +167,26 @@ def test_a_cut_end_that_an_oracle_has_is_noticed_and_one_that_it_has_not_is_not(
     path.write_bytes(b"".join(lines[:2]))
     with pytest.raises(JournalDamagedError, match="an oracle has record 3"):
         again(path)
+
+
+def test_the_command_verifies_a_copy_and_says_so_by_its_status(
+    path: Path, journal: Journal, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for number in range(2):
+        journal.append(draft(number))
+    copy = tmp_path / "copy"
+    copy.write_bytes(path.read_bytes())
+    assert run_command(["fallback", "verify", str(copy)]) == 0
+    assert capsys.readouterr().out.startswith("whole: journal ")
+    assert run_command(["fallback", "verify", str(copy), "--json"]) == 0
+    shown = capsys.readouterr()
+    assert [json.loads(line)["sequence"] for line in shown.out.splitlines()] == [1, 2]
+    assert shown.err.startswith("whole: ")
+    copy.write_bytes(path.read_bytes().replace(b"drill", b"DRILL", 1))
+    assert run_command(["fallback", "verify", str(copy)]) == 1
+    assert "record 2 does not continue the record before it" in capsys.readouterr().out
+    with pytest.raises(ConfigError, match="there is no journal"):
+        run_command(["fallback", "verify", str(tmp_path / "none")])
 
 
 def test_a_record_with_long_claims_fits_into_a_report(journal: Journal) -> None:
