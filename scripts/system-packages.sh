@@ -21,7 +21,7 @@ faketime|faketime|lets clocks jump in tests
 shellcheck|shellcheck|checks our shell scripts
 socat|socat|speaks to sockets in tests
 ip|iproute2|makes networks of their own in tests
-ssh|openssh-client|forwards an agent's socket, as a reference for the bench
+ssh|openssh-client|reaches oracles and forwards sockets, in tests and bench
 /usr/sbin/sshd|openssh-server|the other end of that
 curl|curl|runs the examples of docs/HTTP-API.md in tests
 nginx|nginx-light|stands before the oracle in tests
@@ -29,10 +29,8 @@ nginx|nginx-light|stands before the oracle in tests
 promtool|prometheus|checks our alert rules
 systemd-analyze|systemd|checks our units
 systemd-socket-activate|systemd|starts daemons by their sockets in tests and the bench
-ssh|openssh-client|reaches an oracle, in tests
 sshd|openssh-server|lets relays in, in tests
 nft|nftables|filters in network namespaces of tests
-ip|iproute2|makes network namespaces in tests
 pg_ctlcluster|postgresql|holds a registry that several oracles share, in tests
 "
 clients="
