@@ -6,6 +6,7 @@ The kernel vouches for uid and groups (SO_PEERCRED, SO_PEERGROUPS) as of connect
 import grp
 import logging
 import pwd
+import stat
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,7 +26,7 @@ _STRANGER = (
     f"uid {OVERFLOW_ID} stands for every user whom this relay cannot tell apart: remove PrivateUsers= from its unit, "
     "or map the container's users to users of this host"
 )
-_FOR_OTHERS = 0o006
+_FOR_OTHERS = stat.S_IWOTH  # who may write to a socket may connect
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +49,14 @@ class Door:
         if peer.uid in self.users or not self.groups.isdisjoint(peer.groups):
             return ""
         return f"uid {peer.uid} is not among users and groups of the socket {self.name} in relay.yaml"
+
+    def warn_if_open(self) -> None:
+        """Say so when this socket, which is there by now, turns nobody away; called once, at the start."""
+        mode = stat.S_IMODE(self.path.stat().st_mode)
+        if mode & _FOR_OTHERS and not self.users and not self.groups:
+            logger.warning(
+                "every user of this host may sign, socket=%s mode=0%o: name users or groups", self.name, mode
+            )
 
     def shows(self, key: ServedKey) -> bool:
         """Whether gpg sees this key here."""
@@ -74,8 +83,6 @@ def open_doors(config: RelayConfig) -> Sequence[Door]:
 def _open(place: str, config: SocketConfig, distribution: str | None) -> Door:
     users = frozenset(_number(f"{place}.users", user, _uid) for user in config.users)
     groups = frozenset(_number(f"{place}.groups", group, _gid) for group in config.groups)
-    if config.bits & _FOR_OTHERS and not users and not groups:
-        logger.warning("every user of this host may sign, socket=%s mode=%s: name users or groups", *_shown(config))
     return Door(
         name=config.name,
         path=config.path,
@@ -84,10 +91,6 @@ def _open(place: str, config: SocketConfig, distribution: str | None) -> Door:
         keys=frozenset(config.keys),
         distribution=config.distribution or distribution,
     )
-
-
-def _shown(config: SocketConfig) -> tuple[Path, str]:
-    return config.path, config.mode
 
 
 def _uid(name: str) -> int:

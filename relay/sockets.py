@@ -44,9 +44,15 @@ def open_sockets(config: RelayConfig, doors: Sequence[Door]) -> Sockets:
     control = passed[CONTROL_NAME][0] if CONTROL_NAME in passed else bind(config.control_socket, 0o660)
     if not passed.keys() - {CONTROL_NAME}:
         bound = [(door, bind(one.path, one.bits)) for door, one in zip(doors, config.sockets, strict=True)]
-        return Sockets(bound, control, are_inherited=False)
+        return _looked_at(Sockets(bound, control, are_inherited=False))
     inherited = [(door, listener) for door in doors for listener in _inherited(passed, door)]
-    return Sockets(inherited, control, are_inherited=True)
+    return _looked_at(Sockets(inherited, control, are_inherited=True))
+
+
+def _looked_at(sockets: Sockets) -> Sockets:
+    for door in {door.name: door for door, _ in sockets.gpg}.values():
+        door.warn_if_open()
+    return sockets
 
 
 def _inherited(passed: Mapping[str, list[trio.SocketListener]], door: Door) -> list[trio.SocketListener]:

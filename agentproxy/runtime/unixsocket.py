@@ -77,15 +77,23 @@ def check_inherited(listener: trio.SocketListener, path: Path) -> None:
         ConfigError: it lies elsewhere, has been replaced, or others can replace it.
     """
     name = listener.socket.getsockname()
-    if not isinstance(name, str) or not name or Path(name) != path:
-        raise ConfigError(f"{path}: systemd passed the socket {name!r} for it", "ListenStream= says where")
     _check_directory(path.parent)
+    if not isinstance(name, str) or not _is_same_place(Path(name), path):
+        raise ConfigError(f"{path}: systemd passed the socket {name!r} for it", "ListenStream= says where")
     try:
         status = path.lstat()
     except OSError as error:
         raise ConfigError(f"{path}: systemd's socket is not there any more: {error.strerror}") from error
     if not stat.S_ISSOCK(status.st_mode):
         raise ConfigError(f"{path}: expected systemd's socket, found another kind of file")
+
+
+def _is_same_place(one: Path, other: Path) -> bool:
+    """Whether two paths name one entry of one directory, however they lead there."""
+    try:
+        return one.name == other.name and one.parent.samefile(other.parent)
+    except OSError:
+        return False
 
 
 def _check_directory(directory: Path) -> None:

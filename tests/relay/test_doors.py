@@ -59,12 +59,16 @@ def test_accounts_that_do_not_exist_are_named_at_the_start(config: SocketConfig,
         objection(config, peer(0))
 
 
-def test_a_socket_for_everybody_is_warned_of(caplog: pytest.LogCaptureFixture) -> None:
-    assert objection(SocketConfig(PLACE, mode="0666"), peer(1000)) == ""
-    assert "every user of this host may sign" in caplog.text
-    caplog.clear()
-    assert objection(SocketConfig(PLACE, mode="0666", groups=(20,)), peer(1000, 20)) == ""
-    assert caplog.text == ""
+@pytest.mark.parametrize(
+    ("mode", "groups", "is_warned_of"), [("0666", (), True), ("0660", (), False), ("0666", (os.getgid(),), False)]
+)
+async def test_a_socket_for_everybody_is_warned_of(
+    runner: Runner, caplog: pytest.LogCaptureFixture, mode: str, groups: tuple[int, ...], is_warned_of: bool
+) -> None:
+    runner.config = replace(runner.config, sockets=(replace(runner.config.sockets[0], mode=mode, groups=groups),))
+    async with runner.both():
+        pass
+    assert ("every user of this host may sign" in caplog.text) is is_warned_of
 
 
 BASE = """\

@@ -98,6 +98,8 @@ async def test_a_sticky_directory_above_is_good_enough(directory: Path) -> None:
 async def test_an_inherited_socket_is_looked_at_as_one_of_our_own(directory: Path) -> None:
     async with bind(directory / "s", 0o600) as listener:
         check_inherited(listener, directory / "s")
+        (directory / "way").symlink_to(directory)
+        check_inherited(listener, directory / "way" / ".." / directory.name / "s")
         with pytest.raises(ConfigError, match="systemd passed the socket"):
             check_inherited(listener, directory / "elsewhere")
         directory.chmod(0o777)

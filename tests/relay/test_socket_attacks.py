@@ -1,0 +1,114 @@
+"""What people on a build server can do to the relay's sockets, and what they cannot."""
+
+import os
+import socket
+import stat
+import subprocess
+import sys
+from collections.abc import Sequence
+from contextlib import ExitStack
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import trio
+
+from agentproxy.runtime.unixsocket import bind
+from relay.config import SocketConfig
+from tests.relay.activation import ROOT, SECONDS, until, write_config
+from tests.relay.conftest import GPG_SECONDS, Runner
+
+BUILDER = 12345  # a user of no other importance
+AS_ROOT = pytest.mark.skipif(os.geteuid() != 0, reason="only root can act as another user")
+
+
+async def as_builder(*command: str | Path, home: Path) -> subprocess.CompletedProcess[bytes]:
+    with trio.fail_after(GPG_SECONDS):
+        return await trio.run_process(
+            [str(word) for word in command],
+            check=False,
+            capture_stdout=True,
+            capture_stderr=True,
+            stdin=b"",
+            env={"PATH": os.environ["PATH"], "LC_ALL": "C", "HOME": str(home), "GNUPGHOME": str(home)},
+            user=BUILDER,
+            group=BUILDER,
+            extra_groups=[],
+        )
+
+
+@AS_ROOT
+async def test_a_builders_own_gpg_agent_cannot_take_the_relays_place(runner: Runner, tmp_path: Path) -> None:
+    runner.directory.chmod(0o711)
+    runner.socket.parent.chmod(0o755)
+    runner.config = replace(runner.config, sockets=(replace(runner.config.sockets[0], mode="0666"),))
+    home = runner.directory / "home"
+    home.mkdir(mode=0o700)
+    # gpg-agent binds where this leads: as after a relay's `setup`, or as an attacker would write it.
+    (home / "S.gpg-agent").write_text(f"%Assuan%\nsocket={runner.socket}\n")
+    for path in (home, home / "S.gpg-agent"):
+        os.chown(path, BUILDER, BUILDER)
+    async with runner.running_oracle():
+        async with runner.relay():
+            before = runner.socket.stat()
+            await as_builder("gpg-agent", "--homedir", home, "--daemon", "true", home=home)
+            await as_builder("gpgconf", "--homedir", home, "--kill", "gpg-agent", home=home)
+            for words in (["rm", "-f"], ["ln", "-sf", "/tmp/other"], ["mv", home / "S.gpg-agent"]):
+                assert (await as_builder(*words, runner.socket, home=home)).returncode != 0
+            assert (await runner.sign()).returncode == 0
+        after = runner.socket.stat()
+        assert (before.st_ino, before.st_uid) == (after.st_ino, after.st_uid)
+        # The relay is gone, and its socket is a ruin: not even now.
+        await as_builder("gpg-agent", "--homedir", home, "--daemon", "true", home=home)
+        async with runner.relay():
+            assert (await runner.sign()).returncode == 0
+
+
+async def test_the_socket_has_the_mode_and_the_owner_that_were_asked_for(runner: Runner) -> None:
+    for mode in ("0600", "0660", "0666"):
+        runner.config = replace(runner.config, sockets=(replace(runner.config.sockets[0], mode=mode),))
+        async with runner.running_oracle(), runner.relay():
+            status = runner.socket.stat()
+            assert stat.filemode(status.st_mode) == stat.filemode(stat.S_IFSOCK | int(mode, 8))
+            assert status.st_uid == os.geteuid()
+
+
+async def test_two_hundred_connect_in_the_same_moment_and_nobody_is_turned_away(runner: Runner) -> None:
+    async with bind(runner.socket, 0o600):
+        with ExitStack() as stack:
+            for _ in range(200):
+                client = stack.enter_context(socket.socket(socket.AF_UNIX))
+                client.setblocking(False)
+                client.connect(str(runner.socket))  # a full queue would raise BlockingIOError here
+
+
+def crowd(stack: ExitStack, path: Path, count: int) -> Sequence[socket.socket]:
+    """Clients that connect and say nothing."""
+    clients = [stack.enter_context(socket.socket(socket.AF_UNIX)) for _ in range(count)]
+    for client in clients:
+        client.connect(str(path))
+    return clients
+
+
+async def test_a_crowd_that_uses_up_a_relays_descriptors_leaves_the_other_socket_open(runner: Runner) -> None:
+    everyone = runner.config.sockets[0]
+    quiet = SocketConfig(everyone.path.with_name("S.quiet"), "quiet")
+    runner.config = replace(runner.config, sockets=(everyone, quiet))
+    limited = ["sh", "-c", 'ulimit -n 128; exec "$@"', "sh", sys.executable, "-m", "relay.cli", "serve", "--config"]
+    async with runner.running_oracle():
+        config = write_config(runner)
+        variables = {**os.environ, "PYTHONPATH": str(ROOT)}
+        process = await trio.lowlevel.open_process([*limited, str(config)], env=variables, stderr=subprocess.DEVNULL)
+        try:
+            await until(quiet.path.is_socket)
+            runner.redirect.write_text(f"%Assuan%\nsocket={quiet.path}\n")
+            with ExitStack() as stack:
+                crowd(stack, everyone.path, 300)
+                assert (await runner.sign()).returncode == 0
+            runner.redirect.write_text(f"%Assuan%\nsocket={everyone.path}\n")
+            assert (await runner.sign()).returncode == 0
+        finally:
+            process.terminate()
+            with trio.CancelScope(shield=True), trio.move_on_after(SECONDS):
+                await process.wait()
+    assert [one.socket for one in runner.oracle.requests] == ["quiet", "gpg"]
