@@ -1,6 +1,7 @@
 """ASCII armor for OpenPGP certificates and signatures (RFC 9580, 6.2)."""
 
 import base64
+import functools
 
 __all__ = ["armored"]
 
@@ -22,12 +23,22 @@ def armored(data: bytes, what: str = "PUBLIC KEY BLOCK") -> bytes:
     return "\n".join([head, "", *lines, f"={checksum}", tail, ""]).encode("ascii")
 
 
+def _crc_of_octet(octet: int) -> int:
+    crc = octet << 16
+    for _ in range(8):
+        crc <<= 1
+        if crc & 0x1000000:
+            crc ^= _CRC_POLYNOMIAL
+    return crc
+
+
+@functools.cache  # made at first use: a relay never needs it
+def _crc_table() -> tuple[int, ...]:
+    return tuple(map(_crc_of_octet, range(256)))
+
+
 def _crc24(data: bytes) -> int:
-    crc = _CRC_START
+    crc, table = _CRC_START, _crc_table()
     for octet in data:
-        crc ^= octet << 16
-        for _ in range(8):
-            crc <<= 1
-            if crc & 0x1000000:
-                crc ^= _CRC_POLYNOMIAL
+        crc = (crc << 8 & 0xFFFFFF) ^ table[crc >> 16 ^ octet]
     return crc

@@ -58,6 +58,8 @@ class HttpConnection:
     ) -> None:
         self._stream = stream
         self._sending = trio.Lock()
+        self._unsent = b""
+        self._writing = 0  # writes that have begun
         self._idle = True
         self._over = False
         self._is_rude = False  # it may still be sending what we do not want
@@ -84,8 +86,8 @@ class HttpConnection:
             )
             with self._scope:
                 await self._read()
-            if self._over and self._protocol.connection.our_state is h11.SEND_BODY:
-                # What followed the request was none; its own answer is half out, and shall be whole.
+            if self._over and (self._writing or self._protocol.connection.our_state is h11.SEND_BODY):
+                # What followed the request was none; its own answer is on its way, and shall be whole.
                 nursery.cancel_scope.deadline = trio.current_time() + WRITE_SECONDS
             else:
                 await self._protocol.handle(Closed())
@@ -110,7 +112,11 @@ class HttpConnection:
         """What hypercorn wants done with the connection."""
         match event:
             case RawData():
-                await self._send(event.data)
+                self._unsent += event.data
+                # Head and body of an answer leave in one write: when h11 knows it to be whole.
+                if self._protocol.connection.our_state is not h11.SEND_BODY:
+                    ready, self._unsent = self._unsent, b""
+                    await self._send(ready)
             case Updated():
                 self._mark(idle=event.idle)
             case Closed():
@@ -134,12 +140,15 @@ class HttpConnection:
     async def _send(self, data: bytes) -> None:
         if not data:  # the end of a message with a length is no bytes at all
             return
-        async with self._sending:
-            try:
+        self._writing += 1
+        try:
+            async with self._sending:
                 with trio.fail_after(WRITE_SECONDS):
                     await self._stream.send_all(data)
-            except (trio.BrokenResourceError, trio.TooSlowError):
-                self._scope.cancel()  # nobody is left to be told
+        except (trio.BrokenResourceError, trio.TooSlowError):
+            self._scope.cancel()  # nobody is left to be told
+        finally:
+            self._writing -= 1
 
     async def _linger(self) -> None:
         """Let a peer that is still sending read our last answer: closing over unread bytes resets the connection."""
