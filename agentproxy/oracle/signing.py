@@ -31,8 +31,8 @@ __all__ = ["SignatureSource", "SigningService"]
 logger = logging.getLogger(__name__)
 
 # Weights are about proportional to the work, so that the window is about the same time for every kind of key: with
-# RSA-4096 two signatures for each core, with Ed25519 enough that the signer's threads and its disk have full batches.
-_WINDOW = 16 * (os.cpu_count() or 1)
+# RSA-4096 three signatures for each core, with Ed25519 enough that the signer's threads and its disk have full batches.
+_WINDOW = 24 * (os.cpu_count() or 1)
 _RSA_WEIGHT = 8
 _SMALL_WEIGHT = 1
 _MOST_WAITING = 16_384

@@ -3,8 +3,9 @@
 import os
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -18,12 +19,22 @@ from agentproxy.protocol.fields import KeyFacts
 from agentproxy.protocol.keys import Curve, EccPublicKey, Fingerprint, Keygrip, PublicKey
 from agentproxy.protocol.messages import FailureCode
 from agentproxy.protocol.signatures import EddsaSignature, Signature
-from agentproxy.protocol.signer_messages import FROM_SIGNER, DigestSigned, FromSigner, NotDone, Status, ToSigner
+from agentproxy.protocol.signer_messages import (
+    FROM_SIGNER,
+    DigestSigned,
+    FromSigner,
+    NotDone,
+    Outcome,
+    Status,
+    StatusReport,
+    ToSigner,
+)
 from agentproxy.signer import pipeline, shortcut
 from agentproxy.signer.authority import Authority, create_authority
 from agentproxy.signer.keyring import Keyring
 from agentproxy.signer.log import AuditLog, LogLimits
-from agentproxy.signer.pipeline import Pipeline
+from agentproxy.signer.pipeline import Draft, Job, Pipeline
+from agentproxy.signer.record import Entry
 from agentproxy.signer.requests import Requests
 from agentproxy.signer.verifylog import verify
 from tests.signer.logs import LIMITS, NODE, records_in
@@ -308,3 +319,68 @@ async def test_a_quick_signature_is_made_at_once_also_in_a_crowd(
             desk.requests._signing._took_ns[desk.grip] = (0, 0)
             assert alone.ask(number) == number
             await trio.lowlevel.checkpoint()
+
+
+@contextmanager
+def one_thread(directory: Path) -> Iterator[Pipeline]:
+    with AuditLog.open(directory, NODE, LIMITS) as log:
+        made = Pipeline(log, trio.lowlevel.current_trio_token().run_sync_soon, 0)
+        try:
+            yield made
+        finally:
+            made.close()
+
+
+class Bell:
+    """Jobs with a record each, and who has been answered."""
+
+    def __init__(self) -> None:
+        self.rung: list[int] = []
+        self.all_rung = trio.Event()
+
+    def job(self, number: int, last: int, likely_ns: int | None, work: Callable[[], object] = lambda: None) -> Job:
+        def draft() -> Draft:
+            work()
+            reply = StatusReport(number, operational=True, reason="", keys=0, signatures=0)
+            return Draft(lambda _: reply, Entry("issue", Outcome.DONE))
+
+        def ring(_: bytes) -> None:
+            self.rung.append(number)
+            if number == last:
+                self.all_rung.set()
+
+        return Job(number, draft, ring, likely_ns)
+
+
+async def test_short_jobs_that_wait_share_a_commit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pipeline, "GATHER_NS", 10**18)
+    monkeypatch.setattr("agentproxy.signer.shortcut.QUICK_NS", 0)  # none is done on the event loop
+    syncs: list[int] = []
+    with one_thread(tmp_path) as made:
+        bell, gate, fdatasync = Bell(), threading.Event(), os.fdatasync
+
+        def noted(descriptor: int) -> None:
+            syncs.append(descriptor)
+            fdatasync(descriptor)
+
+        monkeypatch.setattr(os, "fdatasync", noted)
+        made.submit([bell.job(0, 3, None, lambda: gate.wait(BOUND_SECONDS))])
+        made.submit([bell.job(number, 3, 1) for number in range(1, 4)])
+        gate.set()
+        with trio.fail_after(BOUND_SECONDS):
+            await bell.all_rung.wait()
+        assert bell.rung == [0, 1, 2, 3]
+        assert len(syncs) == 1
+    assert len(records_in(tmp_path)) == 4
+
+
+async def test_nothing_waits_for_a_job_that_may_be_slow(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("agentproxy.signer.shortcut.QUICK_NS", 0)
+    with one_thread(tmp_path) as made:
+        bell, first_is_answered = Bell(), threading.Event()
+        first = replace(bell.job(0, 1, 1), answer=lambda _: first_is_answered.set())
+        made.submit([first, bell.job(1, 1, None, lambda: first_is_answered.wait(BOUND_SECONDS) or pytest.fail("late"))])
+        with trio.fail_after(BOUND_SECONDS * 2):
+            await bell.all_rung.wait()
+        assert first_is_answered.is_set()
+    assert len(records_in(tmp_path)) == 2
