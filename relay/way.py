@@ -76,7 +76,7 @@ class PermissionKeeper(Protocol):
 
 
 class WayOwner(Protocol):
-    """Who has several ways and chooses among them; `relay.client.Client` does."""
+    """Who has several ways and chooses among them; `relay.ways.Ways` does."""
 
     def changed(self) -> None:
         """Another way may be the best one now, or its keys are others."""
