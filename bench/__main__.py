@@ -9,9 +9,8 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from statistics import median
 
-from bench import audit_log, claims_cost, raw, relay_cost
+from bench import audit_log, by_caller, raw, relay_cost
 from bench.agent_load import pksign_p50_us, pksign_rate
 from bench.distance import DELAYS, by_relay, by_ssh
 from bench.framed_load import flood, signing_rate, single_p50_ms
@@ -34,8 +33,6 @@ SEALED_GOAL = 10.0
 MEMORY_GOAL = 1.5
 START_GOAL = 2.0
 HTTP_GOAL = 3.0
-ACTIVATION_GOAL = 2.2
-CLAIMS_MS_GOAL = 1.0
 FAIRNESS_GOAL = 5.0  # "at most a few signatures"
 FLOOD = 2000
 ROUND_TRIPS_GOAL = 1.1
@@ -218,28 +215,11 @@ class Bench:
 
     def activation(self) -> Iterator[Row]:
         """From the first connection to the first signature, both started by their sockets."""
-        relay = self.ours.stop_relay()
-        socket, bare_socket = self.ours.target("ed25519").socket, self.directory / "bare-activated.sock"
-        bare = [sys.executable, "-I", str(ROOT / "bench" / "bare.py"), str(bare_socket)]
-        mine, theirs = [], []
-        for _ in (*self.rounds, None):
-            target, environment = self.ours.target("ed25519"), self.ours.environment
-            mine.append(relay_cost.activated_answer_seconds(relay, socket, target, environment))
-            theirs.append(relay_cost.activated_answer_seconds(bare, bare_socket, None))
-        what = "relay: first signature after socket activation, s, to bare trio's first answer"
-        yield at_most(what, mine[1:], theirs[1:], ACTIVATION_GOAL)
+        yield by_caller.activation(self.ours, self.directory, len(self.rounds))
 
     def claims(self) -> Iterator[Row]:
         """The same signatures with and without a look at who asks."""
-        relay, keygrip = self.ours.stop_relay(), self.ours.keys["ed25519"].keygrip
-        more, all_of_it = [], []
-        for _ in self.rounds:
-            environment, package = self.ours.environment, self.workload.package
-            seen, unseen = claims_cost.milliseconds(relay, keygrip, package, environment, self.looks)
-            more.append(median(one - other for one, other in zip(seen, unseen, strict=True)))
-            all_of_it.append(median(unseen))
-        what = "claims: ms more for a signature of a new caller, p50, to all of it"
-        yield within(what, more, all_of_it, CLAIMS_MS_GOAL)
+        yield by_caller.claims(self.ours, self.workload.package, len(self.rounds), self.looks)
 
     def distance(self) -> Iterator[Row]:
         """Far away from the key: all that counts is how often something goes there and back."""

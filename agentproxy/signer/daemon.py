@@ -76,7 +76,7 @@ async def _serve(
         async with trio.open_nursery() as reloads, trio.open_nursery() as checkpoints:
             checkpoints.start_soon(_keep_checkpoints, pipeline)
             await serve_until_stopped(
-                functools.partial(_announced, server, listener),
+                functools.partial(_announced, server, listener, requests),
                 drain=server.drain,
                 drain_seconds=DRAIN_SECONDS,
                 reload=functools.partial(reloads.start_soon, _reload, config, requests),
@@ -93,9 +93,15 @@ async def _keep_checkpoints(pipeline: Pipeline) -> None:
         await trio.to_thread.run_sync(pipeline.keep_up)
 
 
-async def _announced(server: Server, listener: trio.SocketListener) -> None:
-    systemd.notify(READY="1")
-    await server.serve(listener)
+async def _announced(server: Server, listener: trio.SocketListener, requests: Requests) -> None:
+    def status() -> str:
+        return f"serving {len(requests.keyring.facts)} keys"
+
+    systemd.notify(READY="1", STATUS=status())
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(systemd.keep_status, status)
+        await server.serve(listener)
+        nursery.cancel_scope.cancel()
 
 
 def _listener(config: SignerConfig) -> trio.SocketListener:
