@@ -8,7 +8,7 @@ signature waits for them for a few milliseconds at most, and then goes out with 
 import logging
 import threading
 import time
-from collections import Counter, deque
+from collections import deque
 from collections.abc import Callable, Iterator
 
 import trio
@@ -37,6 +37,7 @@ logger = logging.getLogger(__name__)
 # Python runs one thread at a time; a second one goes on while the first waits for the kernel.
 _WORKERS = 2
 # Threads that somebody's memory or files hold on to: so many of one user, then nothing more is looked up for them.
+_STUCK_SECONDS = 0.05  # hundreds of times what it takes
 _MOST_STUCK_OF_ONE = 8
 _MOST_STUCK = 64
 # rpmsign runs one gpg after another, and their parents stay the same: what was read is used again for so long. A pid
@@ -58,11 +59,10 @@ class Observer:
         self._patience_seconds = patience_seconds
         self._look = look or look_at
         self._recent: dict[int, Sighting] = {}
-        self._lock = threading.Lock()  # for what the threads share with the event loop: the next four
+        self._lock = threading.Lock()  # for what the threads share with the event loop: the next three
         self._queue: deque[Sighting] = deque()
         self._working = 0
-        self._stuck: set[Sighting] = set()
-        self._stuck_by_uid: Counter[int] = Counter()
+        self._begun: dict[Sighting, float] = {}  # what threads look at now, and since when
 
     def look(self, peer: Peer) -> None:
         """Begin to look at this caller, if that has not just been done; called when it will soon want a signature."""
@@ -98,12 +98,27 @@ class Observer:
 
     def _enqueue(self, sighting: "Sighting") -> None:
         with self._lock:
-            is_hopeless = self._stuck_by_uid[sighting.peer.uid] >= _MOST_STUCK_OF_ONE or len(self._stuck) >= _MOST_STUCK
-            if is_hopeless:
+            if self._is_hopeless(sighting.peer.uid):
                 sighting.is_done = True
                 return
             self._queue.append(sighting)
-            if self._working - len(self._stuck) >= _WORKERS:
+        self._start_worker()
+
+    def _stuck(self) -> list["Sighting"]:
+        """What threads hang at; under the lock."""
+        now = time.monotonic()
+        return [sighting for sighting, since in self._begun.items() if now - since > _STUCK_SECONDS]
+
+    def _is_hopeless(self, uid: int) -> bool:
+        """Whether too many threads hang already, for this user or for all; under the lock."""
+        if len(self._begun) < _MOST_STUCK_OF_ONE:
+            return False
+        stuck = self._stuck()
+        return len(stuck) >= _MOST_STUCK or sum(one.peer.uid == uid for one in stuck) >= _MOST_STUCK_OF_ONE
+
+    def _start_worker(self) -> None:
+        with self._lock:
+            if not self._queue or (self._working >= _WORKERS and self._working - len(self._stuck()) >= _WORKERS):
                 return
             self._working += 1
         trio.lowlevel.start_thread_soon(self._work, lambda _: None, "claims")
@@ -111,21 +126,17 @@ class Observer:
     async def _wait(self, sighting: "Sighting") -> None:
         sighting.notify_by(trio.lowlevel.current_trio_token())
         with trio.move_on_after(self._patience_seconds):
-            await sighting.known.wait()
+            while not sighting.is_done:
+                with trio.move_on_after(_STUCK_SECONDS):
+                    await sighting.known.wait()
+                self._start_worker()  # those who worked may hang by now
         with self._lock:
-            if sighting.is_begun and not sighting.is_done and sighting not in self._stuck:
-                self._stuck.add(sighting)
-                self._stuck_by_uid[sighting.peer.uid] += 1
+            if sighting not in self._begun:
+                sighting.is_done = True  # nobody waits for it any more: no thread need begin
 
     def _work(self) -> None:
         """In a thread: look at one caller after another."""
-        while True:
-            with self._lock:
-                if not self._queue:
-                    self._working -= 1
-                    return
-                sighting = self._queue.popleft()
-                sighting.is_begun = True
+        while (sighting := self._next()) is not None:
             try:
                 self._look(sighting)
             except Exception:  # as around a whole connection: no bug of ours costs a signature
@@ -133,10 +144,19 @@ class Observer:
             finally:
                 with self._lock:
                     sighting.is_done = True
-                    if sighting in self._stuck:
-                        self._stuck.discard(sighting)
-                        self._stuck_by_uid[sighting.peer.uid] -= 1
+                    del self._begun[sighting]
                 sighting.notify()
+
+    def _next(self) -> "Sighting | None":
+        with self._lock:
+            while self._queue:
+                sighting = self._queue.popleft()
+                if not sighting.is_done and not self._is_hopeless(sighting.peer.uid):
+                    self._begun[sighting] = time.monotonic()
+                    return sighting
+                sighting.is_done = True
+            self._working -= 1
+            return None
 
 
 class Sighting:
@@ -150,7 +170,6 @@ class Sighting:
         self.peer = peer
         self.since = since
         self.known = trio.Event()
-        self.is_begun = False
         self.is_done = False
         self._token: trio.lowlevel.TrioToken | None = None
         self.user: str | None = None

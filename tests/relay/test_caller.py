@@ -142,6 +142,21 @@ async def test_others_are_looked_at_while_one_users_callers_hold_on_to_their_rea
         assert claims.commands == ("seen",)
 
 
+async def test_readers_that_hang_while_nobody_waits_for_them_hold_up_nobody_else(held: threading.Event) -> None:
+    def look(sighting: Sighting) -> None:
+        if sighting.peer.uid == 666:
+            held.wait()
+        sighting.commands = ("seen",)
+
+    observer = Observer(PATIENCE, look)
+    for pid in range(100, 104):
+        observer.look(Peer(pid, 666, 666, ()))
+    with trio.fail_after(PATIENCE / 2):
+        claims = await observer.claims(Peer(200, 1000, 1000, ()), "")
+    assert claims is not None
+    assert claims.commands == ("seen",)
+
+
 async def test_an_error_of_ours_while_looking_fails_no_signature(caplog: pytest.LogCaptureFixture) -> None:
     def look(sighting: Sighting) -> None:
         raise RuntimeError("a bug")
