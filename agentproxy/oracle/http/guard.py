@@ -50,8 +50,10 @@ class Guard:
             if not answer.status:
                 detail = "something went wrong here; the oracle's log says what"
                 await answer.tell(Problem(HTTPStatus.INTERNAL_SERVER_ERROR, "internal", detail))
-        self._tally.answered[answer.status] += 1
-        _log(scope, answer.status, (trio.current_time() - started) * 1000)
+        finally:
+            # Also when its client left at once: what was answered is counted and told; status 0 is nothing.
+            self._tally.answered[answer.status] += 1
+            _log(scope, answer.status, (trio.current_time() - started) * 1000)
 
     async def _pass_on(self, scope: Scope, receive: Receive, answer: "_Answer") -> None:
         body = _objection(scope) or await _read(scope, receive)

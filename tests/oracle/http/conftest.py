@@ -64,7 +64,7 @@ def no_long_goodbyes(monkeypatch: pytest.MonkeyPatch) -> None:
 async def api(world: World, signer: FakeSigner, nursery: trio.Nursery) -> AsyncIterator[Api]:
     a, t = world.enrol("a"), world.enrol("t")
     directory = world.directory
-    (directory / "policy.yaml").write_text(f"{POLICY}  t: {{keys: [ed], token_only: true, rate: 5, burst: 2}}\n")
+    (directory / "policy.yaml").write_text(f"{POLICY}  t: {{keys: [ed], token_only: true, rate: 1, burst: 2}}\n")
     config = directory / "oracle.yaml"
     config.write_text(config.read_text() + HTTP.format(user=pwd.getpwuid(os.geteuid()).pw_name))
     (directory / "certificates" / "ed.pgp").write_bytes(b"\x99" + bytes(100))

@@ -103,10 +103,14 @@ async def test_what_the_policy_forbids_is_403_recorded_and_touches_no_key(api: A
 
 async def test_too_many_a_second_is_429_and_says_when_to_come_again(api: Api) -> None:
     async with api.connect(api.t) as client:
-        replies = [await client.post("/sign/rpm", RPM, bearer(api.t)) for _ in range(3)]
-    assert [reply.status for reply in replies[:2]] == [200, 200]
-    assert replies[2].problem == (429, "rate_limited")
-    assert int(replies[2].headers["retry-after"]) == 1
+        batch = await client.post("/sign/batch", {"items": [RPM] * 4}, bearer(api.t))
+        assert sorted(str(result["status"]) for result in batch.items("results")) == ["200", "200", "429", "429"]
+        # On a slow machine a second may pass before the next request, and that one is allowed.
+        replies = [await client.post("/sign/rpm", RPM, bearer(api.t))]
+        while replies[-1].status == 200 and len(replies) < 20:
+            replies.append(await client.post("/sign/rpm", RPM, bearer(api.t)))
+    assert replies[-1].problem == (429, "rate_limited")
+    assert replies[-1].headers["retry-after"] == "1"
 
 
 async def test_an_idempotency_key_makes_a_repeat_the_same_request(api: Api) -> None:
