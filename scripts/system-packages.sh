@@ -29,7 +29,6 @@ nginx|nginx-light|stands before the oracle in tests
 promtool|prometheus|checks our alert rules
 systemd-analyze|systemd|checks our units
 systemd-socket-activate|systemd|starts daemons by their sockets in tests and the bench
-sshd|openssh-server|lets relays in, in tests
 nft|nftables|filters in network namespaces of tests
 pg_ctlcluster|postgresql|holds a registry that several oracles share, in tests
 "

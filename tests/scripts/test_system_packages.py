@@ -59,7 +59,6 @@ def test_where_nothing_is_missing_nothing_happens(bare: Path, tmp_path: Path) ->
         "ip",
         "nft",
         "ssh",
-        "sshd",
         "systemd-analyze",
         "faketime",
         "curl",
