@@ -82,6 +82,7 @@ async def _certificates(relay: Relay) -> CertificateReport:
     # Each key's, also of one primary: the oracle has of a certificate what was imported with that key.
     certificates: dict[bytes, None] = {}
     with trio.move_on_after(CERTIFICATES_SECONDS) as patience:
+        await relay.keys.known()  # on a new host `setup` is what starts the relay, before any oracle was asked
         for key in relay.keys.served:
             certificates[await relay.client.certificate(key.facts.fingerprint)] = None
     if patience.cancelled_caught:

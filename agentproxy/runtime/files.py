@@ -65,7 +65,7 @@ def _sync_directory(directory: Path) -> None:
 
 
 def read_private(path: Path) -> bytes:
-    """Read a secret that only its owner, who is us or root, can read.
+    """Read a secret that only its owner can read: we, root, or for root the daemon in whose directory it lies.
 
     Raises:
         ConfigError: it is missing, not a file, belongs to somebody else, or group or others may read it.
@@ -86,8 +86,14 @@ def read_private(path: Path) -> bytes:
 def _check_private(path: Path, status: os.stat_result) -> None:
     if not stat.S_ISREG(status.st_mode):
         raise ConfigError(f"{path}: expected a file")
-    if status.st_uid not in {0, os.geteuid()}:
+    if status.st_uid not in _owners(path):
         raise ConfigError(f"{path}: belongs to uid {status.st_uid}, expected {os.geteuid()} or root")
     if status.st_mode & 0o077:
         mode = stat.S_IMODE(status.st_mode)
         raise ConfigError(f"{path}: others may read it (mode {mode:04o}), expected 0600", f"chmod 600 {path}")
+
+
+def _owners(path: Path) -> set[int]:
+    # The operator's commands run as root with a daemon's files: what lies in its directory may be its own.
+    ours = os.geteuid()
+    return {0, ours} if ours != 0 else {0, path.parent.stat().st_uid}

@@ -225,3 +225,9 @@ def test_a_renewed_certificate_makes_it_well_again(state: Layout, signer: Path) 
     assert "for localhost, expires " in again.output
     assert (state.oracle / "server.key").stat().st_mode & 0o777 == 0o600
     assert check(state)[0] == 0
+
+
+def test_a_key_that_is_not_there_is_named(state: Layout) -> None:
+    (state.tls / "server.key").unlink()
+    _, found = check(state)
+    assert ("critical", f"{state.tls / 'server.key'}: is missing") in found["file modes"]

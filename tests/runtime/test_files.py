@@ -73,3 +73,17 @@ def test_what_root_writes_belongs_to_the_owner_of_its_directory(tmp_path: Path) 
     for path in (place / "a", place / "a" / "b", place / "a" / "b" / "secret"):
         assert (path.stat().st_uid, path.stat().st_gid) == (12345, 12346), path
     assert stat.S_IMODE((place / "a" / "b").stat().st_mode) == 0o700
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give files away")
+def test_root_reads_a_daemons_secret_in_the_daemons_own_directory_only(tmp_path: Path) -> None:
+    place = tmp_path / "daemon"
+    place.mkdir()
+    os.chown(place, 12345, 12345)
+    write_atomically(place / "token", b"x", 0o600)
+    assert read_private(place / "token") == b"x"
+    foreign = tmp_path / "token"
+    write_atomically(foreign, b"x", 0o600)
+    os.chown(foreign, 12345, 12345)
+    with pytest.raises(ConfigError, match="belongs to uid 12345"):
+        read_private(foreign)
