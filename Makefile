@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: setup demo test test-conformance check bench fuzz format clean
+.PHONY: setup demo test test-conformance test-hosts deb rpm wheel relay.pyz check bench fuzz format clean
 
 # Compiled here, since programs that start often, such as the relay, may run where they cannot write bytecode.
 setup: $(VENV)/installed
@@ -28,6 +28,15 @@ test-conformance: setup
 	@./scripts/system-packages.sh conformance
 	@./scripts/debian-tree.sh trixie .cache/trixie
 	$(BIN)/pytest -m conformance tests/conformance $(PYTEST_ARGS)
+
+# A Debian that boots, with the packages of this tree in it; as root.
+test-hosts: setup
+	@./scripts/system-packages.sh hosts
+	$(BIN)/pytest -m hosts tests/hosts $(PYTEST_ARGS)
+
+# What people install, into dist/. EL_PYTHON=3.11 makes RPMs for that Python instead of 3.12.
+relay.pyz deb rpm wheel: setup
+	$(BIN)/python -m deployment.packages $@ $(if $(and $(filter rpm,$@),$(EL_PYTHON)),--python $(EL_PYTHON))
 
 # The same line that STYLE asks for before every push.
 check: setup

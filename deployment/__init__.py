@@ -1,0 +1,1 @@
+"""What stands around the programs where they are used: packages, containers, front ends."""

@@ -1,0 +1,1 @@
+"""Builds what people install: the relay as one file, Debian packages, RPMs."""

@@ -1,0 +1,5 @@
+# Before the files go, and no new version comes.
+if [ -d /run/systemd/system ]; then
+    systemctl stop @UNITS@ || true
+fi
+systemctl disable @UNITS@ >/dev/null 2>&1 || true

@@ -1,0 +1,69 @@
+"""The relay as one file: our code and pure Python libraries in a zip archive that Python runs.
+
+It holds no compiled code, so the same file runs on every machine with Python 3.11 or newer. Built twice from the same
+sources it is the same, byte for byte.
+"""
+
+import shutil
+import stat
+import tempfile
+import time
+import zipfile
+from pathlib import Path
+
+from deployment.packages.sources import ROOT, epoch, install
+
+__all__ = ["build"]
+
+_OLDEST_PYTHON = "3.11"
+_MAIN = "import sys\nfrom relay.cli import main\nsys.exit(main())\n"
+_OURS = ("agentproxy/__init__.py", "agentproxy/protocol", "agentproxy/runtime", "relay")
+# Tests of libraries, and what pip notes about an installation that this is not.
+_LEFT_OUT = ("__pycache__", "_tests", "bin", "RECORD", "INSTALLER", "REQUESTED", "direct_url.json")
+
+
+def build(target: Path, interpreter: str) -> None:
+    """Write the archive, executable, to be run by `interpreter`.
+
+    Raises:
+        subprocess.CalledProcessError: a library cannot be had.
+        ValueError: a library needs compiled code.
+    """
+    with tempfile.TemporaryDirectory(prefix="blind-oracle-relay.") as name:
+        tree = Path(name)
+        install("relay", tree, _OLDEST_PYTHON)
+        _take_out(tree)
+        for ours in _OURS:
+            source = ROOT / ours
+            if source.is_dir():
+                shutil.copytree(source, tree / ours, ignore=shutil.ignore_patterns("__pycache__"))
+            else:
+                (tree / ours).parent.mkdir(exist_ok=True)
+                shutil.copy(source, tree / ours)
+        (tree / "__main__.py").write_text(_MAIN)
+        _pack(tree, target, interpreter)
+
+
+def _take_out(tree: Path) -> None:
+    for path in sorted(tree.rglob("*"), reverse=True):
+        if path.name in _LEFT_OUT:
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
+        elif path.suffix == ".so":
+            # PyYAML's faster half: without it the library is the pure one.
+            if path.parent.name != "yaml":
+                raise ValueError(f"{path.relative_to(tree)}: the relay must not need compiled code")
+            path.unlink()
+
+
+def _pack(tree: Path, target: Path, interpreter: str) -> None:
+    moment = time.gmtime(epoch())[:6]
+    with target.open("wb") as file:
+        file.write(f"#!{interpreter}\n".encode())
+        with zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED, compresslevel=9) as archive:
+            for path in sorted(tree.rglob("*")):
+                if path.is_file():
+                    entry = zipfile.ZipInfo(str(path.relative_to(tree)), moment)
+                    entry.compress_type = zipfile.ZIP_DEFLATED
+                    entry.external_attr = (stat.S_IFREG | 0o644) << 16
+                    archive.writestr(entry, path.read_bytes())
+    target.chmod(0o755)
