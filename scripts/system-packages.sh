@@ -1,7 +1,8 @@
 #!/bin/sh
 # Installs the Debian packages that set-up, demo, tests and bench run, and says which and why; does nothing when all are there.
-# usage: [PYTHON=python3.11] system-packages.sh [python|conformance]
+# usage: [PYTHON=python3.11] system-packages.sh [python|conformance|hosts]
 #   python       only what makes the virtual environment
+#   hosts        only what `make test-hosts` runs besides: what boots a Debian
 #   conformance  only what `make test-conformance` runs besides: the clients of a Debian build server
 set -eu
 PATH="$PATH:/usr/sbin"  # where daemons lie, and which not every user has there
@@ -40,6 +41,15 @@ clients="
 /usr/bin/mmdebstrap|mmdebstrap|makes a tree of another Debian release
 "
 
+# What `make test-hosts` runs besides.
+machines="
+systemd-nspawn|systemd-container|boots a Debian in tests
+/sbin/init|systemd-sysv|is what boots there
+dbus-daemon|dbus|systemctl speaks over it there
+groff|groff-base|reads our man pages
+/usr/lib/x86_64-linux-gnu/faketime/libfaketime.so.1|libfaketime|gives a host a wrong clock
+"
+
 missing=""
 needs() { # PACKAGE REASON
     printf 'blind-oracle: missing: Debian package %s (%s)\n' "$1" "$2" >&2
@@ -51,6 +61,7 @@ is_there() { # COMMAND, or the path of a file
 }
 
 [ "${1:-}" != conformance ] || tools=$clients
+[ "${1:-}" != hosts ] || tools=$machines
 if [ "${1:-}" = python ]; then
     python=${PYTHON:-python3}
     if ! "$python" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; then

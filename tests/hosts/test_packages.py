@@ -1,0 +1,111 @@
+"""What is built besides the Debian packages: the relay's one file, RPMs, wheel and source archive."""
+
+import shutil
+import subprocess
+import sys
+import venv
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+
+from deployment.packages import rpm
+from deployment.packages.contents import Target, contents
+from deployment.packages.sources import WHEELS, wheel_and_sdist
+from deployment.packages.zipapp import build as build_zipapp
+
+pytestmark = pytest.mark.hosts
+
+
+@pytest.fixture(name="pyz", scope="module")
+def relay_pyz(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    target = tmp_path_factory.mktemp("pyz") / "relay.pyz"
+    build_zipapp(target, "/usr/bin/env python3")
+    return target
+
+
+def _pythons() -> list[str]:
+    """Every Python that the relay must run on and that is here, pyenv's among them."""
+    found = []
+    for version in ("3.11", "3.12", "3.13"):
+        programs = [shutil.which(f"python{version}", path="/usr/bin:/usr/local/bin")]
+        programs += [str(path) for path in sorted(Path.home().glob(f".pyenv/versions/{version}.*/bin/python{version}"))]
+        found += [program for program in programs if program is not None][:1]
+    return found
+
+
+@pytest.mark.parametrize("python", _pythons())
+def test_the_relays_one_file_runs_on_every_python_that_is_here(python: str, pyz: Path, tmp_path: Path) -> None:
+    assert _run([python, "-I", pyz, "--version"]).startswith("blind-oracle-relay, version ")
+    # Far enough to load everything that serving needs, and to say what is wrong.
+    done = subprocess.run(
+        [python, "-I", pyz, "serve", "--config", tmp_path / "relay.yaml"],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
+    )
+    assert done.returncode == 1
+    assert "blind-oracle-relay enroll FILE writes it" in done.stderr
+
+
+def test_the_same_sources_give_the_same_file(pyz: Path, tmp_path: Path) -> None:
+    build_zipapp(tmp_path / "again.pyz", "/usr/bin/env python3")
+    assert (tmp_path / "again.pyz").read_bytes() == pyz.read_bytes()
+
+
+@pytest.fixture(name="rpms", scope="module")
+def built_rpms(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    scratch, output = (tmp_path_factory.mktemp(name) for name in ("rpm-scratch", "rpm"))
+    packages = contents(Target("rpm", "3.12", "0.1.0"), scratch)
+    return {package.name: rpm.build(package, scratch, output) for package in packages}
+
+
+def test_the_rpms_require_the_python_that_el_has(rpms: dict[str, Path]) -> None:
+    for file in rpms.values():
+        assert "/usr/bin/python3.12\n" in _run(["rpm", "-qp", "--requires", file])
+    assert _run(["rpm", "-qp", "--queryformat", "%{ARCH}", rpms["blind-oracle-relay"]]) == "noarch"
+
+
+def test_an_rpm_keeps_the_operators_configuration_and_makes_the_users(rpms: dict[str, Path]) -> None:
+    oracle = rpms["blind-oracle"]
+    assert _run(["rpm", "-qp", "--configfiles", oracle]) == "/etc/blind-oracle/policy.yaml\n"
+    scripts = _run(["rpm", "-qp", "--scripts", oracle])
+    assert "systemd-sysusers blind-oracle.conf" in scripts
+    assert "rm " not in scripts
+    files = _run(["rpm", "-qpl", oracle]).splitlines()
+    assert "/usr/lib/systemd/system/blind-oracle-signer.service" in files
+    assert not any(path.startswith("/var/") for path in files)
+
+
+def test_the_scriptlets_of_an_rpm_are_shell(rpms: dict[str, Path]) -> None:
+    for name in ("POSTIN", "PREUN", "POSTUN"):
+        for package in ("blind-oracle", "blind-oracle-relay"):
+            text = _run(["rpm", "-qp", "--queryformat", f"%{{{name}}}", rpms[package]])
+            subprocess.run(["sh", "-n"], input=text, text=True, check=True, timeout=30)
+            assert "@" not in text.replace("@.service", "")
+
+
+@pytest.mark.parametrize("kind", ["wheel", "sdist"])
+def test_wheel_and_source_archive_install_into_a_fresh_environment(kind: str, tmp_path: Path) -> None:
+    sdist, wheel = wheel_and_sdist(tmp_path)
+    pip = [sys.executable, "-m", "pip"]
+    if kind == "sdist":
+        # With the build backend of our own environment: nothing is fetched.
+        made = tmp_path / "made"
+        options = ["--quiet", "--no-deps", "--no-index", "--no-build-isolation"]
+        subprocess.run([*pip, "wheel", *options, "--wheel-dir", made, sdist], check=True, timeout=120)
+        (wheel,) = made.iterdir()
+    venv.create(tmp_path / "venv", with_pip=False)
+    (wheels,) = WHEELS.glob("relay-3.11-*")  # what the relay's one file was made of, with the same hashes
+    where = ["--python", tmp_path / "venv/bin/python"]
+    subprocess.run(
+        [*pip, *where, "install", "--quiet", "--no-index", "--find-links", wheels, wheel], check=True, timeout=120
+    )
+    assert "version" in _run([tmp_path / "venv/bin/blind-oracle-relay", "--version"])
+
+
+def _run(command: Sequence[str | Path]) -> str:
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=120)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
