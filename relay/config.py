@@ -4,13 +4,16 @@ import os
 import re
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from agentproxy.protocol.addresses import SshAddress
 from agentproxy.protocol.errors import ConfigError, RemoteProtocolError
 from agentproxy.protocol.fields import check_name
 from agentproxy.runtime.metricsconfig import MetricsConfig
 from relay.configcache import recall, remember
 from relay.fallbackmode import FallbackConfig
+
+if TYPE_CHECKING:
+    from agentproxy.protocol.addresses import SshAddress
 
 __all__ = [
     "CONFIG_VARIABLE",
@@ -57,7 +60,7 @@ class OracleAddress:
             raise ConfigError(f"address: expected host:port, got {self.address!r}")
 
     @property
-    def ssh(self) -> SshAddress | None:
+    def ssh(self) -> "SshAddress | None":
         """How to log in, when the stream goes over ssh; None: over TLS."""
         return _parsed_ssh(self.address) if self.address.startswith(_SSH) else None
 
@@ -164,7 +167,9 @@ class RelayConfig:
         return self.state / "control.sock"
 
 
-def _parsed_ssh(address: str) -> SshAddress:
+def _parsed_ssh(address: str) -> "SshAddress":
+    from agentproxy.protocol.addresses import SshAddress  # noqa: PLC0415  most relays go over TLS
+
     try:
         return SshAddress.parse(address)
     except RemoteProtocolError as error:

@@ -3,11 +3,14 @@
 import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from agentproxy.protocol.errors import RemoteProtocolError
 from relay import procfs
 from relay.procfs import Process
-from relay.rpmheader import Package, read_package
+
+if TYPE_CHECKING:
+    from relay.rpmheader import Package
 
 __all__ = ["WorkFile", "find_work_file"]
 
@@ -62,7 +65,7 @@ class WorkFile:
     """A file that somebody has signed."""
 
     path: str  # absolute when we could see where
-    package: Package | None = None
+    package: "Package | None" = None
 
 
 def find_work_file(lineage: Sequence[Process]) -> WorkFile | None:
@@ -96,7 +99,9 @@ def _of_rpmsign(process: Process) -> WorkFile | None:
     return WorkFile(path, _package(path, follow=False) if path.startswith("/") else None)
 
 
-def _package(path: str, *, follow: bool) -> Package | None:
+def _package(path: str, *, follow: bool) -> "Package | None":
+    from relay.rpmheader import read_package  # noqa: PLC0415  the first signature of gpg alone does not wait for it
+
     try:
         descriptor = procfs.open_regular(path, follow=follow)
     except OSError:

@@ -1,7 +1,6 @@
 """Where a daemon tells its metrics, apart from the telling, which needs h11."""
 
 from dataclasses import dataclass
-from ipaddress import ip_address
 from pathlib import Path
 
 from agentproxy.protocol.errors import RemoteProtocolError
@@ -29,6 +28,8 @@ class MetricsConfig:
         Raises:
             RemoteProtocolError: another form, or not a loopback address.
         """
+        from ipaddress import ip_address  # noqa: PLC0415  most relays tell no metrics, and start quicker without
+
         host, colon, port = (self.listen or "").rpartition(":")
         host = host.removeprefix("[").removesuffix("]")
         try:
