@@ -2,8 +2,9 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+CONTAINER ?= podman
 
-.PHONY: setup demo test test-conformance test-hosts deb rpm wheel relay.pyz check bench fuzz format clean
+.PHONY: setup demo test test-conformance test-hosts deb rpm wheel relay.pyz container check bench fuzz format clean
 
 # Compiled here, since programs that start often, such as the relay, may run where they cannot write bytecode.
 setup: $(VENV)/installed
@@ -37,6 +38,12 @@ test-hosts: setup
 # What people install, into dist/. EL_PYTHON=3.11 makes RPMs for that Python instead of 3.12.
 relay.pyz deb rpm wheel: setup
 	$(BIN)/python -m deployment.packages $@ $(if $(and $(filter rpm,$@),$(EL_PYTHON)),--python $(EL_PYTHON))
+
+# Images from the Debian packages, by podman or docker: CONTAINER=docker make container
+container: deb
+	for target in signer oracle relay; do \
+	  $(CONTAINER) build --target $$target --tag blind-oracle-$$target --file deployment/container/Containerfile dist || exit 1; \
+	done
 
 # The same line that STYLE asks for before every push.
 check: setup

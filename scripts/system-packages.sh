@@ -47,6 +47,9 @@ systemd-nspawn|systemd-container|boots a Debian in tests
 /sbin/init|systemd-sysv|is what boots there
 dbus-daemon|dbus|systemctl speaks over it there
 groff|groff-base|reads our man pages
+podman|podman|builds and runs our images
+runc|runc|runs them where cgroups are of two kinds
+/usr/bin/mmdebstrap|mmdebstrap|makes the Debian that they begin with
 /usr/lib/x86_64-linux-gnu/faketime/libfaketime.so.1|libfaketime|gives a host a wrong clock
 "
 
