@@ -1,7 +1,6 @@
 """Which packages there are, and which files lie in each; Debian's and RPM's builders make archives of them."""
 
 import gzip
-import os
 import shutil
 import subprocess
 import sys
@@ -17,7 +16,7 @@ from agentproxy.admin.cli import _COMMANDS as _ORACLE_COMMANDS  # our own comman
 from agentproxy.admin.cli import _group as oracle_group
 from agentproxy.admin.templates import POLICY
 from deployment.packages.manpages import completions, page
-from deployment.packages.sources import ROOT, epoch, install, wheel_and_sdist
+from deployment.packages.sources import ROOT, compile_all, epoch, install, wheel_and_sdist
 from deployment.packages.zipapp import build as build_zipapp
 from relay.commandline import _group as relay_group
 from relay.sealed.commandline import _group as client_group
@@ -142,7 +141,7 @@ def _relay(target: Target, tree: Path) -> Package:
     program = tree / "usr/bin" / name
     program.parent.mkdir(parents=True)
     interpreter = "/usr/bin/python3" if target.kind == "deb" else target.interpreter
-    build_zipapp(program, f"{interpreter} -I")
+    build_zipapp(program, f"{interpreter} -I", target.python)
     units = _systemd(tree, name, name, "blind-oracle-relay-control", "blind-oracle-keyrings")
     tunnel = "blind-oracle-tunnel"
     _copy(SYSTEMD / f"{tunnel}@.service", tree / f"usr/lib/systemd/system/{tunnel}@.service")
@@ -208,28 +207,9 @@ def _virtual_environment(target: Target, tree: Path, venv: str, requirements: st
     _write(
         directory / "pyvenv.cfg", f"home = /usr/bin\ninclude-system-site-packages = false\nversion = {target.python}\n"
     )
-    _compile(target, tree, packages)
-
-
-def _compile(target: Target, tree: Path, packages: Path) -> None:
-    """Bytecode, since the daemons cannot write any; known by the source's hash, so that no clock matters."""
-    python = _interpreter(target.python)
-    if python is None:
-        print(f"packages: no python{target.python} here, so the programs start without bytecode", file=sys.stderr)
-        return
     for cached in packages.rglob("__pycache__"):
         shutil.rmtree(cached)
-    where = ["--invalidation-mode", "unchecked-hash", "-s", str(tree), "-p", "/"]
-    subprocess.run([python, "-I", "-m", "compileall", "-q", "-j", "0", *where, str(packages)], check=True)
-
-
-def _interpreter(version: str) -> str | None:
-    """A Python of that version on this machine; names that only say they were one, as pyenv's do, are passed over."""
-    for directory in os.get_exec_path():
-        program = Path(directory) / f"python{version}"
-        if program.exists() and not subprocess.run([program, "-c", ""], capture_output=True, check=False).returncode:
-            return str(program)
-    return None
+    compile_all(packages, target.python, ("-s", str(tree), "-p", "/"))
 
 
 def _entry(program: str) -> str:

@@ -10,9 +10,10 @@ import shutil
 import subprocess
 import sys
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 
-__all__ = ["ROOT", "epoch", "install", "version", "wheel_and_sdist"]
+__all__ = ["ROOT", "WHEELS", "compile_all", "epoch", "install", "version", "wheel_and_sdist"]
 
 ROOT = Path(__file__).parents[2]
 WHEELS = ROOT / "build" / "wheels"
@@ -57,6 +58,28 @@ def install(requirements: str, target: Path, python: str) -> None:
             _pip("download", *options, "--dest", f"{fresh}/all", "-r", str(lock))
             shutil.move(f"{fresh}/all", wheels)
     _pip("install", *options, "--no-index", "--find-links", str(wheels), "--target", str(target), "-r", str(lock))
+
+
+def compile_all(tree: Path, version: str, options: Sequence[str] = ()) -> None:
+    """Make bytecode for that version of Python, known by the source's hash, so that no clock matters.
+
+    It is quicker to start with, and daemons cannot write any; without such a Python on this machine there is none.
+    """
+    python = _interpreter(version)
+    if python is None:
+        print(f"packages: no python{version} here, so programs start without bytecode", file=sys.stderr)
+        return
+    command = [python, "-I", "-m", "compileall", "-q", "-j", "0", "--invalidation-mode", "unchecked-hash"]
+    subprocess.run([*command, *options, str(tree)], check=True)
+
+
+def _interpreter(version: str) -> str | None:
+    """A Python of that version on this machine; names that only say they were one, as pyenv's do, are passed over."""
+    for directory in os.get_exec_path():
+        program = Path(directory) / f"python{version}"
+        if program.exists() and not subprocess.run([program, "-c", ""], capture_output=True, check=False).returncode:
+            return str(program)
+    return None
 
 
 def wheel_and_sdist(output: Path) -> list[Path]:

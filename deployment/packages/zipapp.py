@@ -11,7 +11,7 @@ import time
 import zipfile
 from pathlib import Path
 
-from deployment.packages.sources import ROOT, epoch, install
+from deployment.packages.sources import ROOT, compile_all, epoch, install
 
 __all__ = ["build"]
 
@@ -22,8 +22,12 @@ _OURS = ("agentproxy/__init__.py", "agentproxy/protocol", "agentproxy/runtime", 
 _LEFT_OUT = ("__pycache__", "_tests", "bin", "RECORD", "INSTALLER", "REQUESTED", "direct_url.json")
 
 
-def build(target: Path, interpreter: str) -> None:
+def build(target: Path, interpreter: str, bytecode: str | None = None) -> None:
     """Write the archive, executable, to be run by `interpreter`.
+
+    Args:
+        bytecode: a version of Python that shall find bytecode in it and start in less than half of the time; others
+            pass over it and read the sources, which are there all the same.
 
     Raises:
         subprocess.CalledProcessError: a library cannot be had.
@@ -41,6 +45,9 @@ def build(target: Path, interpreter: str) -> None:
                 (tree / ours).parent.mkdir(exist_ok=True)
                 shutil.copy(source, tree / ours)
         (tree / "__main__.py").write_text(_MAIN)
+        if bytecode is not None:
+            # -b: beside the source, where an archive is searched; paths in tracebacks are those inside.
+            compile_all(tree, bytecode, ("-b", "-s", str(tree)))
         _pack(tree, target, interpreter)
 
 

@@ -4,6 +4,7 @@ import shutil
 import subprocess
 import sys
 import venv
+import zipfile
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -52,6 +53,14 @@ def test_the_relays_one_file_runs_on_every_python_that_is_here(python: str, pyz:
 def test_the_same_sources_give_the_same_file(pyz: Path, tmp_path: Path) -> None:
     build_zipapp(tmp_path / "again.pyz", "/usr/bin/env python3")
     assert (tmp_path / "again.pyz").read_bytes() == pyz.read_bytes()
+
+
+@pytest.mark.parametrize("python", _pythons())
+def test_bytecode_of_one_python_does_not_disturb_another(python: str, tmp_path: Path) -> None:
+    build_zipapp(tmp_path / "relay.pyz", "/usr/bin/python3.11 -I", "3.11")
+    with zipfile.ZipFile(tmp_path / "relay.pyz") as archive:
+        assert {"relay/cli.py", "relay/cli.pyc"} <= set(archive.namelist())
+    assert _run([python, "-I", tmp_path / "relay.pyz", "--version"]).startswith("blind-oracle-relay, version ")
 
 
 @pytest.fixture(name="rpms", scope="module")
