@@ -5,8 +5,7 @@ from collections.abc import Sequence
 import trio
 
 from agentproxy.oracle.metrics import OracleMetrics
-from agentproxy.oracle.ports import METRICS
-from agentproxy.oracle.sidedoors import Passed
+from agentproxy.oracle.ports import METRICS, Passed
 from agentproxy.runtime.metricsconfig import MetricsConfig
 from agentproxy.runtime.scrape import MAX_CONNECTIONS, open_metrics, serve_metrics
 

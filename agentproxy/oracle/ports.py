@@ -10,7 +10,18 @@ from agentproxy.oracle.config import ListenAddress, parse_address
 from agentproxy.protocol.errors import ConfigError
 from agentproxy.runtime import systemd
 
-__all__ = ["HTTP", "HTTP_PROXY", "METRICS", "RELAY", "Ports", "bound", "bound_address", "open_ports", "peer_address"]
+__all__ = [
+    "HTTP",
+    "HTTP_PROXY",
+    "METRICS",
+    "RELAY",
+    "Passed",
+    "Ports",
+    "bound",
+    "bound_address",
+    "open_ports",
+    "peer_address",
+]
 
 RELAY = "relay"  # FileDescriptorName= of the TLS port for relays
 HTTP = "http"  # of the HTTP API's TLS port
@@ -18,13 +29,15 @@ HTTP_PROXY = "http-proxy"  # of the Unix socket for a proxy in front of the API
 METRICS = "metrics"
 BACKLOG = 1024
 
+Passed = Mapping[str, Sequence[trio.SocketListener]]  # systemd's sockets, by FileDescriptorName=
+
 
 @dataclass(frozen=True, slots=True)
 class Ports:
     """Listeners by what is spoken there; whoever gets them closes them."""
 
     relay: Sequence[trio.SocketListener]
-    others: Mapping[str, Sequence[trio.SocketListener]] = field(default_factory=dict)  # what systemd passed, by name
+    others: Passed = field(default_factory=dict)
 
 
 async def open_ports(listen: str) -> Ports:

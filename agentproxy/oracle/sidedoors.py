@@ -1,18 +1,16 @@
 """Doors beside the relays': each has its listeners, and is open for as long as the oracle serves."""
 
-from collections.abc import Mapping, Sequence
 from typing import Protocol
 
 import trio
 
 from agentproxy.oracle.config import OracleConfig
+from agentproxy.oracle.ports import Passed
 from agentproxy.oracle.reception import Reception
 from agentproxy.oracle.signerlink import SignerLink
 from agentproxy.protocol.errors import ConfigError
 
-__all__ = ["Passed", "SideDoor", "SideDoors"]
-
-Passed = Mapping[str, Sequence[trio.SocketListener]]  # systemd's sockets, by FileDescriptorName=
+__all__ = ["SideDoor", "SideDoors"]
 
 
 class SideDoor(Protocol):

@@ -13,9 +13,8 @@ from agentproxy.oracle.http.app import build_app
 from agentproxy.oracle.http.door import HttpDoor, uid_of
 from agentproxy.oracle.http.guard import Guard
 from agentproxy.oracle.http.health import Health
-from agentproxy.oracle.ports import HTTP, HTTP_PROXY, bound, bound_address
+from agentproxy.oracle.ports import HTTP, HTTP_PROXY, Passed, bound, bound_address
 from agentproxy.oracle.reception import Reception
-from agentproxy.oracle.sidedoors import Passed
 from agentproxy.protocol.errors import ConfigError
 from agentproxy.runtime.files import write_atomically
 from agentproxy.runtime.secretfiles import read_secret, secret_path
