@@ -85,8 +85,9 @@ def _start(config: Path, audit: Path, environment: dict[str, str], log: BinaryIO
     status = audit.stat()
     as_owner = os.geteuid() == 0 and status.st_uid != 0
     return subprocess.Popen(
+        # -P: root may stand in a directory in which somebody else has put an `agentproxy` of his own.
         # It ends when its standard input does: not even our violent death leaves it behind with the log's lock.
-        [sys.executable, "-m", "agentproxy.signer", "--config", config, "--end-with-input"],
+        [sys.executable, "-P", "-m", "agentproxy.signer", "--config", config, "--end-with-input"],
         env=environment,
         stdin=subprocess.PIPE,
         stdout=log,

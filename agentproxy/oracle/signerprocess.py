@@ -60,7 +60,8 @@ class SignerProcess:
 
     async def _run_once(self) -> int:
         # It ends when its standard input does: not even our violent death leaves a signer behind that holds the log.
-        command = [sys.executable, "-m", "agentproxy.signer", "--config", str(self._config), "--end-with-input"]
+        # -P: we may stand in a directory in which somebody else has put an `agentproxy` of his own.
+        command = [sys.executable, "-P", "-m", "agentproxy.signer", "--config", str(self._config), "--end-with-input"]
         # A process group of its own: Ctrl-C reaches us alone, and we stop it when our connections are done.
         environment = {name: value for name, value in os.environ.items() if name not in systemd.VARIABLES}
         process = await trio.lowlevel.open_process(

@@ -143,3 +143,21 @@ def test_a_relays_file_has_heads_of_other_oracles_too(log: Path, tmp_path: Path)
         "no head of n1 in it, but of n2"
         in blind_oracle("audit", "verify", log, "--head", tmp_path / "heads.json").errors
     )
+
+
+def test_the_directory_that_the_operator_stands_in_lends_no_code_to_the_signer(short: Path) -> None:
+    assert blind_oracle("init", short / "s", "--node", "n1").status == 0
+    trap = short / "trap" / "agentproxy"
+    trap.mkdir(parents=True)
+    (trap / "__init__.py").write_text(f"open({str(short / 'sprung')!r}, 'w').close()\n")
+    command = [Path(sys.executable).with_name("blind-oracle"), "audit", "checkpoint"]
+    done = subprocess.run(
+        [*command, f"--config={short / 's' / 'oracle.yaml'}"],
+        cwd=trap.parent,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert not (short / "sprung").exists()

@@ -79,7 +79,7 @@ def start(place: Place, name: str) -> None:
     if is_running(place, name):
         return
     part, log = parts_of(place)[name], place.logs / f"{name}.log"
-    command = (sys.executable, "-m", *part.words, "--config", str(part.config))
+    command = (sys.executable, "-P", "-m", *part.words, "--config", str(part.config))
     before = log.stat().st_size if log.exists() else 0
     with ReadySocket() as ready:
         process = processes.spawn(command, ready.environment(), log)
