@@ -1,11 +1,12 @@
 """What is built besides the Debian packages: the relay's one file, RPMs, wheel and source archive."""
 
+import os
 import shutil
 import subprocess
 import sys
 import venv
 import zipfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import pytest
@@ -114,7 +115,28 @@ def test_wheel_and_source_archive_install_into_a_fresh_environment(kind: str, tm
     assert "version" in _run([tmp_path / "venv/bin/blind-oracle-relay", "--version"])
 
 
-def _run(command: Sequence[str | Path]) -> str:
-    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=120)
+@pytest.mark.parametrize("tool", ["pipx", "uv"])
+def test_the_wheel_is_installed_by_the_tools_that_people_use_for_programs(tool: str, tmp_path: Path) -> None:
+    _, wheel = wheel_and_sdist(tmp_path)
+    (wheels,) = WHEELS.glob("relay-3.11-*")
+    program = Path(sys.executable).with_name(tool)
+    places = {
+        "PIPX_HOME": "home",
+        "PIPX_BIN_DIR": "bin",
+        "UV_TOOL_DIR": "home",
+        "UV_TOOL_BIN_DIR": "bin",
+        "HOME": "user",
+    }
+    environment = {**os.environ, **{name: str(tmp_path / place) for name, place in places.items()}}
+    commands = {
+        "pipx": ["install", "--python", sys.executable, f"--pip-args=--no-index --find-links {wheels}", wheel],
+        "uv": ["tool", "install", "--python", sys.executable, "--no-index", "--find-links", wheels, wheel],
+    }
+    _run([program, *commands[tool]], environment)
+    assert "version" in _run([tmp_path / "bin" / "blind-oracle-relay", "--version"])
+
+
+def _run(command: Sequence[str | Path], environment: Mapping[str, str] | None = None) -> str:
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False, timeout=120)
     assert done.returncode == 0, done.stderr
     return done.stdout
