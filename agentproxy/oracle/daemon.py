@@ -34,7 +34,7 @@ from agentproxy.runtime.config import load
 from agentproxy.runtime.files import write_atomically
 from agentproxy.runtime.lockfile import held
 from agentproxy.runtime.secretfiles import read_secret, secret_path
-from agentproxy.runtime.serve import room_for, serve_until_stopped
+from agentproxy.runtime.serve import keep_what_is_loaded, room_for, serve_until_stopped
 from agentproxy.runtime.tls import server_context
 
 __all__ = ["Oracle", "load_policy", "run"]
@@ -56,7 +56,9 @@ def run(config_path: Path, log_level: str = "INFO") -> None:
     """
     logs.configure(log_level)
     config = load(config_path, OracleConfig)
-    trio.run(Oracle(config).run)
+    oracle = Oracle(config)
+    keep_what_is_loaded()
+    trio.run(oracle.run)
 
 
 def load_policy(path: Path) -> Policy:

@@ -14,7 +14,7 @@ from agentproxy.protocol.errors import ConfigError
 from agentproxy.protocol.signer_messages import Outcome
 from agentproxy.runtime import systemd
 from agentproxy.runtime.secretfiles import read_secret
-from agentproxy.runtime.serve import serve_until_stopped
+from agentproxy.runtime.serve import keep_what_is_loaded, serve_until_stopped
 from agentproxy.runtime.unixsocket import bind, check_inherited
 from agentproxy.signer.authority import Authority
 from agentproxy.signer.checkpointfile import CHECKPOINT_SECONDS
@@ -50,6 +50,7 @@ def run(config: SignerConfig) -> None:
     try:
         with AuditLog.open(config.audit.directory, config.node, config.audit.limits, key=key) as log:
             log.append([_started_entry(keyring, key)])
+            keep_what_is_loaded()
             trio.run(_serve, config, peers, keyring, authority, log)
             log.append([Entry("signer_stopped", Outcome.DONE)])
     except LogUnavailableError as error:

@@ -3,6 +3,8 @@ import os
 import resource
 import signal
 import socket
+import subprocess
+import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -283,3 +285,13 @@ def test_room_for_a_crowd_is_made_as_far_as_the_system_allows(limit: tuple[int, 
     assert resource.getrlimit(resource.RLIMIT_NOFILE)[0] >= 2000 + 64
     assert room_for(hard) == hard - 64
     assert room_for(10) == 10
+
+
+def test_what_is_loaded_at_the_start_is_left_alone_by_collections() -> None:
+    code = (
+        "import gc\n"
+        "from agentproxy.runtime.serve import COLLECTIONS, keep_what_is_loaded\n"
+        "keep_what_is_loaded()\n"
+        "assert gc.get_threshold() == COLLECTIONS and gc.get_freeze_count() > 10_000\n"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=60)  # it is for the whole process
