@@ -1,6 +1,8 @@
 """A socket of the relay's, forwarded to a host that cannot reach the oracle, with the files of ssh-forwarding/."""
 
+import getpass
 import os
+import re
 import signal
 import subprocess
 from collections.abc import Iterator
@@ -13,6 +15,7 @@ from tests.end_to_end.offline import Offline
 from tests.end_to_end.place import SECONDS, System, forget_home, system_with, until
 from tests.ssh.sshd import Sshd, sshd_in
 
+PAGE = (Path(__file__).parents[2] / "docs" / "SSH.md").read_text()
 FILES = Path(__file__).parents[2] / "ssh-forwarding"
 
 
@@ -83,6 +86,14 @@ class Far:
         return self.system.gpg(*words, text="some text")
 
 
+def far_socket_by_the_page() -> str:
+    """The entry of `sockets:` in docs/SSH.md, for this user and this directory."""
+    (entry,) = re.findall(r"^  - path: /run/blind-oracle-relay/far.sock\n(?:    .*\n)+", PAGE, re.MULTILINE)
+    ours = entry.replace("/run/blind-oracle-relay/", "run/").replace("blind-oracle-tunnel", getpass.getuser())
+    assert ours.count(getpass.getuser()) == 1
+    return ours
+
+
 @contextmanager
 def far_host(offline: Offline, extra: str) -> Iterator[Far]:
     exports = {name: offline.exports[name] for name in ("modern", "legacy")}
@@ -90,7 +101,7 @@ def far_host(offline: Offline, extra: str) -> Iterator[Far]:
         relay = system.directory / "relay" / "relay.yaml"
         text = relay.read_text()
         first = '    mode: "0660"\n'
-        changed = text.replace(first, f"{first}  - path: run/far.sock\n    name: far\n    keys: [modern]\n", 1)
+        changed = text.replace(first, first + far_socket_by_the_page(), 1)
         assert changed != text
         relay.write_text(changed)
         system.stop("relay")

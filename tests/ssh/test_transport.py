@@ -2,10 +2,11 @@
 
 import os
 import re
+import shlex
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -16,6 +17,16 @@ from tests.admin.shell import Result, blind_oracle
 from tests.end_to_end.offline import Offline
 from tests.end_to_end.place import SECONDS, System, forget_home, system_with, until
 from tests.ssh.sshd import Sshd, make_key, sshd_in
+
+PAGE = (Path(__file__).parents[2] / "docs" / "SSH.md").read_text()
+
+
+def by_the_page(beginning: str, ours: Mapping[str, str]) -> list[str]:
+    """The words behind the program of the one command of docs/SSH.md that begins so, with examples replaced by ours."""
+    (line,) = (line for line in PAGE.splitlines() if line.startswith(beginning))
+    words = shlex.split(line)[1:]
+    assert set(ours) <= set(words), line
+    return [ours.get(word, word) for word in words]
 
 
 class SshRunner:
@@ -38,13 +49,17 @@ class SshRunner:
     def add(self) -> None:
         file = self.system.directory / "over-ssh.enrolment"
         key = self.sshd.directory / "client.pub"
-        words = ("--key", "modern", "--policy-add", "--ssh-key", key, "--output", file)
-        added = self.operator("runner", "add", "over-ssh", *words)
+        words = by_the_page("blind-oracle runner add", {"build-01": "over-ssh", "build-01.pub": str(key)})
+        added = self.operator(*words, "--output", file)
         assert added.status == 0, added.errors
         (line,) = (line for line in added.output.splitlines() if line.startswith("restrict,"))
         self.sshd.authorized.write_text(line + "\n")
         reload_policy(self.system)
-        done = self.relay("enroll", file, "--ssh-config", self.sshd.client_config)
+        ours = {
+            "build-01.enrolment": str(file),
+            "/etc/blind-oracle-relay/ssh_config": str(self.sshd.client_config),
+        }
+        done = self.relay(*by_the_page("blind-oracle-relay enroll", ours))
         assert done.returncode == 0, done.stderr
         text = self.config.read_text()
         assert "deadline_seconds: 30" in text
@@ -86,7 +101,9 @@ def attachable(offline: Offline) -> Iterator[tuple[System, Sshd]]:
     with system_with({"modern": offline.exports["modern"]}) as system:
         with sshd_in(system.directory / "sshd") as sshd:
             with (system.directory / "oracle.yaml").open("a") as file:
-                file.write(f"attach:\n  socket: run/attach.sock\n  users: [{sshd.user}]\n  address: {sshd.address}\n")
+                (block,) = re.findall(r"^```yaml\n(attach:\n.*?)^```", PAGE, re.MULTILINE | re.DOTALL)
+                block = block.replace("ssh://blind-oracle-ssh@oracle.example.org", sshd.address)
+                file.write(block.replace("[blind-oracle-ssh]", f"[{sshd.user}]"))
             system.stop("oracle")
             system.start("oracle")
             yield system, sshd
