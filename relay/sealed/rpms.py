@@ -4,6 +4,7 @@ import hashlib
 import re
 from dataclasses import dataclass
 from io import BytesIO
+from types import TracebackType
 from typing import BinaryIO
 
 import rpm_rs
@@ -77,14 +78,29 @@ def _payload_digest(front: RpmFront) -> bytes:
     return bytes.fromhex(digest.texts[0].decode("ascii"))
 
 
+class _PanicIsDamage:
+    """For calls of rpm-rs: a panic of its Rust code, such as for an offset behind a header's end, is no Exception."""
+
+    def __enter__(self) -> None:
+        """Nothing to prepare."""
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Tell of a panic in our own words; whatever else there is goes on."""
+        if kind is not None and kind.__name__ == "PanicException":
+            raise UnfitError("it is damaged: rpm-rs gave up on its header") from error
+
+
 def _second_look(front_bytes: bytes, front: RpmFront) -> "rpm_rs.PackageMetadata":
     """The same bytes as rpm-rs understands them."""
-    try:
-        metadata = rpm_rs.PackageMetadata.from_bytes(front_bytes)
-        metadata.verify_digests()
-        header = bytes(metadata.header_bytes())
-    except Exception as error:  # whatever it raises: nothing of it is documented, and none of it is ours
-        raise UnfitError(f"it is damaged: {str(error)[:200]}") from error
+    with _PanicIsDamage():
+        try:
+            metadata = rpm_rs.PackageMetadata.from_bytes(front_bytes)
+            metadata.verify_digests()
+            header = bytes(metadata.header_bytes())
+        except Exception as error:  # whatever it raises: nothing of it is documented, and none of it is ours
+            raise UnfitError(f"it is damaged: {str(error)[:200]}") from error
     if header != front.header:
         raise UnfitError("two readers do not agree on its header")
     return metadata

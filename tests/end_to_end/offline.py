@@ -25,7 +25,12 @@ class Offline:
     keygrips: dict[str, str] = field(default_factory=dict)  # of the subkeys
 
     def make(self, name: str, algorithm: str, *also: str, passphrase: str = "") -> None:
-        """A primary key that certifies, with two user IDs, and a subkey that signs; `also`: usages of more subkeys."""
+        """A primary key that certifies, with two user IDs, and a subkey that signs; `also`: usages of more subkeys.
+
+        Once for each name: where tests are shared out among workers, a module's fixtures may be made more than once.
+        """
+        if name in self.exports:
+            return
         user = f"{name}@example.org"
         self.gpg("--quick-gen-key", f"{name} <{user}>", "rsa2048", "cert", "1y", passphrase=passphrase)
         primary = self.primaries[name] = self.column(user, "fpr")[0]

@@ -30,15 +30,21 @@ def system_with_every_kind_of_key(offline: Offline) -> Iterator[System]:
     """Beside modern and legacy (RSA): an Ed25519 and a P-384 subkey, and a whole primary key that is seal_only."""
     offline.make("edwards", "ed25519")
     offline.make("nist", "nistp384")
-    offline.gpg("--quick-gen-key", "old <old@example.org>", "rsa2048", "default", "1y")
-    fingerprint = offline.column("old@example.org", "fpr")[0]
-    offline.primaries["old"] = offline.fingerprints["old"] = fingerprint
-    offline.exports["old"] = offline.home / "old.secret"
-    offline.exports["old"].write_bytes(offline.gpg("--export-secret-keys", f"{fingerprint}!"))
+    if "old" not in offline.exports:
+        _make_a_primary_key_that_signs(offline)
     names = ("modern", "legacy", "edwards", "nist")
     with system_with({name: offline.exports[name] for name in names}) as system:
         _serve_the_primary_key(system, offline)
         yield system
+
+
+def _make_a_primary_key_that_signs(offline: Offline) -> None:
+    offline.gpg("--quick-gen-key", "old <old@example.org>", "rsa2048", "default", "1y")
+    fingerprint = offline.column("old@example.org", "fpr")[0]
+    offline.primaries["old"] = offline.fingerprints["old"] = fingerprint
+    exported = offline.home / "old.secret"
+    exported.write_bytes(offline.gpg("--export-secret-keys", f"{fingerprint}!"))
+    offline.exports["old"] = exported
 
 
 def _serve_the_primary_key(system: System, offline: Offline) -> None:

@@ -209,3 +209,16 @@ def test_a_damaged_package_is_refused_or_signed_as_what_it_is(data: st.DataObjec
     except UnfitError:
         return
     assert read_front(io.BytesIO(after)).header == read_front(io.BytesIO(broken)).header
+
+
+def test_an_offset_far_behind_the_header_s_end_is_damage_and_no_crash() -> None:
+    content = content_of_a_package()
+    front = read_front(io.BytesIO(content))
+    # The main header's index: 16 bytes an entry, of which the third four are the offset of its value.
+    index = content.index(b"\x8e\xad\xe8\x01", len(front.lead) + 16) + 16
+    number = int.from_bytes(content[index - 8 : index - 4], "big")
+    for entry in range(number):
+        at = index + 16 * entry + 8
+        broken = content[:at] + (23_452).to_bytes(4, "big") + content[at + 4 :]
+        with pytest.raises(UnfitError):
+            signed(broken)
