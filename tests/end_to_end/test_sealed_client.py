@@ -147,6 +147,8 @@ def dnf(system: System, directory: Path, *words: str) -> Done:
     places = {"reposdir": "repos.d", "cachedir": "cache", "logdir": "log", "varsdir": "vars"}
     settings = [f"--setopt={name}={directory / value}" for name, value in places.items()]
     settings += ["--setopt=module_platform_id=platform:el9", "--releasever=9", "--noplugins"]
+    # What dnf has fetched within this second counts as fresh, whatever metadata_expire says.
+    settings += ["--refresh"]
     return system.run("dnf", "--assumeyes", "--quiet", f"--installroot={directory}/root", *settings, *words)
 
 
