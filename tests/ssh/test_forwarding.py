@@ -16,6 +16,7 @@ from tests.end_to_end.place import SECONDS, System, forget_home, system_with, un
 from tests.ssh.sshd import Sshd, sshd_in
 
 PAGE = (Path(__file__).parents[2] / "docs" / "SSH.md").read_text()
+HOSTS = {"push.ssh_config": "far", "fetch.ssh_config": "relay"}
 FILES = Path(__file__).parents[2] / "ssh-forwarding"
 
 
@@ -37,7 +38,7 @@ class Far:
         """A file of ssh-forwarding/ for this host; every example in it is replaced by what is here."""
         text = (FILES / name).read_text()
         for example, ours in (
-            ("far.example.org", f"127.0.0.1\n  Port {self.sshd.port}"),
+            (HOSTS[name] + ".example.org", f"127.0.0.1\n  Port {self.sshd.port}"),
             ("User blind-oracle-tunnel", f"User {self.sshd.user}"),
             ("/etc/blind-oracle-relay/tunnel_ed25519", str(self.sshd.directory / "client")),
             ("/etc/blind-oracle-relay/tunnel_known_hosts", str(self.sshd.directory / "known_hosts")),
@@ -48,10 +49,11 @@ class Far:
             text = text.replace(example, ours)
         return text
 
-    def start(self) -> None:
+    def start(self, name: str = "push.ssh_config") -> None:
         """As blind-oracle-tunnel@.service does."""
+        self.config.write_text(self._adapted(name))
         with (self.system.directory / "log" / "tunnel.log").open("ab") as log:
-            command = ["ssh", "-F", str(self.config), "-T", "far"]
+            command = ["ssh", "-F", str(self.config), "-T", HOSTS[name]]
             self._tunnel = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=log)
         until(self.answers, "the tunnel is up")
 
@@ -118,9 +120,9 @@ def far_host(offline: Offline, extra: str) -> Iterator[Far]:
                 forget_home(far.home)
 
 
-def sshd_extra() -> str:
-    """push.sshd_config as it is, for everybody in the place of the tunnel's user."""
-    text = (FILES / "push.sshd_config").read_text()
+def sshd_extra(name: str = "push.sshd_config") -> str:
+    """A fragment as it is, for everybody in the place of the tunnel's user."""
+    text = (FILES / name).read_text()
     assert "Match User blind-oracle-tunnel\n" in text
     return text.replace("Match User blind-oracle-tunnel\n", "Match all\n")
 
@@ -146,6 +148,17 @@ def test_the_far_host_signs_with_the_socket_s_keys_only_and_the_log_names_the_so
     assert refused.returncode != 0
     assert "No secret key" in refused.stderr
     far.cut()
+
+
+def test_a_host_fetches_the_socket_itself_and_again_after_a_cut(offline: Offline) -> None:
+    with far_host(offline, sshd_extra("fetch.sshd_config")) as fetching:
+        for _ in range(2):
+            fetching.start("fetch.ssh_config")
+            done = fetching.sign("modern")
+            assert done.returncode == 0, done.stderr
+            assert fetching.socket.stat().st_mode & 0o777 == 0o660
+            fetching.cut()
+        assert fetching.sign("modern").returncode != 0
 
 
 def test_a_tunnel_that_was_cut_is_named_and_the_next_one_takes_its_place(far: Far) -> None:
