@@ -67,7 +67,8 @@ class Machine:
         # Nothing of this machine's network, names or time zone: what a test needs there it makes itself.
         command += ["--private-network", "--resolv-conf=off", "--timezone=off", "--link-journal=no"]
         command += ["--notify-ready=yes", "--console=pipe", "--kill-signal=SIGRTMIN+3", "--hostname=host"]
-        command += [f"--machine={self._directory.name.replace('_', '-')}"]
+        # A name of its own, of letters and digits: a directory's own name may end in what no host's name may.
+        command += [f"--machine=host{self._directory.stat().st_ino}"]
         command += [f"--bind-ro={source}:{place}" for place, source in self._shares.items()]
         environment = {
             "PATH": os.environ["PATH"],
