@@ -27,7 +27,7 @@ from relay.config import OracleAddress
 from relay.connectionstate import ConnectionState, OracleState
 from relay.credentials import CredentialStore
 from relay.lines import Dial
-from relay.pending import Question, UnreachableError, new_request_id
+from relay.pending import Question, UnreachableError, new_request_id, unheard
 from relay.signrequests import SealRequest, SignRequest
 from relay.way import HeadKeeper, PermissionKeeper
 from relay.ways import Ways
@@ -74,15 +74,20 @@ class Client:
         """
         await self._ways.met()
 
-    async def sign(self, request: SignRequest, deadline_seconds: float) -> Signed | Refused | Failed:
+    async def sign(
+        self, request: SignRequest, deadline_seconds: float, hear: Callable[[Answer], None] = unheard
+    ) -> Signed | Refused | Failed:
         """Ask for a signature, also across oracles, connections and restarts, until `deadline_seconds` have passed.
+
+        Args:
+            hear: called with each answer in the moment that it arrives; what it raises comes out here.
 
         Raises:
             UnreachableError: no oracle was there in time.
             DeadlineError: an oracle was, and did not answer in time.
             RejectedError: no oracle takes this relay at all.
         """
-        answer = await self._ask(_question(request, deadline_seconds))
+        answer = await self._ask(_question(request, deadline_seconds, hear))
         if not isinstance(answer, Signed | Refused | Failed):
             raise UnreachableError(_ANOTHER)
         return answer
@@ -186,10 +191,12 @@ class Client:
         await self._pending.idle()
 
 
-def _question(request: SignRequest | SealRequest, deadline_seconds: float) -> Question:
+def _question(
+    request: SignRequest | SealRequest, deadline_seconds: float, hear: Callable[[Answer], None] = unheard
+) -> Question:
     expires = trio.current_time() + deadline_seconds
 
     def make() -> Sign | Seal:
         return request.message(max(0, int((expires - trio.current_time()) * 1000)))
 
-    return Question(request.id, expires, make, request.sent_to)
+    return Question(request.id, expires, make, request.sent_to, hear)

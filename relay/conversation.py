@@ -3,6 +3,7 @@
 A caller that is slow, silent or half gone holds its own connection and nothing else.
 """
 
+import contextlib
 from collections.abc import Awaitable, Callable, Sequence
 from math import inf
 
@@ -21,6 +22,9 @@ __all__ = ["Conversation"]
 # After one to two times this nobody is there any more, or somebody does not read; and connections are bounded.
 IDLE_SECONDS = 1800.0
 READ_BYTES = 4096  # four of Assuan's longest lines
+# gpg writes a line and its newline one after the other. On a busy host it has not come to the second when we wake up,
+# for each of its dozen commands: to wait here takes a few microseconds, to go through the event loop takes forty.
+NEWLINE_MS = 1
 
 # gpg asks these about every key it knows, and for a smartcard when nobody named a key. An answer of "not ours" is no
 # refusal that a person would look for.
@@ -28,17 +32,17 @@ _LOOKUPS = ("HAVEKEY", "KEYINFO", "READKEY", "GETINFO", "command 'SCD'")
 
 
 class Conversation:
-    """One gpg, from greeting to end.
+    """One gpg, from its first command to its end.
 
     Args:
-        stream: its connection; it stays the caller's to close.
+        stream: its connection, greeted; it stays the caller's to close.
         service: gets signatures.
         departures: tells us when gpg leaves while it waits for one.
         observer: tells us more about who it is.
         visitor: who it is.
     """
 
-    __slots__ = ("_departures", "_idle", "_observer", "_service", "_stream", "_visitor")
+    __slots__ = ("_departures", "_idle", "_is_hasty", "_observer", "_service", "_stream", "_visitor")
 
     def __init__(
         self,
@@ -55,24 +59,31 @@ class Conversation:
         self._visitor = visitor
         # One scope for the whole conversation: one for each read and write would take longer than most replies.
         self._idle = trio.CancelScope()
+        self._is_hasty = True
 
     async def run(self, new_session: Callable[[], Awaitable[Session]]) -> None:
         """Serve until gpg closes, breaks the protocol, or keeps us waiting beyond the limits above.
 
-        The greeting goes out at once, since gpg counts a late one as no agent; `new_session` may take its time after
-        it.
+        `new_session` may take its time: gpg, which would count a late greeting as no agent, has had that.
         """
         with self._idle:
             try:
-                await self._send(Session.greeting)
                 session = await new_session()
                 while True:
                     self._put_off()
-                    untrusted = await self._stream.receive_some(READ_BYTES)
+                    untrusted = await self._received()
                     if not untrusted or not await self._answer(session, untrusted):
                         return
             except trio.BrokenResourceError:
                 return  # gpg was killed: nothing to tell and nobody to tell it
+
+    async def _received(self) -> bytes:
+        untrusted = await self._stream.receive_some(READ_BYTES)
+        if self._is_hasty and untrusted and not untrusted.endswith(b"\n"):
+            rest = self._stream.receive_within(NEWLINE_MS, READ_BYTES)
+            self._is_hasty = bool(rest)  # who kept everybody waiting will not do so again
+            return untrusted + rest
+        return untrusted
 
     def _put_off(self) -> None:
         now = trio.current_time()
@@ -90,16 +101,17 @@ class Conversation:
             if replies := b"".join([event.data for event in events if isinstance(event, Reply)]):
                 await self._send(replies)
             self._note_refusals(events)
-            if session.has_key:
-                self._observer.look(self._visitor.peer)  # a signature will soon be wanted
+            if session.has_found_key:
+                # gpg goes on to read its keyring for a millisecond: by PKSIGN nobody waits for what is seen.
+                self._observer.look(self._visitor.peer)
             last = events[-1] if events else None
             if not isinstance(last, SignNeeded):
                 return not isinstance(last, Close)
-            reply = await self._signed(session, last)
             try:
-                await self._send(reply.data)
+                await self._sign(session, last)
             finally:
                 self._service.log.write_late()  # only now: gpg need not wait for it
+            await self._stream.flush()
             events = session.receive(b"")  # what gpg sent along with PKSIGN; what it sent later, the kernel has
 
     def _note_refusals(self, events: Sequence[Event]) -> None:
@@ -107,15 +119,20 @@ class Conversation:
             if isinstance(event, Reply | Close) and event.reason and not event.reason.startswith(_LOOKUPS):
                 self._service.refused_here(self._visitor, event.reason)
 
-    async def _signed(self, session: Session, need: SignNeeded) -> Reply:
-        """The reply to PKSIGN; when gpg leaves, the whole conversation is cancelled here."""
+    async def _sign(self, session: Session, need: SignNeeded) -> None:
+        """Answer PKSIGN; when gpg leaves, the whole conversation is cancelled here."""
         descriptor = self._stream.socket.fileno()
         self._departures.watch(descriptor, self._idle)
         try:
             claims = await self._observer.claims(self._visitor.peer, session.claims_hint)
-            signature = await self._service.sign(need, self._visitor, claims)
+            await self._service.sign(
+                need, self._visitor, claims, lambda signature: self._deliver(session.signed(signature))
+            )
         except NotSignedError as error:
-            return session.failed(error.gpg_error)  # its reason is in the log already
+            self._deliver(session.failed(error.gpg_error))  # its reason is in the log already
         finally:
             self._departures.forget(descriptor)
-        return session.signed(signature)
+
+    def _deliver(self, reply: Reply) -> None:
+        with contextlib.suppress(trio.BrokenResourceError, trio.ClosedResourceError):  # reading tells
+            self._stream.send_now(reply.data)

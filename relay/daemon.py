@@ -16,6 +16,7 @@ from agentproxy.runtime.serve import Arrivals, Entrance, room_for, serve_until_s
 from agentproxy.runtime.unixsocket import peer_of
 from relay.config import RelayConfig, load_config
 from relay.dial import Dialer
+from relay.greeter import Greeter
 from relay.service import Relay
 from relay.sockets import Sockets, open_sockets
 
@@ -107,7 +108,7 @@ async def serve(
 def _entrances(relay: Relay, sockets: Sockets) -> Sequence[Entrance[trio.SocketStream]]:
     room = room_for(relay.config.max_connections * len(sockets.gpg) + MAX_CONTROL_CONNECTIONS)
     most = max(1, (room - MAX_CONTROL_CONNECTIONS) // max(1, len(sockets.gpg)))
-    entrances = [(one, functools.partial(relay.serve_gpg, door=door), most) for door, one in sockets.gpg]
+    entrances = [(Greeter(one), functools.partial(relay.serve_gpg, door=door), most) for door, one in sockets.gpg]
     return [*entrances, (sockets.control, functools.partial(_serve_control, relay), MAX_CONTROL_CONNECTIONS)]
 
 

@@ -22,7 +22,7 @@ from relay.localagent import LocalAgent
 from relay.pending import new_request_id
 from relay.requestlog import Outcome, RequestEntry, RequestLog
 from relay.session import Session, SessionKey, SignNeeded
-from relay.signing import NotSignedError, refusal_entry
+from relay.signing import Deliver, NotSignedError, refusal_entry
 from relay.verify import Verdict, Verifier
 
 __all__ = ["LocalSigning", "Parts"]
@@ -83,8 +83,11 @@ class LocalSigning:
         listed = self.keys.values()
         return Session([SessionKey(key.keygrip, key.public_key, frozenset(key.hash_algorithms)) for key in listed])
 
-    async def sign(self, need: SignNeeded, visitor: Visitor, claims: Claims | None) -> Signature:
-        """A signature that the public key confirms and the journal holds.
+    async def sign(self, need: SignNeeded, visitor: Visitor, claims: Claims | None, deliver: Deliver) -> None:
+        """Get a signature that the public key confirms and the journal holds.
+
+        Args:
+            deliver: called with it.
 
         Raises:
             NotSignedError: with the words for gpg and the reason for the log, which has it already.
@@ -105,8 +108,8 @@ class LocalSigning:
             gone = NotSignedError(GpgError.CANCELED, Outcome.ABANDONED, "caller_gone", "gpg ended, or the relay stops")
             self._note(asked, gone)
             raise
+        deliver(signature)
         self._note(asked, None)
-        return signature
 
     async def _signed(self, asked: _Asked) -> Signature:
         need, visitor = asked.need, asked.visitor

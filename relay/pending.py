@@ -16,7 +16,7 @@ from agentproxy.protocol.messages import Failed
 from relay.carrier import Answer, Asked, Carrier, Reply
 from relay.link import RejectedError
 
-__all__ = ["Answer", "DeadlineError", "PendingRequests", "Question", "UnreachableError", "new_request_id"]
+__all__ = ["Answer", "DeadlineError", "PendingRequests", "Question", "UnreachableError", "new_request_id", "unheard"]
 
 logger = logging.getLogger(__name__)
 
@@ -40,6 +40,10 @@ def new_request_id() -> str:
     return secrets.token_hex(16)
 
 
+def unheard(_: Answer) -> None:
+    """Nobody needs to know before the task that waits."""
+
+
 class Question:
     """One request, which may be asked again under its id after a failure.
 
@@ -47,15 +51,18 @@ class Question:
         expires: on trio's clock.
         make: called at each sending: the remaining time differs.
         sent_to: gets the name of each node that was sent it, in order.
+        hear: called with each answer in the moment that it arrives: the task that waits begins to run later, by as
+            much as it takes to check a signature. What it raises, `ask` raises.
 
     Attributes:
         avoid: addresses of oracles that are asked only when there is no other.
         answered_by: who gave the last answer.
+        error: what `hear` raised.
     """
 
     __slots__ = (
-        "answer", "answered_by", "avoid", "done", "expires", "id", "is_queued", "make", "may_pass", "rejection",
-        "sent_to", "was_lost",
+        "answer", "answered_by", "avoid", "done", "error", "expires", "hear", "id", "is_queued", "make", "may_pass",
+        "rejection", "sent_to", "was_lost",
     )  # fmt: skip
 
     def __init__(
@@ -64,11 +71,14 @@ class Question:
         expires: float,
         make: Callable[[], Asked],
         sent_to: list[str] | None = None,
+        hear: Callable[[Answer], None] = unheard,
     ) -> None:
         self.id = request_id
         self.expires = expires
         self.make = make
         self.sent_to = [] if sent_to is None else sent_to
+        self.hear = hear
+        self.error: Exception | None = None
         self.avoid: set[str] = set()
         self.done = trio.Event()
         self.answer: Answer | None = None
@@ -129,6 +139,7 @@ class PendingRequests:
             RejectedError: no oracle takes this relay.
             DeadlineError: an oracle had the request all the time and did not answer.
             UnreachableError: there was none, or connections died under the request.
+            Exception: whatever the question's `hear` raised.
         """
         question.begin()
         self._open[question.id] = question
@@ -140,6 +151,8 @@ class PendingRequests:
         finally:
             del self._open[question.id]
             self._settled.set()
+        if question.error is not None:
+            raise question.error
         if question.rejection is not None:
             raise question.rejection
         if question.answer is None:
@@ -215,6 +228,10 @@ class PendingRequests:
         # A failure counts only from the last one that was asked: another may still sign.
         if question is not None and not question.done.is_set() and not self._is_elsewhere(question, carrier, answer):
             question.answer, question.answered_by = answer, carrier
+            try:
+                question.hear(answer)
+            except Exception as error:  # noqa: BLE001  it is the asker's own: not the connection's, which others use
+                question.error = error
             question.done.set()
         carrier.end_if_done()
         if self._unsent:

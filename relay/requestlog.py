@@ -6,7 +6,7 @@ gpg shows only the words of an error code, so this is where a person finds the r
 import enum
 import logging
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
@@ -58,28 +58,34 @@ class RequestLog:
 
     def __init__(self, length: int) -> None:
         self._entries: deque[RequestEntry] = deque(maxlen=length)
-        self._late: list[RequestEntry] = []
+        self._late: list[Callable[[], RequestEntry]] = []
         self.counts: dict[Outcome, int] = dict.fromkeys(Outcome, 0)
         self.codes: dict[str, int] = {}  # of those that were not signed
         self.times = Timings()  # of signatures, as gpg waited for them
 
     def add(self, entry: RequestEntry) -> None:
-        """Keep the entry and log it; the line of a signature waits for `write_late`, or for the next line."""
+        """Keep the entry and log it, behind what was put off."""
+        self.write_late()
+        self._keep(entry)
+
+    def put_off(self, make: Callable[[], RequestEntry]) -> None:
+        """Make, keep and log an entry when somebody has time: at `write_late`, or before the next one."""
+        self._late.append(make)
+
+    def write_late(self) -> None:
+        """Write what was put off; called when gpg has its signature."""
+        late, self._late = self._late, []
+        for make in late:
+            self._keep(make())
+
+    def _keep(self, entry: RequestEntry) -> None:
         self._entries.append(entry)
         self.counts[entry.outcome] += 1
         if entry.outcome is Outcome.SIGNED:
             self.times.observe(entry.duration_ms / 1000)
         else:
             self.codes[entry.code] = self.codes.get(entry.code, 0) + 1
-        self._late.append(entry)
-        if entry.outcome is not Outcome.SIGNED:
-            self.write_late()
-
-    def write_late(self) -> None:
-        """Write the lines that were put off; called when gpg has its signature."""
-        late, self._late = self._late, []
-        for entry in late:
-            _log(entry)
+        _log(entry)
 
     def last(self, count: int) -> Sequence[RequestEntry]:
         """The newest entries, newest first."""

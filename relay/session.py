@@ -86,23 +86,20 @@ class Session:
     Attributes:
         claims_hint: the client's PINENTRY_USER_DATA, at most 1024 printable characters, empty without one.
             Untrusted: whoever runs gpg chooses it.
+        has_found_key: whether the client knows of a key of ours: mostly, it will want a signature soon.
     """
 
     greeting: ClassVar[bytes] = ok_line("Pleased to meet you")
 
     def __init__(self, keys: Sequence[SessionKey]) -> None:
         self.claims_hint = ""
+        self.has_found_key = False
         self._keys = {key.keygrip: key for key in keys}
         self._lines = LineReader()
         self._key: SessionKey | None = None
         self._digest: Digest | None = None
         self._is_signing = False
         self._is_closed = False
-
-    @property
-    def has_key(self) -> bool:
-        """Whether the client has chosen a key: it will want a signature soon."""
-        return self._key is not None
 
     def receive(self, untrusted: bytes) -> list[Event]:
         """Take bytes of the client; what they lead to, in order. Nothing comes after `Close`."""
@@ -190,6 +187,7 @@ class Session:
                 return self._list_keygrips(limit)
         if not any(grip in self._keys for grip in keygrip_arguments(command)):
             raise CommandError(GpgError.NO_SECKEY, "HAVEKEY: none of the keygrips is ours")
+        self.has_found_key = True
         return _OK
 
     def _list_keygrips(self, limit: str) -> Event:
@@ -218,6 +216,7 @@ class Session:
         key = self._keys.get(grip)
         if key is None:
             raise CommandError(unknown, f"{command.name}: keygrip {grip} is not ours")
+        self.has_found_key = True
         return key
 
     def _sethash(self, command: Command) -> Event:

@@ -1,7 +1,7 @@
 """One signature as the relay sees it: claims, the oracle's answer, the check, the log. gpg's protocol is elsewhere."""
 
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Protocol
@@ -11,19 +11,19 @@ import trio
 from agentproxy.protocol.errors import BlindOracleError
 from agentproxy.protocol.fields import Claims
 from agentproxy.protocol.gpgerror import GpgError
-from agentproxy.protocol.messages import Failed, FailureCode, RefusalCode, Refused, RejectionCode
+from agentproxy.protocol.messages import Failed, FailureCode, RefusalCode, Refused, RejectionCode, Signed
 from agentproxy.protocol.signatures import Signature
 from relay.client import Client
 from relay.door import Visitor
 from relay.keylist import KeyList
 from relay.link import RejectedError
-from relay.pending import DeadlineError, UnreachableError, new_request_id
+from relay.pending import Answer, DeadlineError, UnreachableError, new_request_id
 from relay.requestlog import Outcome, RequestEntry, RequestLog
 from relay.session import SignNeeded
 from relay.signrequests import SignRequest
 from relay.verify import Verdict, Verifier
 
-__all__ = ["NotSignedError", "SignatureSource", "SigningService", "refusal_entry"]
+__all__ = ["Deliver", "NotSignedError", "SignatureSource", "SigningService", "refusal_entry"]
 
 # What gpg shows is the code's words, so they are chosen for the person who reads them.
 _REFUSALS: Mapping[RefusalCode, GpgError] = {
@@ -53,6 +53,9 @@ _FAILURE_REASONS: Mapping[FailureCode, str] = {
 }
 
 
+Deliver = Callable[[Signature], None]
+
+
 class NotSignedError(BlindOracleError):
     """There is no signature.
 
@@ -75,9 +78,8 @@ class SignatureSource(Protocol):
     def log(self) -> RequestLog:
         """Where each request's end is noted."""
 
-    async def sign(self, need: SignNeeded, visitor: Visitor, claims: Claims | None) -> Signature:
-        """A signature that the public key confirms, or NotSignedError."""
-        ...
+    async def sign(self, need: SignNeeded, visitor: Visitor, claims: Claims | None, deliver: Deliver) -> None:
+        """Deliver a signature that the public key confirms, or raise NotSignedError."""
 
     def refused_here(self, visitor: Visitor, reason: str) -> None:
         """Note that the relay itself refused a command."""
@@ -93,8 +95,11 @@ class SigningService:
     deadline_seconds: float
     verifier: Verifier = field(default_factory=Verifier)
 
-    async def sign(self, need: SignNeeded, visitor: Visitor, claims: Claims | None) -> Signature:
-        """A signature that the public key confirms.
+    async def sign(self, need: SignNeeded, visitor: Visitor, claims: Claims | None, deliver: Deliver) -> None:
+        """Get a signature that the public key confirms.
+
+        Args:
+            deliver: called with it, in the moment that it arrives.
 
         Raises:
             NotSignedError: with the words for gpg and the reason for the log, which has it already.
@@ -102,31 +107,25 @@ class SigningService:
         started = time.perf_counter()
         request = _request(need, visitor, claims)
         try:
-            signature = await self._checked(need, request)
+            await self._obtain(need, request, deliver)
         except NotSignedError as error:
-            self._note(need, visitor, request, started, error)
+            self.log.add(self._entry(need, visitor, request, _ms_since(started), error))
             raise
         except trio.Cancelled:
             gone = NotSignedError(GpgError.CANCELED, Outcome.ABANDONED, "caller_gone", "gpg ended, or the relay stops")
-            self._note(need, visitor, request, started, gone)
+            self.log.add(self._entry(need, visitor, request, _ms_since(started), gone))
             raise
-        self._note(need, visitor, request, started, None)
-        return signature
+        took_ms = _ms_since(started)
+        self.log.put_off(lambda: self._entry(need, visitor, request, took_ms, None))
 
-    async def _checked(self, need: SignNeeded, request: SignRequest) -> Signature:
-        signature = await self._obtained(request)
-        public_key = self.keys.public_key(need.keygrip)
-        if public_key is None:
-            reason = "the oracle took this key from the runner while it signed"
-            raise NotSignedError(GpgError.NO_SECKEY, Outcome.FAILED, "key_gone", reason)
-        if self.verifier.verify(public_key, need.digest, signature) is Verdict.BAD:
-            reason = "the oracle's signature is not the key's own; gpg did not get it"
-            raise NotSignedError(GpgError.BAD_SIGNATURE, Outcome.FAILED, "bad_signature", reason)
-        return signature
+    async def _obtain(self, need: SignNeeded, request: SignRequest, deliver: Deliver) -> None:
+        def hear(answer: Answer) -> None:
+            if isinstance(answer, Signed):
+                self._check(need, answer.signature)
+                deliver(answer.signature)
 
-    async def _obtained(self, request: SignRequest) -> Signature:
         try:
-            answer = await self.client.sign(request, self.deadline_seconds)
+            answer = await self.client.sign(request, self.deadline_seconds, hear)
         except UnreachableError as error:
             raise NotSignedError(GpgError.NETWORK, Outcome.FAILED, "unreachable", str(error)) from error
         except DeadlineError as error:
@@ -141,30 +140,37 @@ class SigningService:
             case Failed():
                 reason = _FAILURE_REASONS[answer.code]
                 raise NotSignedError(_FAILURES[answer.code], Outcome.FAILED, answer.code.value, reason)
-        return answer.signature
 
-    def _note(
-        self, need: SignNeeded, visitor: Visitor, request: SignRequest, started: float, error: NotSignedError | None
-    ) -> None:
+    def _check(self, need: SignNeeded, signature: Signature) -> None:
+        """Raise NotSignedError unless the public key confirms it."""
+        public_key = self.keys.public_key(need.keygrip)
+        if public_key is None:
+            reason = "the oracle took this key from the runner while it signed"
+            raise NotSignedError(GpgError.NO_SECKEY, Outcome.FAILED, "key_gone", reason)
+        if self.verifier.verify(public_key, need.digest, signature) is Verdict.BAD:
+            reason = "the oracle's signature is not the key's own; gpg did not get it"
+            raise NotSignedError(GpgError.BAD_SIGNATURE, Outcome.FAILED, "bad_signature", reason)
+
+    def _entry(
+        self, need: SignNeeded, visitor: Visitor, request: SignRequest, took_ms: int, error: NotSignedError | None
+    ) -> RequestEntry:
         key = self.keys.find(need.keygrip)
-        self.log.add(
-            RequestEntry(
-                time=datetime.now(UTC),
-                id=request.id,
-                outcome=error.outcome if error else Outcome.SIGNED,
-                code=error.code if error else "",
-                reason=str(error) if error else "",
-                gpg_says=error.gpg_error.text if error else "",
-                duration_ms=round((time.perf_counter() - started) * 1000),
-                key=key.facts.name if key else "",
-                keygrip=str(need.keygrip),
-                hash_algorithm=need.digest.algorithm.name.lower(),
-                uid=visitor.peer.uid,
-                pid=visitor.peer.pid,
-                socket=visitor.door.name,
-                claims=request.claims,
-                nodes=tuple(request.sent_to),
-            )
+        return RequestEntry(
+            time=datetime.now(UTC),
+            id=request.id,
+            outcome=error.outcome if error else Outcome.SIGNED,
+            code=error.code if error else "",
+            reason=str(error) if error else "",
+            gpg_says=error.gpg_error.text if error else "",
+            duration_ms=took_ms,
+            key=key.facts.name if key else "",
+            keygrip=str(need.keygrip),
+            hash_algorithm=need.digest.algorithm.name.lower(),
+            uid=visitor.peer.uid,
+            pid=visitor.peer.pid,
+            socket=visitor.door.name,
+            claims=request.claims,
+            nodes=tuple(request.sent_to),
         )
 
     def refused_here(self, visitor: Visitor, reason: str) -> None:
@@ -187,6 +193,10 @@ def refusal_entry(visitor: Visitor, reason: str, fallback: str = "") -> RequestE
         socket=visitor.door.name,
         fallback=fallback,
     )
+
+
+def _ms_since(started: float) -> int:
+    return round((time.perf_counter() - started) * 1000)
 
 
 def _request(need: SignNeeded, visitor: Visitor, claims: Claims | None) -> SignRequest:

@@ -6,7 +6,6 @@ A greeting that says no, or none, would make gpg take the relay for dead and sta
 import trio
 
 from agentproxy.protocol.gpgerror import GpgError, err_line
-from relay.session import Session
 
 __all__ = ["turn_away"]
 
@@ -16,11 +15,10 @@ _MOST_COMMANDS = 16
 
 
 async def turn_away(stream: trio.abc.Stream) -> None:
-    """Answer each line with "Forbidden", for a short while."""
+    """Answer each line behind the greeting with "Forbidden", for a short while."""
     no, answered = err_line(GpgError.FORBIDDEN), 0
     with trio.move_on_after(SECONDS):
         try:
-            await stream.send_all(Session.greeting)
             while answered < _MOST_COMMANDS and (untrusted := await stream.receive_some(4096)):
                 lines = min(untrusted.count(b"\n"), _MOST_COMMANDS - answered)
                 answered += lines

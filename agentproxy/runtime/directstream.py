@@ -7,6 +7,7 @@ unless the kernel's buffer is full.
 
 import errno
 import os
+import select
 
 import trio
 
@@ -48,6 +49,15 @@ class DirectStream(trio.abc.HalfCloseableStream):  # our one base class: whereve
                 continue
             except OSError as error:
                 raise _broken(error) from error
+
+    def receive_within(self, milliseconds: int, max_bytes: int) -> bytes:
+        """What arrives so soon that everybody can wait for it; empty when nothing does: `receive_some` tells why."""
+        poll = select.poll()
+        poll.register(self._descriptor(), select.POLLIN)
+        try:
+            return os.read(self._descriptor(), max_bytes) if poll.poll(milliseconds) else b""
+        except OSError:
+            return b""
 
     def send_now(self, data: bytes | bytearray) -> bool:
         """Write; False when a part is left, which goes out before everything later once somebody awaits `flush`.

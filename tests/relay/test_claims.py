@@ -8,6 +8,7 @@ import pytest
 import trio
 
 from agentproxy.protocol.fields import Claims
+from relay.caller import Sighting, look_at
 from tests.end_to_end.packages import build_packages
 from tests.relay.conftest import GPG_SECONDS, Runner
 
@@ -57,6 +58,44 @@ async def test_each_package_of_one_rpmsign_is_named_with_its_job(runner: Runner,
         assert one.commands[0].startswith("gpg ")
         assert any(command.startswith("rpmsign ") for command in one.commands)
         assert "secret" not in repr(one)
+
+
+async def test_a_caller_is_looked_at_when_it_asks_for_a_key_and_once_only(
+    runner: Runner, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    looked = trio.Event()
+    token = trio.lowlevel.current_trio_token()
+    pids: list[int] = []
+
+    def look(sighting: Sighting) -> None:
+        pids.append(sighting.peer.pid)
+        token.run_sync_soon(looked.set)
+        look_at(sighting)
+
+    monkeypatch.setattr("relay.caller.look_at", look)
+    grip = runner.keys.facts["ed"].keygrip
+    async with runner.both():
+        with trio.fail_after(GPG_SECONDS):
+            stream = await trio.open_unix_socket(str(runner.socket))
+            async with stream, trio.open_nursery():
+                for command in ("RESET", "HAVEKEY " + "0" * 40, "GETINFO version"):
+                    await asked(stream, command)
+                assert pids == []
+                await asked(stream, f"HAVEKEY {grip}")
+                await looked.wait()
+                for command in (f"SIGKEY {grip}", f"SETHASH 10 {'5A' * 64}", "PKSIGN"):
+                    await asked(stream, command)
+    assert pids == [os.getpid()]
+    (claims,) = claims_of(runner)
+    assert claims.pid == os.getpid()
+
+
+async def asked(stream: trio.SocketStream, command: str) -> None:
+    await stream.send_all(command.encode())
+    await stream.send_all(b"\n")  # by itself, as gpg writes it
+    answer = b""
+    while not answer.endswith(b"\n") or answer.startswith(b"OK Pleased"):
+        answer = answer.removeprefix(b"OK Pleased to meet you\n") + await stream.receive_some()
 
 
 async def test_a_container_tells_its_job_by_gpgs_own_variable(runner: Runner) -> None:

@@ -132,6 +132,28 @@ async def test_a_silent_oracle_is_left_early_enough_for_another_try(autojump_clo
     assert took < 20
 
 
+async def test_what_hears_an_answer_may_fail_without_ending_the_connection_of_others(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    heard: list[object] = []
+
+    def fail(answer: object) -> None:
+        heard.append(answer)
+        raise RuntimeError("a bug of the caller's own")
+
+    async with trio.open_nursery() as nursery:
+        oracles = Oracles(nursery, refusing)
+        client = new_client(oracles)
+        nursery.start_soon(client.run)
+        with pytest.raises(RuntimeError, match="a bug of the caller's own"):
+            await client.sign(request(), 30.0, fail)
+        assert isinstance(await client.sign(request(), 30.0, heard.append), Refused)
+        nursery.cancel_scope.cancel()
+
+    assert [type(one) for one in heard] == [Refused, Refused]
+    assert len(oracles.times) == 1
+
+
 async def test_a_connection_that_answers_pings_is_kept_for_days(autojump_clock: trio.testing.MockClock) -> None:
     async with trio.open_nursery() as nursery:
         oracles = Oracles(nursery, refusing)
