@@ -63,7 +63,9 @@ class Bench:
 
     def ceilings(self) -> Iterator[Row]:
         """What this disk and this processor allow."""
-        yield shown("fdatasync of one record, p50 us", [raw.fdatasync_p50_us(self.directory) for _ in self.rounds])
+        over = [raw.fdatasync_p50_us(self.directory, over_zeros=True) for _ in self.rounds]
+        growing = [raw.fdatasync_p50_us(self.directory, over_zeros=False) for _ in self.rounds]
+        yield shown("fdatasync of one record over zeros, to one that makes the file grow, p50 us", over, growing)
         for name in KEYS:
             sign = raw.ed25519_signer() if name == "ed25519" else raw.rsa_signer(int(name[3:]))
             alone = [raw.one_thread_p50_us(sign) for _ in self.rounds]

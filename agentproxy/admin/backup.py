@@ -144,7 +144,7 @@ class Backup:
     def _append(self, path: Path) -> int:
         """Add to the copy of one file what it is short of; how many bytes that were."""
         target = self.audit / path.name
-        with mapped_file(path) as source:
+        with mapped_file(path, sealed=path.suffix != ".jsonl") as source:
             end = whole_length(source) if path.suffix in {".jsonl", ".checkpoints"} else len(source)
             have = target.stat().st_size if target.exists() else 0
             if have > end or not _continues(source, target, have):

@@ -114,8 +114,10 @@ def _offset_behind(descriptor: int, after: int) -> int:
         block = os.pread(descriptor, _LINE_BYTES, middle)
         start = block.find(b"\n") + 1
         end = block.find(b"\n", start)
-        if start == 0 or end < 0 or place_of(block[start:end])[0] > after:
-            high = middle  # or there is only a part of a line behind it
+        line = block[start : max(0, end)]
+        # Behind it may be zeros, or a part of a line, with zeros in it: one that is being written into them now.
+        if start == 0 or end < 0 or b"\x00" in line or place_of(line)[0] > after:
+            high = middle
         else:
             low = middle + start
     block = os.pread(descriptor, high - low + 2 * _LINE_BYTES, low)

@@ -53,7 +53,7 @@ def diagnose(segments: list[Segment], index: int, start: ChainEnd) -> Damage | N
         start: where the chain stood before it.
     """
     segment = segments[index]
-    with mapped_file(segment.path) as data:
+    with mapped_file(segment.path, sealed=index + 1 < len(segments)) as data:
         size = whole_length(data)
         if segment.first != start.sequence + 1:
             return _gap(segment, start.sequence + 1)

@@ -1,16 +1,10 @@
-"""The audit log's pen: appends records, and says "written" only when the disk has them.
+"""The audit log: appends records, and says "written" only when the disk has them.
 
 One thread at a time calls it, and every call may block. Opening a directory is `recovery`'s part, reading one is
-`verifylog`'s.
-
-After a failed write or fdatasync nobody knows what the disk holds: Linux marks pages clean whose writing failed, so a
-second fdatasync may succeed without having written them. Success is therefore never taken from a repeated
-fdatasync alone: `_repair` cuts the file back to what an earlier fdatasync confirmed, writes the page in which that ends
-and all that followed anew from memory, so that there is something dirty to write, and only then calls it again.
+`verifylog`'s, and what a file and its disk need is `pen`'s.
 """
 
 import contextlib
-import mmap
 import os
 import stat
 from collections.abc import Callable, Sequence
@@ -23,17 +17,17 @@ from agentproxy.protocol.errors import BackendError
 from agentproxy.protocol.fields import Head
 from agentproxy.protocol.signer_messages import Outcome
 from agentproxy.signer.checkpoint import Checkpoint
-from agentproxy.signer.checkpointfile import CheckpointFile, write_all
+from agentproxy.signer.checkpointfile import CheckpointFile
 from agentproxy.signer.logkey import LogKey
 from agentproxy.signer.loglimits import LogLimits, require_room
+from agentproxy.signer.pen import Pen
 from agentproxy.signer.record import AuditRecord, Entry, hash_of_line
 from agentproxy.signer.recovery import OpenedSegment, open_directory, open_last_segment, orphaned_tails
 from agentproxy.signer.segment import ChainEnd, Segment
 
 __all__ = ["AuditLog", "LogLimits", "LogUnavailableError"]
 
-MAX_BATCH = 1 << 20  # bytes that one append may hold; what a crash can tear is never longer than this and MAX_UNSYNCED
-MAX_UNSYNCED = 1 << 18  # bytes of records that nobody waits for, before they are synced all the same
+MAX_BATCH = 1 << 20  # bytes that one write may hold; what a crash can tear is this, what was unsynced, and zeros
 
 
 class LogUnavailableError(BackendError):
@@ -59,7 +53,6 @@ class AuditLog:
         self._lock = lock  # descriptor of the directory
         self._limits = limits
         self._clock = clock
-        self._broken = False  # the file may hold more, or less, than we think
         self._dropped = 0
         self._take(opened)
         self._end = opened.end  # of what is written, synced or not
@@ -99,7 +92,7 @@ class AuditLog:
     @property
     def unsynced(self) -> bool:
         """Whether records wait for `sync`, or for a durable append."""
-        return bool(self._unsynced)
+        return self._pen.has_unsynced
 
     @property
     def last_checkpoint(self) -> datetime | None:
@@ -117,9 +110,9 @@ class AuditLog:
             LogUnavailableError: at least one is not written; the caller must take it that none is.
         """
         try:
-            if self._broken:
+            if self._pen.is_broken:
                 self._repair()
-            kept = self._limits.kept(entries, self._fd)
+            kept = self._limits.kept(entries, self._pen.descriptor)
             written = [entry for entry, keep in zip(entries, kept, strict=True) if keep]
             ends = iter(self._append(written, durable=durable) if written else [])
         except OSError as error:
@@ -135,10 +128,10 @@ class AuditLog:
             LogUnavailableError: it does not.
         """
         try:
-            if self._broken:
+            if self._pen.is_broken:
                 self._repair()
             if self.trouble:
-                require_room(self._fd, MAX_BATCH)
+                require_room(self._pen.descriptor, MAX_BATCH)
         except OSError as error:
             raise self._failed(error) from error
         self.trouble = ""
@@ -150,10 +143,11 @@ class AuditLog:
             LogUnavailableError: it did not work; they are kept in memory and written with the next record.
         """
         try:
-            if self._broken:
+            if self._pen.is_broken:
                 self._repair()
-            elif self._unsynced:
-                self._sync()
+            elif self._pen.has_unsynced:
+                self._pen.sync()
+                self._set_head()
         except OSError as error:
             raise self._failed(error) from error
 
@@ -177,15 +171,15 @@ class AuditLog:
             raise LogUnavailableError(f"no checkpoint can be written: {error.strerror}") from error
 
     def close(self) -> None:
-        """Sync, take a last checkpoint and release the directory; errors have been told before."""
+        """Seal the last segment, take a last checkpoint and release the directory; errors have been told before."""
         try:
-            if self._unsynced and not self._broken:
-                self._sync()
+            if not self._pen.is_broken:
+                self._seal()
             self.keep_up(sealing=True)
         except OSError:
             self.trouble = "the last records were not synced"
         finally:
-            os.close(self._fd)
+            os.close(self._pen.descriptor)
             if self._checkpoints is not None:
                 self._checkpoints.close()
             os.close(self._lock)
@@ -200,11 +194,8 @@ class AuditLog:
 
     def _take(self, opened: OpenedSegment) -> None:
         self._segment = opened.segment
-        self._fd = opened.descriptor
-        self._durable_size = opened.size
-        self._tail = opened.tail
+        self._pen = Pen(opened, self._limits)
         self._born = opened.born
-        self._unsynced = b""
 
     def _append(self, entries: Sequence[Entry], *, durable: bool) -> list[ChainEnd]:
         """Write entries, at least one, behind a record that counts what was left out before."""
@@ -231,44 +222,23 @@ class AuditLog:
 
     def _write(self, data: bytes, end: ChainEnd, *, durable: bool) -> None:
         self._rotate_if_due(len(data))
-        offset = self._durable_size + len(self._unsynced)
-        self._broken = True  # until all of it is written: an exception leaves it so
-        write_all(self._fd, data, offset)
-        if durable or len(self._unsynced) + len(data) > MAX_UNSYNCED:
-            os.fdatasync(self._fd)
-            self._durable_size = offset + len(data)
-            self._tail = (self._tail + self._unsynced + data)[-mmap.PAGESIZE :]
-            self._unsynced = b""
-            self._end = end
+        synced = self._pen.write(data, durable=durable)
+        self._end = end
+        if synced:
             self._set_head()
-        else:
-            self._unsynced += data
-            self._end = end
-        self._broken = False
 
-    def _sync(self) -> None:
-        self._broken = True
-        os.fdatasync(self._fd)
-        self._confirm_unsynced()
-
-    def _confirm_unsynced(self) -> None:
-        self._durable_size += len(self._unsynced)
-        self._tail = (self._tail + self._unsynced)[-mmap.PAGESIZE :]
-        self._unsynced = b""
-        self._broken = False
+    def _seal(self) -> None:
+        self._pen.seal()
         self._set_head()
 
     def _repair(self) -> None:
-        """Make the file again what it must be; see the module's docstring."""
-        os.ftruncate(self._fd, self._durable_size)
-        write_all(self._fd, self._tail + self._unsynced, self._durable_size - len(self._tail))
-        os.fsync(self._fd)
-        self._confirm_unsynced()
+        self._pen.repair()
+        self._set_head()
 
     def _failed(self, error: OSError) -> LogUnavailableError:
         """Take back what a failed batch may have left in the file, as far as that works now."""
         self.trouble = f"{self._segment.path}: {error.strerror}"
-        if self._broken:
+        if self._pen.is_broken:
             try:
                 self._repair()
             except OSError as second:
@@ -276,18 +246,17 @@ class AuditLog:
         return LogUnavailableError(self.trouble)
 
     def _rotate_if_due(self, size: int) -> None:
-        written = self._durable_size + len(self._unsynced)
+        written = self._pen.size
         old = (self._clock() - self._born).total_seconds() >= self._limits.rotate_seconds
         if written == 0 or not (old or written + size > self._limits.rotate_bytes):
             return
-        if self._unsynced:
-            self._sync()
+        self._seal()
         self.keep_up(sealing=True)
         segment = Segment.named(self._segment.path.parent, self._segment.node, self._end.sequence + 1)
         following = OpenedSegment.create(self._lock, segment, self._end, self._clock())
         with contextlib.suppress(OSError):  # the mode is a hint to people; what proves a segment is the chain
-            os.fchmod(self._fd, stat.S_IRUSR | stat.S_IRGRP)
-        os.close(self._fd)
+            os.fchmod(self._pen.descriptor, stat.S_IRUSR | stat.S_IRGRP)
+        os.close(self._pen.descriptor)
         self._take(following)
 
     def _set_head(self) -> None:

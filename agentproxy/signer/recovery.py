@@ -117,7 +117,10 @@ def _open(lock: int, segment: Segment, before: ChainEnd | None, now: datetime) -
             opened = _checked(segment, descriptor, data, before, now)
             torn = data[opened.size : opened.size + _MAX_TORN + 1]
         if torn:
-            _save_torn(lock, opened, torn)
+            _save_torn(lock, segment, torn)
+        if os.fstat(descriptor).st_size > opened.size:
+            os.ftruncate(descriptor, opened.size)
+            os.fsync(descriptor)
     except (DamagedError, RemoteProtocolError) as error:
         os.close(descriptor)
         where = f", line {error.line}" if isinstance(error, DamagedError) else ""
@@ -143,7 +146,7 @@ def _checked(
 
 def _end_of(segment: Segment) -> ChainEnd:
     """The end of a sealed segment, by its last line; `audit verify` reads all of it."""
-    with mapped_file(segment.path) as data:
+    with mapped_file(segment.path, sealed=True) as data:
         line = last_line(data, len(data))
     try:
         record = AuditRecord.parse(line)
@@ -162,9 +165,8 @@ def _start_of(segment: Segment, first: bytes) -> ChainEnd:
     return ChainEnd(segment.first - 1, AuditRecord.parse(first).prev)
 
 
-def _save_torn(lock: int, opened: OpenedSegment, torn: bytes) -> None:
-    """Put what is behind the whole lines aside, then cut it off: in this order, so that no crash loses it."""
-    segment = opened.segment
+def _save_torn(lock: int, segment: Segment, torn: bytes) -> None:
+    """Put what is behind the whole lines aside before it is cut off, so that no crash loses it."""
     if len(torn) > _MAX_TORN:
         message = f"{segment.path}: the audit log is damaged: more than {_MAX_TORN} bytes at its end are no records"
         raise ConfigError(message, _VERIFY_HINT)
@@ -177,8 +179,6 @@ def _save_torn(lock: int, opened: OpenedSegment, torn: bytes) -> None:
             file.flush()
             os.fsync(copy)
         os.fsync(lock)
-    os.ftruncate(opened.descriptor, opened.size)
-    os.fsync(opened.descriptor)
 
 
 def orphaned_tails(segment: Segment) -> list[dict[str, str]]:

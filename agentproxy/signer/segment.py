@@ -2,6 +2,7 @@
 
 A segment is named NODE-<sequence of its first record, 12 digits>.jsonl, holds whole lines, and continues the chain of
 the segment before it. What a crash tore off its end lies beside it in a file with .torn-N at the end of its name.
+Behind the lines of the last segment there may be zeros, for records to be written over (`pen` says why).
 """
 
 import contextlib
@@ -17,6 +18,7 @@ from agentproxy.protocol.errors import BlindOracleError
 from agentproxy.signer.record import FIRST_PREV, hash_of_line
 
 __all__ = [
+    "ZEROS_AHEAD",
     "ChainEnd",
     "DamagedError",
     "Segment",
@@ -29,6 +31,8 @@ __all__ = [
     "place_of",
     "whole_length",
 ]
+
+ZEROS_AHEAD = 1 << 17  # bytes at most, behind the last segment's lines: a hundred records share the cost of a step
 
 _NAME = re.compile(r"([A-Za-z0-9][A-Za-z0-9._+-]{0,63})-([0-9]{12,18})\.jsonl")
 _LINE_START = re.compile(rb'\{"sequence":([1-9][0-9]{0,17}),"time":"')
@@ -131,21 +135,31 @@ def _why_not(line: bytes, sequence: int) -> str:
 
 
 @contextlib.contextmanager
-def mapped(descriptor: int) -> Iterator[mmap.mmap | bytes]:
-    """A file's content without reading it all into memory."""
-    if os.fstat(descriptor).st_size == 0:
+def mapped(descriptor: int, *, sealed: bool = False) -> Iterator[mmap.mmap | bytes]:
+    """A file's content without reading it all into memory, and without the zeros ahead of its end unless `sealed`."""
+    # A signer that seals the file cuts these zeros off: whoever touched them in a mapping then would be killed.
+    size = os.fstat(descriptor).st_size if sealed else _written(descriptor)
+    if size == 0:
         yield b""
         return
-    with mmap.mmap(descriptor, 0, prot=mmap.PROT_READ) as data:
+    with mmap.mmap(descriptor, size, prot=mmap.PROT_READ) as data:
         yield data
 
 
+def _written(descriptor: int) -> int:
+    """A file's length without the zeros at its end, as far as these can be a signer's: some, behind something."""
+    size = os.fstat(descriptor).st_size
+    start = max(0, size - ZEROS_AHEAD - 1)
+    content = os.pread(descriptor, size - start, start).rstrip(b"\x00")
+    return start + len(content) if content else size
+
+
 @contextlib.contextmanager
-def mapped_file(path: Path) -> Iterator[mmap.mmap | bytes]:
+def mapped_file(path: Path, *, sealed: bool = False) -> Iterator[mmap.mmap | bytes]:
     """As `mapped`, for a path; a symlink is refused, since it would lead out of the log's directory."""
     descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
     try:
-        with mapped(descriptor) as data:
+        with mapped(descriptor, sealed=sealed) as data:
             yield data
     finally:
         os.close(descriptor)
@@ -167,8 +181,8 @@ def last_line(data: mmap.mmap | bytes, end: int) -> bytes:
 def whole_length(data: mmap.mmap | bytes) -> int:
     """How many bytes from the start of `data` are whole lines.
 
-    A crash leaves a last line without its newline; a power loss can also leave blocks of zeros where the
-    file's length had reached the disk and its content had not.
+    A crash leaves a last line without its newline; a power loss can also leave zeros where the file's length had
+    reached the disk, and its content had not.
     """
     zeros = data.find(b"\x00")
     return data.rfind(b"\n", 0, len(data) if zeros < 0 else zeros) + 1

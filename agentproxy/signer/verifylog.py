@@ -125,7 +125,7 @@ def _with_proof(report: Report, proof: Proof, segments: list[Segment]) -> Report
 def _verify(segments: list[Segment], heads: Sequence[Head], *, archived: bool, processes: int | None) -> Report:
     start = _start_of(segments[0]) if archived else ChainEnd()
     wanted = frozenset(head.sequence for head in heads)
-    chunks = [_chunks(segment, wanted) for segment in segments]
+    chunks = [_chunks(segment, wanted, sealed=segment is not segments[-1]) for segment in segments]
     end, hashes, recovered, reported = start, dict[int, bytes](), list[bytes](), list[bytes]()
     damage = _foreign(segments)
     with _results([chunk for group in chunks for chunk in group], processes) as results:
@@ -164,9 +164,9 @@ def _foreign(segments: list[Segment]) -> Damage | None:
     return None
 
 
-def _chunks(segment: Segment, wanted: frozenset[int]) -> list[_Chunk]:
+def _chunks(segment: Segment, wanted: frozenset[int], *, sealed: bool) -> list[_Chunk]:
     """Cut a segment at starts of lines into parts that processes can check on their own."""
-    with mapped_file(segment.path) as data:
+    with mapped_file(segment.path, sealed=sealed) as data:
         size, cuts = whole_length(data), [0]
         while size - cuts[-1] > _CHUNK:
             cuts.append(data.find(b"\n", cuts[-1] + _CHUNK) + 1)

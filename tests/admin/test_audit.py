@@ -10,6 +10,7 @@ from agentproxy.protocol.fields import Asserted, Claims
 from agentproxy.protocol.signer_messages import Outcome
 from agentproxy.signer.log import AuditLog, LogLimits
 from agentproxy.signer.record import Entry
+from agentproxy.signer.segment import ZEROS_AHEAD
 from tests.admin.shell import blind_oracle
 
 SEGMENT_BYTES = 1400  # a few records, so that a log has several segments
@@ -65,6 +66,20 @@ def test_follow_shows_records_as_they_come_also_in_a_new_segment(log: Path) -> N
             assert shown == [f"new{number}" for number in range(6)]
         finally:
             following.kill()
+
+
+@pytest.mark.parametrize(
+    "command", ["tail --json", "tail -n 3", "verify", "export --after 0", "query --json", "query --json --rebuild"]
+)
+def test_a_log_in_use_reads_like_one_that_nobody_writes(log: Path, command: str) -> None:
+    words, environment = ["audit", *command.split()], {"BLIND_ORACLE_AUDIT_DIR": str(log)}
+    if "query" in words:
+        words += ["--cache", str(log.parent / "cache")]
+    before = blind_oracle(*words, environment=environment)
+    assert before.status == 0, before.errors
+    last = sorted(log.glob("*.jsonl"))[-1]
+    last.write_bytes(last.read_bytes() + bytes(ZEROS_AHEAD))
+    assert blind_oracle(*words, environment=environment) == before
 
 
 def test_a_whole_log_is_called_whole(log: Path) -> None:

@@ -9,6 +9,7 @@ import pytest
 from agentproxy.admin.backup import Backup
 from agentproxy.admin.layout import load_oracle, load_signer
 from agentproxy.protocol.errors import ConfigError
+from agentproxy.signer.segment import ZEROS_AHEAD
 from tests.admin.shell import Result, blind_oracle
 
 
@@ -75,6 +76,20 @@ def test_a_log_that_does_not_continue_the_copy_is_told_and_nothing_is_copied_ove
     assert taken.status == 1
     assert "does not continue" in taken.errors
     assert (copy / "audit" / log.name).read_bytes() == kept
+
+
+def test_a_log_in_use_is_copied_without_the_zeros_ahead_of_its_end(state: Path) -> None:
+    copy, log = state.parent / "copy", state / "audit" / "n1-000000000001.jsonl"
+    whole = log.read_bytes()
+    for _ in range(2):
+        log.write_bytes(whole + bytes(ZEROS_AHEAD))
+        assert backup(state, "take", copy).status == 0
+        assert (copy / "audit" / log.name).read_bytes() == whole
+    add(state, "a")
+    assert backup(state, "take", copy).status == 0
+    assert (copy / "audit" / log.name).read_bytes() == log.read_bytes()
+    assert log.read_bytes().startswith(whole)
+    assert backup(state, "check", copy).status == 0
 
 
 def test_a_torn_last_line_waits_for_the_next_copy(state: Path) -> None:

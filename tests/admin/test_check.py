@@ -161,7 +161,7 @@ def test_a_registry_that_is_gone_is_critical(state: Layout, signer: Path) -> Non
 @pytest.mark.parametrize("damage", ["edited", "cut"])
 def test_a_damaged_end_of_the_log_is_critical(state: Layout, signer: Path, damage: str) -> None:
     (segment,) = state.audit.glob("*.jsonl")
-    lines = segment.read_bytes().splitlines(keepends=True)
+    lines = segment.read_bytes().rstrip(b"\x00").splitlines(keepends=True)
     changed = [lines[0].replace(b'"cli"', b'"cly"'), *lines[1:]] if damage == "edited" else lines[:-1]
     assert changed != lines
     segment.write_bytes(b"".join(changed))

@@ -20,6 +20,7 @@ from agentproxy.signer import credentiallog
 from agentproxy.signer.credentiallog import read_credentials
 from agentproxy.signer.log import AuditLog, LogLimits
 from agentproxy.signer.record import Entry
+from agentproxy.signer.segment import ZEROS_AHEAD
 from tests.signer.conftest import GnupgHome
 from tests.signer.logs import LIMITS, NODE, refused, signed
 from tests.signer.running import Client, signer, state
@@ -75,6 +76,13 @@ def test_only_what_was_done_counts_and_no_text_can_look_like_it(tmp_path: Path) 
 def test_what_is_not_yet_on_the_disk_is_not_told(tmp_path: Path) -> None:
     write(tmp_path, [revoked(1), revoked(2)])
     assert [record.details["token"] for record in read_all(tmp_path, 0, 1)] == [f"{1:012x}"]
+
+
+def test_records_that_are_being_written_are_not_looked_at(tmp_path: Path) -> None:
+    last = write(tmp_path, [revoked(1), revoked(2)])
+    with next(tmp_path.iterdir()).open("ab") as file:
+        file.write((bytes(99) + b'rest"}\n') * 20_000 + bytes(ZEROS_AHEAD))
+    assert [record.sequence for record in read_all(tmp_path, 0, last)] == [1, 2]
 
 
 def test_many_records_come_in_parts_that_fit_into_a_frame(tmp_path: Path) -> None:

@@ -15,6 +15,7 @@ from agentproxy.protocol.messages import FailureCode
 from agentproxy.protocol.signer_messages import DigestSigned, NotDone, Outcome, Record, Status, StatusReport
 from agentproxy.signer.log import AuditLog, LogLimits, LogUnavailableError
 from agentproxy.signer.record import Entry
+from agentproxy.signer.segment import ZEROS_AHEAD
 from agentproxy.signer.verifylog import verify
 from tests.signer.conftest import GnupgHome
 from tests.signer.logs import LIMITS, NODE, records_in, refused, signed
@@ -54,10 +55,16 @@ def file_size_limit(size: int) -> Iterator[None]:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
+def append_without_zeros(log: AuditLog, number: int) -> None:
+    """Write a record where there is room for it, and for only half of the zeros behind it."""
+    with file_size_limit(ZEROS_AHEAD // 2):
+        log.append([signed(number)])
+
+
 @pytest.mark.parametrize("room", [0, 1, 100, 700])
 def test_a_record_that_does_not_fit_leaves_nothing_behind(tmp_path: Path, room: int) -> None:
     with AuditLog.open(tmp_path, NODE, LIMITS) as log:
-        log.append([signed(1)])
+        append_without_zeros(log, 1)
         segment = next(tmp_path.iterdir())
         size = segment.stat().st_size
         with file_size_limit(size + room):
@@ -74,12 +81,34 @@ def test_a_record_that_does_not_fit_leaves_nothing_behind(tmp_path: Path, room: 
 
 def test_what_nobody_waited_for_survives_a_full_disk(tmp_path: Path) -> None:
     with AuditLog.open(tmp_path, NODE, LIMITS) as log:
-        log.append([signed(1)])
+        append_without_zeros(log, 1)
         log.append([refused(2)], durable=False)
         with file_size_limit(next(tmp_path.iterdir()).stat().st_size), pytest.raises(LogUnavailableError):
             log.append([signed(3)])
         log.append([signed(4)])
     assert [record["request"] for record in records_in(tmp_path)] == [f"{n:032x}" for n in (1, 2, 4)]
+
+
+def test_where_zeros_have_no_room_the_file_grows_by_its_records_and_later_has_zeros_again(tmp_path: Path) -> None:
+    with AuditLog.open(tmp_path, NODE, LIMITS) as log:
+        append_without_zeros(log, 0)
+        segment = next(tmp_path.iterdir())
+        assert segment.read_bytes().endswith(b"}\n")
+        number = 0
+        while segment.read_bytes().endswith(b"}\n"):
+            number += 1
+            log.append([signed(number)])
+        assert ZEROS_AHEAD < len(segment.read_bytes().rstrip(b"\x00")) < ZEROS_AHEAD + 2000
+    assert len(records_in(tmp_path)) == number + 1
+
+
+@AS_ROOT
+@pytest.mark.parametrize(("reserve", "zeros"), [(2 << 20, ZEROS_AHEAD), ((4 << 20) - ZEROS_AHEAD, 0)])
+def test_zeros_take_nothing_of_the_reserve(tmp_path: Path, reserve: int, zeros: int) -> None:
+    with small_disk(tmp_path), AuditLog.open(tmp_path, NODE, LogLimits(reserve_bytes=reserve)) as log:
+        log.append([signed(1)])
+        content = next(tmp_path.iterdir()).read_bytes()
+        assert len(content) - len(content.rstrip(b"\x00")) == zeros
 
 
 def test_a_new_segment_that_cannot_be_made_leaves_the_old_one_in_use(tmp_path: Path) -> None:
@@ -125,7 +154,7 @@ def test_a_full_disk_stops_signatures_until_there_is_space_again(home: GnupgHome
         with signer(directory), Client(directory) as client:
             assert isinstance(client.sign(grip), DigestSigned)
             filler = fill(directory / "audit")
-            answers = [client.sign(grip, number) for number in range(30)]
+            answers = [client.sign(grip, number) for number in range(300)]  # the first ones fit into the zeros
             failed = [answer for answer in answers if isinstance(answer, NotDone)]
             assert failed
             assert {(answer.code, answer.retryable) for answer in failed} == {(FailureCode.NOT_OPERATIONAL, True)}

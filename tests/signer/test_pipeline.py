@@ -199,9 +199,9 @@ async def test_a_status_waits_for_no_record(tmp_path: Path) -> None:
 async def test_without_a_writable_log_no_key_is_touched(tmp_path: Path) -> None:
     with _desk(tmp_path) as desk:
         await desk.sign()
-        descriptor = os.dup(desk.log._fd)
+        descriptor = os.dup(desk.log._pen.descriptor)
         read_only = os.open(next(tmp_path.iterdir()), os.O_RDONLY)
-        os.dup2(read_only, desk.log._fd)  # every write fails from here on
+        os.dup2(read_only, desk.log._pen.descriptor)  # every write fails from here on
         answer = await desk.sign()
         assert isinstance(answer, NotDone)
         assert (answer.code, answer.retryable) == (FailureCode.NOT_OPERATIONAL, True)
@@ -211,7 +211,7 @@ async def test_without_a_writable_log_no_key_is_touched(tmp_path: Path) -> None:
         assert desk.backend.signatures == made
         (status,) = await desk.ask(Status(1))
         assert "operational=False" in repr(status)
-        os.dup2(descriptor, desk.log._fd)
+        os.dup2(descriptor, desk.log._pen.descriptor)
         assert isinstance(await desk.sign(), DigestSigned)
         os.close(descriptor)
         os.close(read_only)
