@@ -67,7 +67,7 @@ class Digest:
     value: bytes
 
     def __post_init__(self) -> None:
-        if len(self.value) != self.algorithm.digest_size:
+        if len(self.value) != _SIZES[self.algorithm]:
             raise RemoteProtocolError(
                 f"a {self.algorithm.name} digest has {self.algorithm.digest_size} bytes, got {len(self.value)}"
             )

@@ -13,11 +13,13 @@ __all__ = ["Asserted", "Claims", "Head", "KeyFacts", "check_name", "check_remain
 # A name of a runner, key, key type, node or distribution: it appears in file names, logs and shell lines.
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]{0,63}")
 _REQUEST_ID = re.compile(r"[0-9a-f]{32}")
+_ASSERTED_TEXTS = ("runner", "token", "certificate", "address", "channel", "distribution")
 # C0, C1 and the line separators: they would let a caller forge lines in a log or colours on a terminal.
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
 
 MAX_REMAINING_MS = 600_000  # ten minutes: longer than any caller waits, short enough to mean something
 MAX_CLAIM = 1024  # characters of one claim
+MAX_ASSERTED = 256  # characters of what the oracle asserts
 MAX_COMMANDS = 8  # gpg, rpmsign, a shell or two, the runner
 MAX_JOB_FIELDS = 16
 MAX_DISTRIBUTIONS = 4  # the package's, the environment's
@@ -65,9 +67,10 @@ class Claims:
     def __post_init__(self) -> None:
         if len(self.commands) > MAX_COMMANDS or len(self.job) > MAX_JOB_FIELDS:
             raise RemoteProtocolError("claims: too many commands or job fields")
-        texts = (self.user, *self.commands, self.file, self.package, *self.job.keys(), *self.job.values())
+        texts = (self.user, *self.commands, self.file, self.package, *self.job, *self.job.values())
         for text in texts:
-            if text is not None:
+            # Asked here, too, for almost every text is right, and a call costs as much.
+            if text is not None and (len(text) > MAX_CLAIM or not text.isprintable()):
                 check_text(text, "claims")
         if len(self.distributions) > MAX_DISTRIBUTIONS:
             raise RemoteProtocolError(f"claims: at most {MAX_DISTRIBUTIONS} distributions")
@@ -88,16 +91,10 @@ class Asserted:
     claims: Claims | None = None
 
     def __post_init__(self) -> None:
-        for what, text in (
-            ("runner", self.runner),
-            ("token", self.token),
-            ("certificate", self.certificate),
-            ("address", self.address),
-            ("channel", self.channel),
-            ("distribution", self.distribution),
-        ):
-            if text is not None:
-                check_text(text, what, 256)
+        texts = (self.runner, self.token, self.certificate, self.address, self.channel, self.distribution)
+        for what, text in zip(_ASSERTED_TEXTS, texts, strict=True):
+            if text is not None and (len(text) > MAX_ASSERTED or not text.isprintable()):
+                check_text(text, what, MAX_ASSERTED)
 
 
 @dataclass(frozen=True, slots=True)

@@ -33,33 +33,44 @@ def head_text(head: Head) -> str:
 
 def claims_text(claims: Claims) -> str:
     """Claims; what the relay did not see is left out. The audit log has them in this form too."""
-    members = [
-        "" if claims.uid is None else f'"uid":{claims.uid}',
-        "" if claims.user is None else f'"user":{quoted(claims.user)}',
-        "" if claims.pid is None else f'"pid":{claims.pid}',
-        f'"commands":[{",".join([quoted(command) for command in claims.commands])}]' if claims.commands else "",
-        "" if claims.file is None else f'"file":{quoted(claims.file)}',
-        "" if claims.package is None else f'"package":{quoted(claims.package)}',
-        f'"job":{texts_text(claims.job)}' if claims.job else "",
-        f'"distributions":[{",".join([quoted(name) for name in claims.distributions])}]'
-        if claims.distributions
-        else "",
-    ]
-    return "{" + ",".join([member for member in members if member]) + "}"
+    text = ""
+    if claims.uid is not None:
+        text += f',"uid":{claims.uid}'
+    if claims.user is not None:
+        text += f',"user":{quoted(claims.user)}'
+    if claims.pid is not None:
+        text += f',"pid":{claims.pid}'
+    if claims.commands:
+        text += f',"commands":[{",".join(map(quoted, claims.commands))}]'
+    if claims.file is not None:
+        text += f',"file":{quoted(claims.file)}'
+    if claims.package is not None:
+        text += f',"package":{quoted(claims.package)}'
+    if claims.job:
+        text += f',"job":{texts_text(claims.job)}'
+    if claims.distributions:
+        text += f',"distributions":[{",".join(map(quoted, claims.distributions))}]'
+    return f"{{{text[1:]}}}"
 
 
 def asserted_text(asserted: Asserted) -> str:
     """What the oracle asserts; what is as usual is left out."""
-    members = [
-        "" if asserted.runner is None else f'"runner":{quoted(asserted.runner)}',
-        "" if asserted.token is None else f'"token":{quoted(asserted.token)}',
-        "" if asserted.certificate is None else f'"certificate":{quoted(asserted.certificate)}',
-        "" if asserted.address is None else f'"address":{quoted(asserted.address)}',
-        "" if asserted.channel == "relay" else f'"channel":{quoted(asserted.channel)}',
-        "" if asserted.distribution is None else f'"distribution":{quoted(asserted.distribution)}',
-        "" if asserted.claims is None else f'"claims":{claims_text(asserted.claims)}',
-    ]
-    return "{" + ",".join([member for member in members if member]) + "}"
+    text = ""
+    if asserted.runner is not None:
+        text += f',"runner":{quoted(asserted.runner)}'
+    if asserted.token is not None:
+        text += f',"token":{quoted(asserted.token)}'
+    if asserted.certificate is not None:
+        text += f',"certificate":{quoted(asserted.certificate)}'
+    if asserted.address is not None:
+        text += f',"address":{quoted(asserted.address)}'
+    if asserted.channel != "relay":
+        text += f',"channel":{quoted(asserted.channel)}'
+    if asserted.distribution is not None:
+        text += f',"distribution":{quoted(asserted.distribution)}'
+    if asserted.claims is not None:
+        text += f',"claims":{claims_text(asserted.claims)}'
+    return f"{{{text[1:]}}}"
 
 
 def texts_text(values: dict[str, str]) -> str:

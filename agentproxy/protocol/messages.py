@@ -5,12 +5,26 @@ an answer carries its request's id and may come in any order.
 """
 
 import enum
+import re
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import ClassVar
+from typing import ClassVar, Self
 
 from agentproxy.protocol.digests import Digest
 from agentproxy.protocol.errors import RemoteProtocolError
+from agentproxy.protocol.fieldpatterns import (
+    DIGEST,
+    HEAD,
+    KEYGRIP,
+    NUMBER,
+    OBJECT,
+    SIGNATURE,
+    TEXT,
+    claims_of,
+    digest_of,
+    head_of,
+    signature_of,
+)
 from agentproxy.protocol.fields import Claims, Head, check_name, check_remaining, check_request_id, check_text
 from agentproxy.protocol.fieldtexts import claims_text, digest_text, head_text, signature_text
 from agentproxy.protocol.journal import Report, Reported
@@ -120,6 +134,10 @@ class Sign:
     """Sign this digest with this key."""
 
     tag: ClassVar[str] = "sign"
+    pattern: ClassVar[str] = (
+        rf'"id":{TEXT},"keygrip":{KEYGRIP},"digest":{DIGEST},"remaining_ms":{NUMBER}'
+        rf'(?:,"distribution":{TEXT})?(?:,"claims":{OBJECT})?(?:,"socket":{TEXT})?'
+    )
     id: str
     keygrip: Keygrip
     digest: Digest
@@ -144,6 +162,20 @@ class Sign:
         return (
             f'"id":"{self.id}","keygrip":"{self.keygrip}","digest":{digest_text(self.digest)},'
             f'"remaining_ms":{self.remaining_ms}{distribution}{claims}{socket}'
+        )
+
+    @classmethod
+    def of_match(cls, found: re.Match[str]) -> Self:
+        """Read what `members` writes, for `MessageCodec`."""
+        id_, keygrip, algorithm, value, remaining_ms, distribution, claims, socket = found.groups()
+        return cls(
+            id_,
+            Keygrip(bytes.fromhex(keygrip)),
+            digest_of(algorithm, value),
+            int(remaining_ms),
+            distribution,
+            None if claims is None else claims_of(claims),
+            socket,
         )
 
 
@@ -215,6 +247,7 @@ class Signed:
     """A signature, and the end of the audit log that holds its record."""
 
     tag: ClassVar[str] = "signed"
+    pattern: ClassVar[str] = rf'"id":{TEXT},"signature":{SIGNATURE},"head":{HEAD}'
     id: str
     signature: Signature
     head: Head
@@ -225,6 +258,12 @@ class Signed:
     def members(self) -> str:
         """The fields as JSON, for `MessageCodec`."""
         return f'"id":"{self.id}","signature":{signature_text(self.signature)},"head":{head_text(self.head)}'
+
+    @classmethod
+    def of_match(cls, found: re.Match[str]) -> Self:
+        """Read what `members` writes, for `MessageCodec`."""
+        id_, algorithm, r, s, node, sequence, value = found.groups()
+        return cls(id_, signature_of(algorithm, r, s), head_of(node, sequence, value))
 
 
 @dataclass(frozen=True, slots=True)

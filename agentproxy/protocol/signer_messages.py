@@ -4,12 +4,26 @@ Ids are integers of the asking side, one per request on a connection.
 """
 
 import enum
+import re
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import ClassVar
+from typing import ClassVar, Self
 
 from agentproxy.protocol.digests import Digest
 from agentproxy.protocol.errors import RemoteProtocolError
+from agentproxy.protocol.fieldpatterns import (
+    ASSERTED,
+    DIGEST,
+    HEAD,
+    KEYGRIP,
+    NUMBER,
+    SIGNATURE,
+    TEXT,
+    asserted_of,
+    digest_of,
+    head_of,
+    signature_of,
+)
 from agentproxy.protocol.fields import Asserted, Head, KeyFacts, check_name, check_request_id, check_text
 from agentproxy.protocol.fieldtexts import asserted_text, digest_text, head_text, signature_text
 from agentproxy.protocol.keys import Keygrip
@@ -96,6 +110,9 @@ class SignDigest:
     """Sign, record, release; answered by `digest_signed` or `not_done`."""
 
     tag: ClassVar[str] = "sign_digest"
+    pattern: ClassVar[str] = (
+        rf'"id":{NUMBER},"request":{TEXT},"keygrip":{KEYGRIP},"digest":{DIGEST},"asserted":{ASSERTED}'
+    )
     id: int
     request: str  # the relay's request id
     keygrip: Keygrip
@@ -110,6 +127,18 @@ class SignDigest:
         return (
             f'"id":{self.id},"request":"{self.request}","keygrip":"{self.keygrip}",'
             f'"digest":{digest_text(self.digest)},"asserted":{asserted_text(self.asserted)}'
+        )
+
+    @classmethod
+    def of_match(cls, found: re.Match[str]) -> Self:
+        """Read what `members` writes, for `MessageCodec`."""
+        id_, request, keygrip, algorithm, value, *asserted = found.groups()
+        return cls(
+            int(id_),
+            request,
+            Keygrip(bytes.fromhex(keygrip)),
+            digest_of(algorithm, value),
+            asserted_of(asserted),
         )
 
 
@@ -221,6 +250,7 @@ class DigestSigned:
     """A signature whose record is on disk."""
 
     tag: ClassVar[str] = "digest_signed"
+    pattern: ClassVar[str] = rf'"id":{NUMBER},"signature":{SIGNATURE},"head":{HEAD}'
     id: int
     signature: Signature
     head: Head  # the record's own sequence and hash
@@ -228,6 +258,12 @@ class DigestSigned:
     def members(self) -> str:
         """The fields as JSON, for `MessageCodec`."""
         return f'"id":{self.id},"signature":{signature_text(self.signature)},"head":{head_text(self.head)}'
+
+    @classmethod
+    def of_match(cls, found: re.Match[str]) -> Self:
+        """Read what `members` writes, for `MessageCodec`."""
+        id_, algorithm, r, s, node, sequence, value = found.groups()
+        return cls(int(id_), signature_of(algorithm, r, s), head_of(node, sequence, value))
 
 
 @dataclass(frozen=True, slots=True)

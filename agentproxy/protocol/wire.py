@@ -10,7 +10,7 @@ import re
 import types
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
-from typing import ClassVar, Generic, NoReturn, Protocol, TypeVar, get_args, get_origin
+from typing import ClassVar, Generic, Protocol, TypeVar, get_args, get_origin
 
 import cattrs
 from cattrs.cols import homogenous_tuple_structure_factory
@@ -19,10 +19,11 @@ from cattrs.gen import make_dict_structure_fn, mapping_structure_factory
 
 from agentproxy.protocol.digests import HashAlgorithm
 from agentproxy.protocol.errors import LocalProtocolError, RemoteProtocolError
+from agentproxy.protocol.jsonobject import decode_object
 from agentproxy.protocol.keys import Fingerprint, Keygrip, PublicKey
 from agentproxy.protocol.signatures import Signature
 
-__all__ = ["MessageCodec", "Tagged", "decode_object", "format_time", "new_converter", "parse_time"]
+__all__ = ["MessageCodec", "Tagged", "format_time", "new_converter", "parse_time"]
 
 _HASH_ALGORITHMS = {algorithm.value: algorithm for algorithm in HashAlgorithm}
 _TIME = re.compile(r"\d{4}-\d{2}-\d{2}T\d{2}:\d{2}:\d{2}\.\d{6}Z", re.ASCII)
@@ -210,38 +211,30 @@ def _register_union(converter: cattrs.Converter, union: object, field: str) -> N
     converter.register_unstructure_hook_func(lambda tp: tp == union, unstructure)
 
 
-def _no_doubles(pairs: list[tuple[str, object]]) -> dict[str, object]:
-    fields = dict(pairs)
-    if len(fields) != len(pairs):
-        raise RemoteProtocolError("a field stands twice")
-    return fields
-
-
-def _no_constant(name: str) -> NoReturn:
-    raise RemoteProtocolError(f"{name} is not JSON")
-
-
 _CONVERTER = new_converter()
-_DECODER = json.JSONDecoder(object_pairs_hook=_no_doubles, parse_constant=_no_constant)
 _ENCODER = json.JSONEncoder(separators=(",", ":"), ensure_ascii=True, allow_nan=False)
 
-
-def decode_object(untrusted: bytes) -> dict[str, object]:
-    """The fields of one JSON object in UTF-8.
-
-    Raises:
-        RemoteProtocolError: it is something else, or a field stands twice, at whatever depth.
-    """
-    try:
-        fields = _DECODER.decode(untrusted.decode("utf-8"))
-    except (ValueError, RecursionError) as error:
-        raise RemoteProtocolError(f"not JSON: {type(error).__name__}") from error
-    if not isinstance(fields, dict):
-        raise RemoteProtocolError("a message is a JSON object")
-    return fields
-
-
 M = TypeVar("M", bound=Tagged)
+
+
+class _OwnText(Generic[M]):
+    """The text that we write for messages of a class, and the quick way to read it."""
+
+    def __init__(self, tag: str, pattern: str, of_match: Callable[[re.Match[str]], M]) -> None:
+        self.start = f'{{"type":"{tag}",'.encode("ascii")
+        self._text = rf'\{{"type":"{tag}",{pattern}\}}'
+        self._of_match = of_match
+        self._pattern: re.Pattern[str] | None = None  # compiled at first use: it takes milliseconds
+
+    def read(self, untrusted: bytes) -> M | None:
+        """The message; None: it may be written in another way, or wrong."""
+        if self._pattern is None:
+            self._pattern = re.compile(self._text)
+        try:
+            found = self._pattern.fullmatch(untrusted.decode("ascii"))
+            return None if found is None else self._of_match(found)
+        except (RemoteProtocolError, LookupError, ValueError):
+            return None
 
 
 class MessageCodec(Generic[M]):
@@ -249,7 +242,8 @@ class MessageCodec(Generic[M]):
 
     Args:
         classes: frozen dataclasses, each with a `tag` of its own. A class with a method `members` writes the text of
-            its fields by itself: the same that we would write, in less time.
+            its fields by itself: the same that we would write, in less time. Its `pattern` matches that text, and its
+            class method `of_match` makes the message of the match.
     """
 
     def __init__(self, *classes: type[M]) -> None:
@@ -259,6 +253,11 @@ class MessageCodec(Generic[M]):
         self._members: dict[type[M], Callable[[M], str]] = {
             cls: members for cls in classes if (members := getattr(cls, "members", None)) is not None
         }
+        self._own_texts: list[_OwnText[M]] = [
+            _OwnText(cls.tag, getattr(cls, "pattern", ""), of_match)
+            for cls in classes
+            if (of_match := getattr(cls, "of_match", None)) is not None
+        ]
 
     def encode(self, message: M) -> bytes:
         """JSON of `message` with its tag under "type".
@@ -281,13 +280,21 @@ class MessageCodec(Generic[M]):
             RemoteProtocolError: not UTF-8, not one JSON object, a tag of another direction, or a field that is
                 unknown, missing, doubled or of the wrong type.
         """
+        for own_text in self._own_texts:
+            if untrusted.startswith(own_text.start):
+                message = own_text.read(untrusted)
+                if message is not None:
+                    return message
+        return self._structured(untrusted)
+
+    def _structured(self, untrusted: bytes) -> M:
         fields = decode_object(untrusted)
         tag = fields.pop("type", None)
         cls = self._classes.get(tag) if isinstance(tag, str) else None
         if cls is None:
             raise RemoteProtocolError("unknown type of message")
         try:
-            message: M = self._hook(cls)(fields, cls)
+            structured: M = self._hook(cls)(fields, cls)
         except RemoteProtocolError as error:
             raise RemoteProtocolError(f"{tag}: {error}") from error
         except (
@@ -298,7 +305,7 @@ class MessageCodec(Generic[M]):
             ValueError,
         ) as error:
             raise RemoteProtocolError(f"{tag}: {type(error).__name__}: {error}") from error
-        return message
+        return structured
 
     def _hook(self, cls: type[M]) -> StructureHook:
         hook = self._hooks.get(cls)

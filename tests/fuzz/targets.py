@@ -7,14 +7,15 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 
 from agentproxy.protocol.assuan import LineReader, ReplyReader, parse_command, unescape_leniently
-from agentproxy.protocol.digests import HashAlgorithm
+from agentproxy.protocol.digests import Digest, HashAlgorithm
 from agentproxy.protocol.errors import RemoteProtocolError
+from agentproxy.protocol.fields import Asserted, Claims, Head
 from agentproxy.protocol.frames import FrameReader, encode_frame
 from agentproxy.protocol.gpgerror import GpgError
 from agentproxy.protocol.hashstates import HashState
 from agentproxy.protocol.journal import FIRST_PREV, JournalOperation, JournalRecord, parse_line
 from agentproxy.protocol.keys import Curve, EccPublicKey
-from agentproxy.protocol.messages import FROM_ORACLE, FROM_RELAY
+from agentproxy.protocol.messages import FROM_ORACLE, FROM_RELAY, Sign, Signed
 from agentproxy.protocol.rpmfile import Entry, read_front
 from agentproxy.protocol.sexp import (
     encode,
@@ -24,7 +25,9 @@ from agentproxy.protocol.sexp import (
     parse_public_key,
     parse_signature,
 )
-from agentproxy.protocol.signer_messages import FROM_SIGNER, TO_SIGNER
+from agentproxy.protocol.signatures import EddsaSignature
+from agentproxy.protocol.signer_messages import FROM_SIGNER, TO_SIGNER, DigestSigned, SignDigest
+from agentproxy.protocol.wire import MessageCodec, Tagged
 from relay.sealed.signatureheader import assembled, has_signature, with_signature
 from relay.session import Session, SessionKey, SignNeeded
 
@@ -88,8 +91,15 @@ def frames(untrusted: bytes) -> None:
         assert untrusted.startswith(encode_frame(payload))
         untrusted = untrusted[4 + len(payload) :]
         for codec in (FROM_RELAY, FROM_ORACLE, TO_SIGNER, FROM_SIGNER):
-            with contextlib.suppress(RemoteProtocolError):
-                codec.decode(payload)
+            # We never write that blank, so only what reads our own texts quickly sees a difference, and must not.
+            assert _outcome(codec, payload) == _outcome(codec, payload.replace(b"{", b"{ ", 1))
+
+
+def _outcome(codec: MessageCodec[Tagged], payload: bytes) -> Tagged | str:
+    try:
+        return codec.decode(payload)
+    except RemoteProtocolError as error:
+        return str(error)
 
 
 def hashstates(untrusted: bytes) -> None:
@@ -124,6 +134,11 @@ _RECORD = JournalRecord(
     "ab" * 16, 1, datetime(2026, 11, 22, tzinfo=UTC), JournalOperation.SWITCH, "0" * 32, FIRST_PREV, "forced", "drill"
 )
 
+_DIGEST = Digest(HashAlgorithm.SHA256, bytes(32))
+_CLAIMS = Claims(0, "user", 1, ('gpg -u "a key"',), "file", "package", {"job": "1"}, ("el9",))
+_SIGNATURE = EddsaSignature(bytes(32), bytes(32))
+_HEAD = Head("node", 1, bytes(32))
+
 TARGETS: Mapping[str, Target] = {
     "journal": Target(journal, (_RECORD.line(),)),
     "publickey": Target(publickey, (encode_public_key(KEY),)),
@@ -157,6 +172,12 @@ TARGETS: Mapping[str, Target] = {
             encode_frame(b'{"type":"ping","id":"%s"}' % (b"0" * 32)),
             encode_frame(b'{"type":"hello","protocol":1,"token":"x","software":"y"}'),
             encode_frame(b'{"type":"list_keys","id":1}') + encode_frame(b"[]"),
+            encode_frame(FROM_RELAY.encode(Sign("0" * 32, KEY.keygrip, _DIGEST, 1, "el9", _CLAIMS, "gpg"))),
+            encode_frame(
+                TO_SIGNER.encode(SignDigest(1, "0" * 32, KEY.keygrip, _DIGEST, Asserted("r", claims=_CLAIMS)))
+            ),
+            encode_frame(FROM_SIGNER.encode(DigestSigned(1, _SIGNATURE, _HEAD))),
+            encode_frame(FROM_ORACLE.encode(Signed("0" * 32, _SIGNATURE, _HEAD))),
         ),
     ),
 }

@@ -1,18 +1,23 @@
-"""What the messages of a signature write by themselves is what `json` and cattrs would write."""
+"""What the messages of a signature write and read by themselves is what `json` and cattrs would write and read."""
 
 import dataclasses
 import json
+import re
+from collections.abc import Mapping
+from typing import Protocol, Self
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from agentproxy.protocol.digests import Digest, HashAlgorithm
+from agentproxy.protocol.errors import RemoteProtocolError
 from agentproxy.protocol.fields import Asserted, Claims, Head
 from agentproxy.protocol.keys import Keygrip
 from agentproxy.protocol.messages import FROM_ORACLE, FROM_RELAY, Sign, Signed
 from agentproxy.protocol.signatures import DsaSignature, EcdsaSignature, EddsaSignature, RsaSignature
 from agentproxy.protocol.signer_messages import FROM_SIGNER, TO_SIGNER, DigestSigned, SignDigest
-from agentproxy.protocol.wire import Tagged, new_converter
+from agentproxy.protocol.wire import MessageCodec, Tagged, new_converter
 
 NAMES = st.from_regex(r"[A-Za-z0-9][A-Za-z0-9._+-]{0,63}", fullmatch=True)
 TEXTS = st.text(st.characters(exclude_categories=("Cc", "Cs", "Zl", "Zp", "Cf")), max_size=40)
@@ -70,6 +75,83 @@ SIGN_DIGEST = {
 }
 
 
+MESSAGES: Mapping[str, tuple[MessageCodec[Tagged], st.SearchStrategy[Tagged]]] = {
+    "sign": (FROM_RELAY, st.builds(Sign, **SIGN)),
+    "sign_digest": (TO_SIGNER, st.builds(SignDigest, **SIGN_DIGEST)),
+    "signed": (FROM_ORACLE, st.builds(Signed, IDS, SIGNATURES, HEADS)),
+    "digest_signed": (FROM_SIGNER, st.builds(DigestSigned, NUMBERS, SIGNATURES, HEADS)),
+}
+# What JSON, or a part of our own types, might read in another way than a regular expression does.
+PIECES = [
+    *(b"0", b"-", b"-0", b"01", b"1.0", b"1e3", b"9" * 19, b"9" * 5000, b"true", b"null", b"NaN", b"[]", b"{}", b'""'),
+    *(
+        b'"',
+        b"\\",
+        b"\\u0041",
+        b'\\"',
+        b"\\n",
+        b"\n",
+        b" ",
+        b",",
+        b":",
+        b"{",
+        b"}",
+        b"]",
+        b"}}",
+        b"A",
+        b"f",
+        b"g",
+        b"00",
+    ),
+    *("\N{ARABIC-INDIC DIGIT ONE}".encode(), "\N{FULLWIDTH DIGIT ONE}".encode(), "é".encode(), b"\xff", b"\x7f", b"\0"),
+    *(b'"claims":{}', b',"claims":{"job":{"a":"1","a":"2"}}', b'"uid":true', b',"socket":"x"', b',"channel":"relay"'),
+    *(b'"algorithm":"rsa",', b'"algorithm":8,', b'"type":"sign",', b'"r":"00",', b',"id":1', b"\xef\xbb\xbf"),
+]
+
+
+@st.composite
+def damaged(draw: st.DrawFn, payload: bytes) -> bytes:
+    """`payload` with a few pieces put in, put in place of others, taken out, doubled, or in the other case."""
+    for _ in range(draw(st.integers(1, 3))):
+        start = draw(st.integers(0, len(payload)))
+        end = draw(st.sampled_from((start, start + 1, start + 2)) | st.integers(start, len(payload)))
+        before, middle, after = payload[:start], payload[start:end], payload[end:]
+        changed = draw(st.sampled_from((b"", middle * 2, middle.swapcase(), None)) | st.sampled_from(PIECES))
+        payload = before + (draw(st.binary(max_size=3)) if changed is None else changed) + after
+    return payload
+
+
+@st.composite
+def rearranged(draw: st.DrawFn, payload: bytes) -> bytes:
+    """`payload` with the members of one of its objects shuffled, one of them twice, missing or something else."""
+    fields = json.loads(payload)
+    objects = [fields]
+    for found in objects:
+        objects += [value for value in found.values() if isinstance(value, dict)]
+    chosen = draw(st.sampled_from([found for found in objects if found]))
+    names = draw(st.permutations(list(chosen)))
+    again = names[0]
+    kind = draw(st.sampled_from(("order", "double", "missing", "other")))
+    if kind == "other":
+        chosen[again] = draw(
+            st.none() | st.booleans() | st.integers() | st.floats() | st.text() | st.just([]) | st.just({})
+        )
+    if kind == "missing":
+        del chosen[again]
+    members = [f"{json.dumps(name)}:{json.dumps(chosen[name])}" for name in names if name in chosen]
+    if kind == "double":
+        members.append(members[0])
+    text = json.dumps(fields, separators=(",", ":"))
+    return text.replace(json.dumps(chosen, separators=(",", ":")), "{" + ",".join(members) + "}").encode("ascii")
+
+
+def outcome(codec: MessageCodec[Tagged], payload: bytes) -> Tagged | str:
+    try:
+        return codec.decode(payload)
+    except RemoteProtocolError as error:
+        return str(error)
+
+
 def plainly(message: Tagged) -> bytes:
     fields = {"type": message.tag, **new_converter().unstructure(message)}
     return json.dumps(fields, separators=(",", ":")).encode("ascii")
@@ -105,3 +187,58 @@ def test_signed(message: Signed) -> None:
 def test_digest_signed(message: DigestSigned) -> None:
     assert FROM_SIGNER.encode(message) == plainly(message)
     assert FROM_SIGNER.decode(FROM_SIGNER.encode(message)) == message
+
+
+class Readable(Tagged, Protocol):
+    """A message that reads its own text."""
+
+    pattern: str
+
+    def members(self) -> str:
+        """The fields as JSON."""
+
+    @classmethod
+    def of_match(cls, found: re.Match[str]) -> Self:
+        """Read that."""
+
+
+PLAIN = st.text(st.characters(min_codepoint=0x20, max_codepoint=0x7E, exclude_characters='"\\'), max_size=40)
+PLAINLY_ASSERTED = st.builds(
+    Asserted,
+    **{name: st.none() | PLAIN for name in ASSERTED if name not in {"channel", "claims"}},
+    channel=st.just("relay") | PLAIN,
+    claims=ASSERTED["claims"],
+)
+
+
+@given(
+    st.one_of(
+        MESSAGES["sign"][1],
+        MESSAGES["signed"][1],
+        MESSAGES["digest_signed"][1],
+        st.builds(SignDigest, **{**SIGN_DIGEST, "asserted": PLAINLY_ASSERTED}),
+    )
+)
+def test_a_text_of_ours_is_read_the_quick_way(message: Readable) -> None:
+    found = re.fullmatch(message.pattern, message.members())
+    assert found is not None
+    assert message.of_match(found) == message
+
+
+# A blank behind the first brace means nothing in JSON, and is never written by us.
+@pytest.mark.parametrize("tag", MESSAGES)
+@given(st.data())
+def test_a_changed_text_means_what_it_means_to_json_and_cattrs(tag: str, data: st.DataObject) -> None:
+    codec, messages = MESSAGES[tag]
+    payload = codec.encode(data.draw(messages))
+    changed = data.draw(st.one_of(damaged(payload), rearranged(payload)))
+    assert outcome(codec, changed) == outcome(codec, changed.replace(b"{", b"{ ", 1))
+
+
+@pytest.mark.parametrize("tag", MESSAGES)
+@given(st.data())
+def test_a_text_without_blanks_and_with_them_is_the_same(tag: str, data: st.DataObject) -> None:
+    codec, messages = MESSAGES[tag]
+    message = data.draw(messages)
+    payload = json.dumps(json.loads(codec.encode(message)), indent=1).encode("ascii")
+    assert codec.decode(payload) == message

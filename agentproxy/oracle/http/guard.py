@@ -14,7 +14,7 @@ from agentproxy.oracle.http.identity import Peer, identify
 from agentproxy.oracle.http.problems import MEDIA_TYPE, Problem
 from agentproxy.oracle.tally import Tally
 from agentproxy.protocol.errors import RemoteProtocolError
-from agentproxy.protocol.wire import decode_object
+from agentproxy.protocol.jsonobject import decode_object
 
 __all__ = ["MAX_BATCH_BODY", "MAX_BODY", "Guard"]
 
