@@ -26,7 +26,7 @@ from relay.sealed.states import state_of, state_of_file
 
 __all__ = ["Batch", "Existing", "Outcome", "Result", "Way"]
 
-# Reading, hashing and fsync block: more of them than processors, since most of the time they wait for the disk.
+# Reading, hashing and fsync block: more of them than processors, since with a slow disk they mostly wait for that.
 _THREADS = 8
 
 T = TypeVar("T")
@@ -109,10 +109,9 @@ class Batch:
             for file in files:  # one iterator for all workers
                 self._tell(await self._result(file, sign))
 
-        with hands(min(_THREADS, self._way.jobs)) as self._hands:
-            async with trio.open_nursery() as nursery:
-                for _ in range(self._way.jobs):
-                    nursery.start_soon(work)
+        async with hands(min(_THREADS, self._way.jobs)) as self._hands, trio.open_nursery() as nursery:
+            for _ in range(self._way.jobs):
+                nursery.start_soon(work)
 
     async def _result(self, file: Path, sign: "_Sign") -> Result:
         if self._hopeless:

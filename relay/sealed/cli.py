@@ -3,8 +3,9 @@
 Exit status: 0 every file is signed or was kept, 1 one is not, 2 wrong usage, 130 interrupted.
 """
 
+import gc
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NoReturn
 
 from agentproxy.protocol.errors import BlindOracleError, ConfigError
@@ -18,8 +19,7 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
     """Run one command and leave with its exit status."""
     words = list(sys.argv[1:] if arguments is None else arguments)
     try:
-        from relay.sealed.commandline import run_command  # noqa: PLC0415  what is not installed shall be one line
-
+        run_command = _loaded()
         status = run_command(words)
     except KeyboardInterrupt:
         sys.exit(INTERRUPTED)
@@ -30,6 +30,18 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
     except (BlindOracleError, BaseExceptionGroup) as error:
         sys.exit(_complain(error))
     sys.exit(status)
+
+
+def _loaded() -> Callable[[Sequence[str]], int]:
+    # What imports leave behind lives as long as we do: neither meanwhile nor later need a collection look at it, which
+    # would take a tenth of the start, and as long again at the end.
+    gc.disable()
+    try:
+        from relay.sealed.commandline import run_command  # noqa: PLC0415  what is not installed shall be one line
+    finally:
+        gc.freeze()
+        gc.enable()
+    return run_command
 
 
 def _complain(error: BaseException) -> int:

@@ -1,6 +1,5 @@
 """The commands of `blind-oracle-sign` with their options; `relay.sealed.cli` prints their errors."""
 
-import gc
 import logging
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, replace
@@ -179,7 +178,6 @@ def _run(common: _Common, total: int, sign: Callable[[Sealer, Way, Report], Awai
         level=logging.ERROR if common.quiet else logging.WARNING, format="blind-oracle-sign: %(message)s"
     )
     config = load_config(common.config)
-    gc.freeze()  # what the imports left behind lives as long as we do: no need to look at it in each collection
 
     async def main() -> bool:
         async with open_sealer(config) as sealer:

@@ -20,6 +20,7 @@ __all__ = ["Libcrypto", "LibcryptoHash", "find"]
 # Where Python's own module does not lead to it, by the names of OpenSSL 3, 1.1 and EL7's 1.0.2.
 _NAMES = ("libcrypto.so.3", "libcrypto.so.1.1", "libcrypto.so.10")
 _SPARE = 1024  # bytes behind a context, for a libcrypto whose context is larger than what we know
+_LONG = 2048  # bytes; hashlib keeps the interpreter's lock for less, too
 
 
 class _Sha256(ctypes.Structure):
@@ -61,6 +62,18 @@ _FUNCTIONS = {
 }
 
 
+@dataclass(frozen=True, slots=True)
+class _Library:
+    """One library, called in two ways."""
+
+    short: ctypes.PyDLL  # keeps the interpreter's lock: who gives it up for a microsecond may wait a thousand for it
+    long: ctypes.CDLL  # lets others have it meanwhile
+
+    @classmethod
+    def of(cls, name: str) -> Self:
+        return cls(ctypes.PyDLL(name), ctypes.CDLL(name))
+
+
 class LibcryptoHash:
     """One hash on its way.
 
@@ -69,17 +82,17 @@ class LibcryptoHash:
         algorithm: SHA256 or SHA512.
     """
 
-    def __init__(self, library: ctypes.CDLL, algorithm: HashAlgorithm) -> None:
+    def __init__(self, library: _Library, algorithm: HashAlgorithm) -> None:
         self._library = library
         self._algorithm = algorithm
         self._functions = _FUNCTIONS[algorithm]
         self._context = self._functions.context()
-        self._update = library[self._functions.update]
-        library[self._functions.init](ctypes.byref(self._context))
+        library.short[self._functions.init](ctypes.byref(self._context))
 
     def update(self, data: bytes) -> Self:
-        """Hash some bytes more; the interpreter's lock is free meanwhile."""
-        self._update(ctypes.byref(self._context), data, ctypes.c_size_t(len(data)))
+        """Hash some bytes more; the interpreter's lock is free meanwhile, if they are many."""
+        library = self._library.long if len(data) > _LONG else self._library.short
+        library[self._functions.update](ctypes.byref(self._context), data, ctypes.c_size_t(len(data)))
         return self
 
     def go_on(self, state: HashState) -> Self:
@@ -97,7 +110,7 @@ class LibcryptoHash:
         """The digest; nothing can follow."""
         size = self._algorithm.digest_size
         value = ctypes.create_string_buffer(size)
-        self._library[self._functions.final](value, ctypes.byref(self._context))
+        self._library.short[self._functions.final](value, ctypes.byref(self._context))
         return Digest(self._algorithm, value.raw)
 
     @property
@@ -117,7 +130,7 @@ class LibcryptoHash:
 class Libcrypto:
     """A libcrypto that passed the comparison for one algorithm."""
 
-    library: ctypes.CDLL
+    library: _Library
     algorithm: HashAlgorithm
 
     def new(self) -> LibcryptoHash:
@@ -130,7 +143,7 @@ def find(algorithm: HashAlgorithm) -> Libcrypto | None:
     """The libcrypto of this process, for SHA256 or SHA512; None where there is none that we understand."""
     for name in _candidates():
         try:
-            library = ctypes.CDLL(name)
+            library = _Library.of(name)
             if _agrees(library, algorithm):
                 return Libcrypto(library, algorithm)
         except (OSError, AttributeError, RemoteProtocolError):
@@ -148,7 +161,7 @@ def _candidates() -> list[str]:
     return [file or sys.executable, *_NAMES]
 
 
-def _agrees(library: ctypes.CDLL, algorithm: HashAlgorithm) -> bool:
+def _agrees(library: _Library, algorithm: HashAlgorithm) -> bool:
     text, trailer = bytes(range(200)), b"trailer"
     for length in (0, 1, len(text)):  # nothing, less than a block, and some blocks
         ours = HashState.initial(algorithm).updated(text[:length])

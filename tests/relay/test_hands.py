@@ -4,13 +4,14 @@ import threading
 
 import pytest
 import trio
+import trio.testing
 
-from relay.sealed.hands import hands
+from relay.sealed.hands import LOOK_SECONDS, hands
 
 
 async def test_each_of_many_gets_its_own_result() -> None:
     results: dict[int, int] = {}
-    with trio.fail_after(30), hands(4) as made:
+    async with hands(4) as made:
 
         async def ask(number: int) -> None:
             for _ in range(20):
@@ -26,7 +27,7 @@ async def test_an_error_comes_out_where_the_work_was_asked_for_and_the_thread_li
     def fail() -> None:
         raise ValueError("a fault")
 
-    with trio.fail_after(30), hands(1) as made:
+    async with hands(1) as made:
         with pytest.raises(ValueError, match="a fault"):
             await made.run(fail)
         assert await made.run(lambda: 7) == 7
@@ -35,7 +36,7 @@ async def test_an_error_comes_out_where_the_work_was_asked_for_and_the_thread_li
 async def test_as_many_work_at_once_as_there_are_and_none_is_left() -> None:
     before = threading.active_count()
     together = threading.Barrier(3)
-    with trio.fail_after(30), hands(3) as made:
+    async with hands(3) as made:
         async with trio.open_nursery() as nursery:
             for _ in range(3):
                 nursery.start_soon(made.run, lambda: together.wait(30))
@@ -50,10 +51,43 @@ async def test_work_that_has_begun_is_finished_when_its_asker_is_cancelled() -> 
         assert gate.wait(30)
         done.set()
 
-    with trio.fail_after(30), hands(1) as made:
+    async with hands(1) as made:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(made.run, work)
             await trio.to_thread.run_sync(begun.wait, 30)
             nursery.cancel_scope.cancel()
             gate.set()
     assert done.is_set()
+
+
+async def test_one_thread_does_it_all_while_nothing_waits_long(mock_clock: trio.testing.MockClock) -> None:
+    by = set()
+    async with hands(8) as made:
+        for _ in range(10):
+            by.add(await made.run(threading.get_ident))
+            mock_clock.jump(2 * LOOK_SECONDS)
+            await trio.testing.wait_all_tasks_blocked()
+    assert len(by) == 1
+
+
+async def test_what_takes_long_does_not_hold_up_the_rest(mock_clock: trio.testing.MockClock) -> None:
+    gate = threading.Event()
+
+    def wait() -> None:
+        assert gate.wait(30), "the quick one waits behind this one"
+
+    async with hands(2) as made, trio.open_nursery() as nursery:
+        nursery.start_soon(made.run, wait)
+        await trio.testing.wait_all_tasks_blocked()
+        quick = trio.Event()
+
+        async def ask() -> None:
+            await made.run(lambda: None)
+            quick.set()
+
+        nursery.start_soon(ask)
+        for _ in range(3):
+            await trio.testing.wait_all_tasks_blocked()
+            mock_clock.jump(LOOK_SECONDS)
+        await quick.wait()
+        gate.set()
