@@ -224,7 +224,7 @@ class _OwnText(Generic[M]):
         self.start = f'{{"type":"{tag}",'.encode("ascii")
         self._text = rf'\{{"type":"{tag}",{pattern}\}}'
         self._of_match = of_match
-        self._pattern: re.Pattern[str] | None = None  # compiled at first use: it takes milliseconds
+        self._pattern: re.Pattern[str] | None = None  # compiled at first use: nobody reads them all
 
     def read(self, untrusted: bytes) -> M | None:
         """The message; None: it may be written in another way, or wrong."""
