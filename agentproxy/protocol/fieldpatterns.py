@@ -18,7 +18,7 @@ __all__ = [
     "asserted_of", "claims_of", "digest_of", "head_of", "signature_of",
 ]  # fmt: skip
 
-# Each in one group, the last two in two and three.
+# A simple value is one group; whoever reads the groups of another names them.
 TEXT = r'"([ !#-\[\]-~]*)"'  # printable ASCII without escapes: it stands for itself
 NUMBER = r"(0|[1-9][0-9]{0,18})"
 KEYGRIP = r'"([0-9A-F]{40})"'
