@@ -19,9 +19,10 @@ from relay.sealed import libcrypto, rpms
 from relay.sealed.claims import claims_about, claims_about_us
 from relay.sealed.errors import NotSealedError, UnfitError
 from relay.sealed.hands import Hands, hands
-from relay.sealed.replacement import Original, created, opened, replacement
+from relay.sealed.replacement import Original, created, opened, replacement, sync_directory
 from relay.sealed.rpms import Rpm
 from relay.sealed.sealer import Sealer
+from relay.sealed.settling import Settling
 from relay.sealed.states import state_of, state_of_file
 
 __all__ = ["Batch", "Existing", "Outcome", "Result", "Way"]
@@ -88,6 +89,7 @@ class Batch:
         self._way = way
         self._tell = tell
         self._hands: Hands | None = None  # during a run
+        self._settling = Settling(self._sync)
         libcrypto.find(way.algorithm)  # here: many threads that look for it at once would all compare
         self._us = claims_about_us()
         self._hopeless = ""  # why no further file is tried
@@ -107,7 +109,9 @@ class Batch:
     async def _each(self, files: Iterator[Path], sign: "_Sign") -> None:
         async def work() -> None:
             for file in files:  # one iterator for all workers
-                self._tell(await self._result(file, sign))
+                with self._settling.under_way():
+                    result = await self._result(file, sign)
+                self._tell(result)
 
         async with hands(min(_THREADS, self._way.jobs)) as self._hands, trio.open_nursery() as nursery:
             for _ in range(self._way.jobs):
@@ -139,6 +143,7 @@ class Batch:
                 return Result(file, Outcome.KEPT, "it has a signature already", package=rpm.nevra)
             sealed = await self._seal(state, file, rpm.nevra)
             await self._in_thread(lambda: _write_rpm(original, rpm, sealed))
+            await self._settling.settled(original.path.parent)
         return Result(file, Outcome.SIGNED, signature=file, package=rpm.nevra, sealed=sealed)
 
     async def _sign_detached(self, file: Path, output: Path) -> Result:
@@ -146,11 +151,15 @@ class Batch:
             original, state = await self._in_thread(lambda: _read_document(stack, file, self._way.algorithm))
             sealed = await self._seal(state, file)
             await self._in_thread(lambda: _write_detached(original, output, sealed, armor=self._way.armor))
+            await self._settling.settled(output.parent)
         return Result(file, Outcome.SIGNED, signature=output, sealed=sealed)
 
     async def _seal(self, state: HashState, file: Path, package: str | None = None) -> Sealed:
         way = self._way
         return await self._sealer.seal(way.key, state, way.distribution, claims_about(self._us, file, package))
+
+    async def _sync(self, directory: Path) -> None:
+        await self._in_thread(lambda: sync_directory(directory))
 
     async def _in_thread(self, work: Callable[[], T]) -> T:
         if self._hands is None:

@@ -1,12 +1,9 @@
 """Putting another file in the place of one: whole or not at all, and only while the old one is still what was read."""
 
-import collections
 import errno
-import itertools
 import os
 import secrets
 import stat
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -15,7 +12,7 @@ from typing import BinaryIO
 
 from relay.sealed.errors import UnfitError
 
-__all__ = ["Original", "created", "opened", "replacement"]
+__all__ = ["Original", "created", "opened", "replacement", "sync_directory"]
 
 _BUFFER = 1 << 16  # bytes; named, since otherwise Python asks each time whether the file is a terminal
 _NO_UNNAMED_FILES = frozenset({errno.EOPNOTSUPP, errno.EISDIR, errno.EINVAL, errno.ENOENT})  # as open(2) says it
@@ -64,9 +61,10 @@ def opened(path: Path) -> Iterator[Original]:
 
 @contextmanager
 def replacement(original: Original) -> Iterator[BinaryIO]:
-    """A file to write into; at the block's end it takes the original's place, with its mode and owner, and is on disk.
+    """A file to write into; at the end its content is on disk, and it takes the original's place, mode and owner.
 
-    An exception in the block, a kill or a power loss leaves the original.
+    An exception in the block, a kill or a power loss leaves the original; a power loss before `sync_directory` one of
+    the two.
 
     Raises:
         UnfitError: the original has changed meanwhile.
@@ -111,7 +109,6 @@ class _Place:
             original.check_unchanged()
         self.name.replace(self._path)
         self.name = None
-        _syncs[self._path.parent].sync(self._path.parent)
 
 
 @contextmanager
@@ -147,27 +144,14 @@ def _named(descriptor: int, path: Path) -> Path:
     return name
 
 
-class _DirectorySync:
-    """Makes renames in one directory durable: one fsync for all that came while another was under way."""
+def sync_directory(directory: Path) -> None:
+    """Return once the names that are in `directory` now are on the disk. It blocks.
 
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._asked = itertools.count(1)
-        self._last_asked = 0
-        self._synced = 0  # every asking up to this one is on the disk
-
-    def sync(self, directory: Path) -> None:
-        mine = self._last_asked = next(self._asked)
-        with self._lock:
-            if self._synced >= mine:
-                return
-            covered = self._last_asked  # whoever asked has renamed before
-            descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-            try:
-                os.fsync(descriptor)
-            finally:
-                os.close(descriptor)
-            self._synced = covered
-
-
-_syncs: dict[Path, _DirectorySync] = collections.defaultdict(_DirectorySync)
+    Raises:
+        OSError: they may not be.
+    """
+    descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -153,9 +153,10 @@ def test_a_file_system_without_unnamed_files_will_do(tmp_path: Path, monkeypatch
 PROGRAM = """
 import sys
 from pathlib import Path
-from relay.sealed.replacement import opened, replacement
+from relay.sealed.replacement import opened, replacement, sync_directory
 with opened(Path(sys.argv[1])) as original, replacement(original) as file:
     file.write(b"new" * 100000)
+sync_directory(original.path.parent)
 """
 
 

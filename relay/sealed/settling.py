@@ -1,0 +1,81 @@
+"""Makes new names durable together: one fsync of a directory for all files that have just got their names in it."""
+
+import errno
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import trio
+
+__all__ = ["GATHER_SECONDS", "Settling"]
+
+MOST = 16  # files that one fsync is kept waiting for
+GATHER_SECONDS = 0.02  # and so long at most: a file waits longer for its signature
+
+
+class _Round:
+    """Those who wait for one and the same fsync."""
+
+    def __init__(self) -> None:
+        self.directories: set[Path] = set()
+        self.waiting = 0
+        self.full = trio.Event()
+        self.done = trio.Event()
+        self.problem: OSError | None = OSError(errno.EINTR, "its name may not be on the disk yet")
+
+
+class Settling:
+    """Gathers files whose names shall be on the disk.
+
+    Args:
+        sync: returns once everything in a directory is on the disk; raises OSError.
+    """
+
+    def __init__(self, sync: Callable[[Path], Awaitable[None]]) -> None:
+        self._sync = sync
+        self._under_way = 0
+        self._round = _Round()
+
+    @contextmanager
+    def under_way(self) -> Iterator[None]:
+        """While a file is worked on: nobody waits for more files than there are."""
+        self._under_way += 1
+        try:
+            yield
+        finally:
+            self._under_way -= 1
+            self._look()
+
+    async def settled(self, directory: Path) -> None:
+        """Return once all names that are in `directory` now are on the disk.
+
+        Raises:
+            OSError: they may not be.
+        """
+        mine = self._round
+        mine.directories.add(directory)
+        mine.waiting += 1
+        self._look()
+        if mine.waiting == 1:
+            await self._lead(mine)
+        else:
+            await mine.done.wait()
+        if mine.problem is not None:
+            raise mine.problem
+
+    def _look(self) -> None:
+        if self._round.waiting >= min(MOST, self._under_way):
+            self._round.full.set()
+
+    async def _lead(self, mine: _Round) -> None:
+        try:
+            with trio.move_on_after(GATHER_SECONDS):
+                await mine.full.wait()
+            self._round = _Round()  # whoever comes from now on may come too late for this fsync
+            for directory in mine.directories:
+                await self._sync(directory)
+            mine.problem = None
+        except OSError as error:
+            mine.problem = error
+        finally:
+            mine.done.set()
