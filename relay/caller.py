@@ -255,11 +255,22 @@ def _lineage(pid: int) -> Iterator[Process]:
 def _command_lines(lineage: list[Process]) -> Iterator[str]:
     left = _MOST_COMMANDS_TEXT
     for process in lineage:
-        text = clean(" ".join(without_secrets(process.words)), min(MAX_CLAIM, left))
+        text = clean(_beginning(without_secrets(process.words), MAX_CLAIM), min(MAX_CLAIM, left))
         if not text:
             return
         left -= len(text)
         yield text
+
+
+def _beginning(words: Iterator[str], most: int) -> str:
+    """The first words, by blanks, and at least so many characters of them: rpmsign may have a thousand more."""
+    taken, length = [], 0
+    for word in words:
+        taken.append(word)
+        length += len(word) + 1
+        if length > most:
+            break
+    return " ".join(taken)
 
 
 class _Processes:

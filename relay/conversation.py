@@ -4,7 +4,7 @@ A caller that is slow, silent or half gone holds its own connection and nothing 
 """
 
 import contextlib
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Sequence
 from math import inf
 
 import trio
@@ -61,14 +61,10 @@ class Conversation:
         self._idle = trio.CancelScope()
         self._is_hasty = True
 
-    async def run(self, new_session: Callable[[], Awaitable[Session]]) -> None:
-        """Serve until gpg closes, breaks the protocol, or keeps us waiting beyond the limits above.
-
-        `new_session` may take its time: gpg, which would count a late greeting as no agent, has had that.
-        """
+    async def run(self, session: Session) -> None:
+        """Serve until gpg closes, breaks the protocol, or keeps us waiting beyond the limits above."""
         with self._idle:
             try:
-                session = await new_session()
                 while True:
                     self._put_off()
                     untrusted = await self._received()

@@ -82,6 +82,11 @@ class KeyList:
         else:
             self._stored = data
 
+    @property
+    def is_known(self) -> bool:
+        """Whether there is a list."""
+        return self._known.is_set()
+
     async def known(self) -> None:
         """Wait until there is a list, from the disk or the oracle; without any, nothing can be said about a key."""
         await self._known.wait()

@@ -77,9 +77,8 @@ class LocalSigning:
         """Where each request's end is noted."""
         return self.parts.log
 
-    async def new_session(self) -> Session:
+    def new_session(self) -> Session:
         """A conversation that sees these keys and no others, so gpg chooses among them."""
-        await trio.lowlevel.checkpoint()
         listed = self.keys.values()
         return Session([SessionKey(key.keygrip, key.public_key, frozenset(key.hash_algorithms)) for key in listed])
 

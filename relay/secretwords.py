@@ -1,7 +1,7 @@
 """Hides secrets in a command line: gpg and its friends take them there if people insist; many read the audit log."""
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator
 
 __all__ = ["without_secrets"]
 
@@ -10,17 +10,19 @@ _SECRET_OPTION = re.compile(r"--?[a-z-]*(?:passphrase|password|passwd|token|secr
 _SECRET_VALUE = re.compile(
     r"(--?[a-z-]*(?:passphrase|password|passwd|token|secret)[a-z-]*)=.*", re.IGNORECASE | re.DOTALL
 )
+# What all of the others have in them: most words, of which there may be a thousand, are seen through by this one.
+_SUSPICIOUS = re.compile(r"pass|token|secret", re.IGNORECASE)
 _NOT_A_SECRET = re.compile(r"--passphrase-(?:fd|file|repeat)")
 
 
-def without_secrets(words: Sequence[str]) -> Iterator[str]:
+def without_secrets(words: Iterable[str]) -> Iterator[str]:
     """The words, with a placeholder where an option gives a secret away."""
     hide_next = False
     for word in words:
         if hide_next:
             yield _HIDDEN
             hide_next = False
-        elif _NOT_A_SECRET.match(word) is not None:
+        elif _SUSPICIOUS.search(word) is None or _NOT_A_SECRET.match(word) is not None:
             yield word
         else:
             hide_next = _SECRET_OPTION.fullmatch(word) is not None

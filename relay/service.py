@@ -1,6 +1,5 @@
 """The relay's parts put together, and what a connection of gpg gets from them."""
 
-import functools
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
@@ -123,18 +122,16 @@ class Relay:
         local = None if self.fallback is None else self.fallback.way(door)
         try:
             if local is None:
+                if not self.keys.is_known:
+                    with trio.move_on_after(FIRST_KEYS_SECONDS):
+                        await self.keys.known()
                 conversation = Conversation(stream, self._service, self.departures, self._observer, visitor)
-                await conversation.run(functools.partial(self._new_session, door))
+                await conversation.run(Session(self._keys_for_sessions(door)))
             else:
                 conversation = Conversation(stream, local, self.departures, self._observer, visitor)
-                await conversation.run(local.new_session)
+                await conversation.run(local.new_session())
         finally:
             self.connections -= 1
-
-    async def _new_session(self, door: Door) -> Session:
-        with trio.move_on_after(FIRST_KEYS_SECONDS):
-            await self.keys.known()
-        return Session(self._keys_for_sessions(door))
 
     def _keys_for_sessions(self, door: Door) -> Sequence[SessionKey]:
         if self._session_keys_of != self.keys.changes:

@@ -224,4 +224,7 @@ async def _serve_one(stream: StreamT, handle: Callable[[StreamT], Awaitable[None
         logger.exception("a connection ended by an error of ours")
     finally:
         leave()
-        await trio.aclose_forcefully(stream)
+        if isinstance(stream, trio.SocketStream):
+            stream.socket.close()  # at once, too, and without what it takes to cancel a moment's wait
+        else:
+            await trio.aclose_forcefully(stream)

@@ -35,6 +35,26 @@ async def test_secrets_on_the_command_line_stay_here() -> None:
         first = (await claims_of(peer)).commands[0]
     assert "hunter" not in first
     assert first.endswith("--passphrase [hidden] --token=[hidden] --passphrase-fd 0")
+    words = (
+        "-sbo",
+        "x-PASSWORD=hunter4",
+        "--TOKEN",
+        "hunter5",
+        "--new-passwd=hunter6",
+        "--secret",
+        "hunter7",
+        "passes",
+    )
+    with process_like("sh", *words) as peer:
+        first = (await claims_of(peer)).commands[0]
+    assert first.endswith("-sbo x-PASSWORD=[hidden] --TOKEN [hidden] --new-passwd=[hidden] --secret [hidden] passes")
+
+
+async def test_the_command_line_of_a_mass_rebuild_shows_by_its_beginning() -> None:
+    with process_like("rpmsign", *(f"build/package-{number}.rpm" for number in range(1000))) as peer:
+        first = (await claims_of(peer)).commands[0]
+    assert len(first) == 1024
+    assert first.startswith("rpmsign - build/package-0.rpm build/package-1.rpm ")
 
 
 async def test_control_characters_cannot_forge_a_line() -> None:
