@@ -1,6 +1,6 @@
 # Two commands do the main things: `make demo` shows the whole way of a signature, `make test` runs the tests.
-# The distribution's, where there is one: our packages run on it, and others may be built without its optimizations.
-PYTHON ?= $(firstword $(wildcard /usr/bin/python3.11) python3)
+# The distribution's, where it can make environments: our packages run on it, so tests and bench shall, too.
+PYTHON ?= $(shell /usr/bin/python3.11 -c 'import ensurepip, venv' 2>/dev/null && echo /usr/bin/python3.11 || echo python3)
 VENV := .venv
 BIN := $(VENV)/bin
 CONTAINER ?= podman

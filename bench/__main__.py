@@ -4,6 +4,8 @@ usage: python -m bench [--rounds N] [--quick] [--only GROUP]...
 """
 
 import argparse
+import platform
+import ssl
 import sys
 import tempfile
 import time
@@ -285,6 +287,8 @@ def main() -> None:
             for row in bench.rows(arguments.only or list(GROUPS)):
                 print(f"measured: {row.what}", file=sys.stderr)
                 rows.append(row)
+    # On another one, or another build of it, the numbers are others.
+    print(f"measured on Python {platform.python_version()} of {sys.base_prefix}, {ssl.OPENSSL_VERSION}")
     print_table(rows)
     write(rows, RESULTS)
 
