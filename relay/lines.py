@@ -66,9 +66,10 @@ class Lines:
             LinkLostError, RejectedError: why it ended, or never came up.
             ConfigError: the credentials cannot be read.
         """
+        hello = self._dial.hello()  # before there is a stream that its failure would leave open
         stream = await self._dial.connect(self._oracle)
         async with trio.open_nursery() as nursery:
-            line = self._line = _Line(Link(stream, self._dial.hello(), self._owner))
+            line = self._line = _Line(Link(stream, hello, self._owner))
             self._tasks = nursery
             nursery.start_soon(self._run_line, line)
             await line.ended.wait()
@@ -100,8 +101,9 @@ class Lines:
         if old is None or self._tasks is None:
             return LinkLostError("there is no connection to replace")
         try:
+            hello = self._dial.hello()
             stream = await self._dial.connect(self._oracle)
-            line = _Line(Link(stream, self._dial.hello(), self._owner))
+            line = _Line(Link(stream, hello, self._owner))
         except (LinkLostError, ConfigError) as error:
             return error
         if old.ended.is_set() or self._tasks is None:

@@ -110,16 +110,18 @@ async def handshake(stream: TlsStream) -> None:
 
     Raises:
         RemoteProtocolError: it failed, with `explain`'s words, or took longer than HANDSHAKE_SECONDS. The stream is
-            closed.
+            closed, as it is when we are cancelled.
     """
     failure = None
-    with trio.move_on_after(HANDSHAKE_SECONDS):
-        try:
+    try:
+        with trio.move_on_after(HANDSHAKE_SECONDS):
             await stream.do_handshake()
-        except trio.BrokenResourceError as error:
-            failure = error
-        else:
             return
+    except trio.BrokenResourceError as error:
+        failure = error
+    except trio.Cancelled:
+        await trio.aclose_forcefully(stream)
+        raise
     if failure is None:
         await trio.aclose_forcefully(stream)
         raise RemoteProtocolError(f"no TLS handshake within {HANDSHAKE_SECONDS:.0f} s")

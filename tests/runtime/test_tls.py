@@ -204,6 +204,19 @@ async def test_a_peer_that_says_nothing_is_dropped(server: Files, autojump_clock
         await silent.aclose()
 
 
+async def test_a_handshake_that_is_cancelled_leaves_no_socket_open(server: Files, client: Files) -> None:
+    [listener] = await trio.open_tcp_listeners(0, host="127.0.0.1")
+    async with listener:
+        tcp = await trio.open_tcp_stream(*listener.socket.getsockname())
+        context = client_context(server.authority, client.certificate, client.key)
+        with trio.CancelScope() as scope:
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(handshake, TlsStream(tcp, context, server_hostname="localhost"))
+                await trio.testing.wait_all_tasks_blocked()
+                scope.cancel()
+        assert tcp.socket.fileno() == -1
+
+
 async def two_ends(server: Files, client: Files) -> tuple[TlsStream, TlsStream]:
     """Server's and client's end of a connection that is up."""
     contexts = (
