@@ -5,6 +5,7 @@ from collections.abc import Iterator
 
 import pytest
 
+from agentproxy.signer.segment import ZEROS_AHEAD
 from tests.hosts.machine import Machine
 from tests.hosts.work import sign
 
@@ -14,6 +15,7 @@ KEYS = "/var/lib/blind-oracle-signer/gnupg/private-keys-v1.d"
 AUDIT = "/var/lib/blind-oracle-audit"
 REGISTRY = "/var/lib/blind-oracle/registry.sqlite"
 TRIES = 40  # a daemon that waits tries again within seconds, and each signature waits for it
+PAGE, SMALLEST_RECORD = 4096, 400  # bytes; a signature's record has some 700
 
 
 @pytest.mark.parametrize(
@@ -104,8 +106,8 @@ def test_on_a_full_disk_nothing_is_signed_and_room_is_all_it_needs(host: Machine
     host.shell("mkdir -m 700 /tmp/signing; blind-oracle-relay setup --home /tmp/signing", user="builder")
     assert _signs(host)
     with host.full_disk():
-        # Some records still fit into the last page of the log.
-        tried = (sign(host, "/tmp/signing") for _ in range(TRIES))
+        # The zeros ahead of the log's end, and the rest of its last page, still take records.
+        tried = (sign(host, "/tmp/signing") for _ in range(1 + (ZEROS_AHEAD + PAGE) // SMALLEST_RECORD))
         failed = next(one for one in tried if one.status != 0)
         looked = host.run("blind-oracle", "check", "--quiet")
         # It comes up or not, by whether its first record, which is short, still fits into that page.
