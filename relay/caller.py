@@ -1,7 +1,7 @@
 """What the relay can see of its caller: the claims that make the audit log readable.
 
 They are claimed, never proven: a process can choose its command line, and its pid may be another's by now. Looking at
-somebody else's memory and files may block for ever, so threads do it, from the moment that gpg chooses a key; a
+somebody else's memory and files may block for ever, so threads do it, from gpg's first question about a key of ours; a
 signature waits for them for a few milliseconds at most, and then goes out with what they have found.
 """
 

@@ -4,6 +4,7 @@ A caller that is slow, silent or half gone holds its own connection and nothing 
 """
 
 import contextlib
+import time
 from collections.abc import Sequence
 from math import inf
 
@@ -25,6 +26,7 @@ READ_BYTES = 4096  # four of Assuan's longest lines
 # gpg writes a line and its newline one after the other. On a busy host it has not come to the second when we wake up,
 # for each of its dozen commands: to wait here takes a few microseconds, to go through the event loop takes forty.
 NEWLINE_MS = 1
+HASTE_SECONDS = 0.0002  # whose newline takes longer is not waited for again
 
 # gpg asks these about every key it knows, and for a smartcard when nobody named a key. An answer of "not ours" is no
 # refusal that a person would look for.
@@ -76,8 +78,10 @@ class Conversation:
     async def _received(self) -> bytes:
         untrusted = await self._stream.receive_some(READ_BYTES)
         if self._is_hasty and untrusted and not untrusted.endswith(b"\n"):
+            began = time.perf_counter()
             rest = self._stream.receive_within(NEWLINE_MS, READ_BYTES)
-            self._is_hasty = bool(rest)  # who kept everybody waiting will not do so again
+            # Who kept everybody waiting, or drips bytes so as to do it, will not do so again.
+            self._is_hasty = rest.endswith(b"\n") and time.perf_counter() - began < HASTE_SECONDS
             return untrusted + rest
         return untrusted
 

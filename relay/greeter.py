@@ -1,6 +1,6 @@
 """A socket for gpg that greets whoever comes in the same moment.
 
-A task of its own for each connection takes longer to begin than gpg to go on, which reads its keyring meanwhile.
+gpg does nothing before it is greeted, and a connection's own task begins in the event loop's next round only.
 """
 
 import contextlib

@@ -51,8 +51,8 @@ class Question:
         expires: on trio's clock.
         make: called at each sending: the remaining time differs.
         sent_to: gets the name of each node that was sent it, in order.
-        hear: called with each answer in the moment that it arrives: the task that waits begins to run later, by as
-            much as it takes to check a signature. What it raises, `ask` raises.
+        hear: called with each answer in the moment that it arrives: the task that waits runs in the event loop's next
+            round only. What it raises, `ask` raises.
 
     Attributes:
         avoid: addresses of oracles that are asked only when there is no other.

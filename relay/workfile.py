@@ -84,7 +84,7 @@ def find_work_file(lineage: Sequence[Process]) -> WorkFile | None:
 
 def _of_rpmsign(process: Process) -> WorkFile | None:
     named = [word for word in process.words[1:] if not word.startswith("-")]
-    names = {word.rpartition("/")[2] for word in named}  # a tenth of basename's time, of up to a thousand words
+    names = {word.rpartition("/")[2] for word in named}  # a third of basename's time, for up to a thousand words
     files = list(procfs.open_files(process.pid))
     # rpmsign takes one file after another; the open one is the one that is signed. By a link it has another name.
     for fits in (lambda path: os.path.basename(path) in names, lambda path: path.endswith(".rpm")):  # noqa: PTH119

@@ -1,10 +1,13 @@
 """What people on a build server can do to the relay's sockets, and what they cannot."""
 
+import fcntl
 import os
 import socket
 import stat
+import struct
 import subprocess
 import sys
+import termios
 from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import replace
@@ -13,6 +16,7 @@ from pathlib import Path
 import pytest
 import trio
 
+from agentproxy.runtime.directstream import DirectStream
 from agentproxy.runtime.unixsocket import bind
 from relay.config import SocketConfig
 from tests.relay.activation import ROOT, SECONDS, until, write_config
@@ -80,6 +84,40 @@ async def test_two_hundred_connect_in_the_same_moment_and_nobody_is_turned_away(
                 client = stack.enter_context(socket.socket(socket.AF_UNIX))
                 client.setblocking(False)
                 client.connect(str(runner.socket))  # a full queue would raise BlockingIOError here
+
+
+async def test_who_drips_a_line_holds_the_event_loop_once_and_no_more(
+    runner: Runner, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    waits: list[bytes] = []
+    receive_within = DirectStream.receive_within
+    with socket.socket(socket.AF_UNIX) as client:
+
+        def dripping(stream: DirectStream, milliseconds: int, max_bytes: int) -> bytes:
+            client.sendall(b"E")  # in time, and no newline
+            waits.append(receive_within(stream, milliseconds, max_bytes))
+            return waits[-1]
+
+        monkeypatch.setattr(DirectStream, "receive_within", dripping)
+        async with runner.both():
+            client.connect(str(runner.socket))
+            for piece in (b"R", b"SE", b"T\nRESE", b"T\n"):
+                client.sendall(piece)
+                await until(lambda: _unread(client) == 0)
+            client.setblocking(False)
+            answers = b""
+            with trio.fail_after(SECONDS):
+                while answers.count(b"\n") < 3:
+                    await trio.lowlevel.wait_readable(client)
+                    answers += client.recv(4096)
+    assert waits == [b"E"]
+    assert answers == b"OK Pleased to meet you\nOK\nOK\n"
+
+
+def _unread(client: socket.socket) -> int:
+    """How many bytes the other side has not read yet; unix(7), SIOCOUTQ."""
+    (count,) = struct.unpack("i", fcntl.ioctl(client, termios.TIOCOUTQ, bytes(4)))
+    return int(count)
 
 
 def crowd(stack: ExitStack, path: Path, count: int) -> Sequence[socket.socket]:
