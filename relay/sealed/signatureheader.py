@@ -44,7 +44,8 @@ def with_signature(front: RpmFront, packet: bytes, algorithm: int) -> bytes:
     kept = [entry for entry in front.signatures.entries if entry.tag not in {*_ALL_SIGNATURES, _REGION}]
     entries = [*kept, _signature_entry(front, packet, algorithm)]
     made = assembled(entries)
-    reserved = next((entry for entry in kept if entry.tag == _RESERVED_SPACE), None)
+    # Only bytes are space: entries of another type may count four thousand millions of nothing.
+    reserved = next((entry for entry in kept if (entry.tag, entry.kind) == (_RESERVED_SPACE, BINARY)), None)
     before = 16 + len(front.signature_index) + len(front.signature_data)
     room = 0 if reserved is None else before - len(made) + reserved.count
     if reserved is not None and room > 0:

@@ -140,6 +140,15 @@ def test_a_signature_header_without_room_grows(package: Path) -> None:
     assert 1008 not in tags(grown)
 
 
+def test_reserved_space_that_is_no_bytes_takes_no_memory(package: Path) -> None:
+    content = package.read_bytes()
+    front = read_front(io.BytesIO(content))
+    kept = [entry for entry in front.signatures.entries if entry.tag not in {62, 1008}]
+    header = signatureheader.assembled([*kept, Entry(1008, 0, 0xFFFF_FFFF, b"")])
+    hostile = front.lead + header + bytes(-len(header) % 8) + content[front.header_start :]
+    assert len(signatureheader.with_signature(read_front(io.BytesIO(hostile)), b"packet", 1)) < 2 * len(header)
+
+
 def test_a_package_of_version_6_gets_its_signature_where_rpm_6_looks() -> None:
     builder = rpm_rs.PackageBuilder("six", "1.0", "Apache-2.0", "noarch")
     config = rpm_rs.BuildConfig(format=rpm_rs.RpmFormat.V6)
