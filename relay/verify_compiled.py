@@ -1,6 +1,11 @@
-"""Checks for hosts that have `cryptography`; `relay.verify` imports this when it needs it."""
+"""Checks for hosts that have `cryptography`; `relay.verify` imports this when it needs it.
+
+Ed25519 is checked by libsodium where PyNaCl is there too.
+"""
 
 import functools
+from collections.abc import Callable
+from dataclasses import dataclass
 
 from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives import hashes
@@ -27,9 +32,12 @@ _HASHES: dict[HashAlgorithm, hashes.HashAlgorithm] = {
 }
 
 
-_Loaded = (
-    rsa.RSAPublicKey | dsa.DSAPublicKey | ec.EllipticCurvePublicKey | ed25519.Ed25519PublicKey | ed448.Ed448PublicKey
-)
+@dataclass(frozen=True, slots=True)
+class _EddsaKey:
+    verify: Callable[[bytes, bytes], None]  # signature, message; raises InvalidSignature or ValueError
+
+
+_Loaded = rsa.RSAPublicKey | dsa.DSAPublicKey | ec.EllipticCurvePublicKey | _EddsaKey
 
 
 def is_good(public_key: PublicKey, digest: Digest, signature: Signature) -> bool:
@@ -50,11 +58,19 @@ def _loaded(key: PublicKey) -> _Loaded:
             parameters = dsa.DSAParameterNumbers(_number(key.p), _number(key.q), _number(key.g))
             return dsa.DSAPublicNumbers(_number(key.y), parameters).public_key()
         case EccPublicKey(curve=Curve.ED25519):
-            return ed25519.Ed25519PublicKey.from_public_bytes(key.q)
+            return _EddsaKey(_ed25519_check(key.q))
         case EccPublicKey(curve=Curve.ED448):
-            return ed448.Ed448PublicKey.from_public_bytes(key.q)
+            return _EddsaKey(ed448.Ed448PublicKey.from_public_bytes(key.q).verify)
         case EccPublicKey():
             return ec.EllipticCurvePublicKey.from_encoded_point(_CURVES[key.curve], key.q)
+
+
+def _ed25519_check(key: bytes) -> Callable[[bytes, bytes], None]:
+    try:
+        from agentproxy.runtime.sodium import SodiumKey  # noqa: PLC0415  not every runner has PyNaCl
+    except ImportError:
+        return ed25519.Ed25519PublicKey.from_public_bytes(key).verify
+    return SodiumKey(key).verify
 
 
 def _check(key: _Loaded, digest: Digest, signature: Signature) -> None:
@@ -63,9 +79,9 @@ def _check(key: _Loaded, digest: Digest, signature: Signature) -> None:
             padded = s.rjust((key.key_size + 7) // 8, b"\x00")
             if key.recover_data_from_signature(padded, padding.PKCS1v15(), None) != digest_info(digest):
                 raise InvalidSignature
-        case ((ed25519.Ed25519PublicKey() | ed448.Ed448PublicKey()), EddsaSignature(r, s)):
+        case _EddsaKey(verify), EddsaSignature(r, s):
             # gpg signs the digest's bytes as the message of pure EdDSA, whatever algorithm made them.
-            key.verify(r + s, digest.value)
+            verify(r + s, digest.value)
         case ec.EllipticCurvePublicKey(), EcdsaSignature(r, s):
             key.verify(_der(r, s), digest.value, ec.ECDSA(utils.Prehashed(_HASHES[digest.algorithm])))
         case dsa.DSAPublicKey(), DsaSignature(r, s):

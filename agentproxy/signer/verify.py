@@ -1,27 +1,26 @@
 """Checks a signature with the public key before anybody gets it.
 
 One wrong RSA-CRT signature factors the modulus, and a wrong EdDSA one can give the key away; so a fault of memory,
-processor or device must end here.
+processor or device must end here. OpenSSL makes an Ed25519 signature, and libsodium checks it.
 """
 
 import functools
 
 from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives import hashes
-from cryptography.hazmat.primitives.asymmetric import dsa, ec, ed448, ed25519, padding, rsa
+from cryptography.hazmat.primitives.asymmetric import dsa, ec, ed448, padding, rsa
 from cryptography.hazmat.primitives.asymmetric.utils import Prehashed, encode_dss_signature
 
 from agentproxy.protocol.digests import Digest, HashAlgorithm, digest_info
 from agentproxy.protocol.errors import BackendError, KeyUnavailableError
 from agentproxy.protocol.keys import Curve, DsaPublicKey, PublicKey, RsaPublicKey
 from agentproxy.protocol.signatures import DsaSignature, EcdsaSignature, EddsaSignature, RsaSignature, Signature
+from agentproxy.runtime.sodium import SodiumKey
 from agentproxy.signer.secretkey import ECDSA_CURVES
 
 __all__ = ["check", "prehashed"]
 
-_Loaded = (
-    rsa.RSAPublicKey | dsa.DSAPublicKey | ec.EllipticCurvePublicKey | ed25519.Ed25519PublicKey | ed448.Ed448PublicKey
-)
+_Loaded = rsa.RSAPublicKey | dsa.DSAPublicKey | ec.EllipticCurvePublicKey | SodiumKey | ed448.Ed448PublicKey
 _HASHES: dict[HashAlgorithm, hashes.HashAlgorithm] = {
     HashAlgorithm.SHA224: hashes.SHA224(),
     HashAlgorithm.SHA256: hashes.SHA256(),
@@ -60,7 +59,7 @@ def _loaded(key: PublicKey) -> _Loaded:
         p, q, g, y = (int.from_bytes(value, "big") for value in (key.p, key.q, key.g, key.y))
         return dsa.DSAPublicNumbers(y, dsa.DSAParameterNumbers(p, q, g)).public_key()
     if key.curve is Curve.ED25519:
-        return ed25519.Ed25519PublicKey.from_public_bytes(key.q)
+        return SodiumKey(key.q)
     if key.curve is Curve.ED448:
         return ed448.Ed448PublicKey.from_public_bytes(key.q)
     return ec.EllipticCurvePublicKey.from_encoded_point(ECDSA_CURVES[key.curve](), key.q)
@@ -76,7 +75,7 @@ def _verify(loaded: _Loaded, public_key: PublicKey, digest: Digest, signature: S
             loaded.verify(_der(r, s), digest.value, prehashed(digest))
         case ec.EllipticCurvePublicKey(), EcdsaSignature(r, s):
             loaded.verify(_der(r, s), digest.value, ec.ECDSA(prehashed(digest)))
-        case ((ed25519.Ed25519PublicKey() | ed448.Ed448PublicKey()), EddsaSignature(r, s)):
+        case ((SodiumKey() | ed448.Ed448PublicKey()), EddsaSignature(r, s)):
             loaded.verify(r + s, digest.value)
         case _:
             raise InvalidSignature

@@ -159,7 +159,7 @@ def _relay(target: Target, tree: Path) -> Package:
         description="Unmodified gpg, rpmsign, debsign and git find the relay where their agent would be; it asks the\n"
         "oracle for each signature. Pure Python in one file.",
         requires=("python3 (>= 3.11)", "gpg", "systemd") if is_deb else (target.interpreter, "gnupg2", "systemd"),
-        recommends=("python3-cryptography",) if is_deb else (),
+        recommends=("python3-cryptography", "python3-nacl") if is_deb else (),
         is_portable=True,
         units=units,
         start=(

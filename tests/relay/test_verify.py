@@ -1,6 +1,7 @@
 """The relay's own check of a signature, with keys of every kind that gpg makes."""
 
 import hashlib
+import sys
 import threading
 
 import pytest
@@ -10,6 +11,7 @@ from agentproxy.protocol.keys import Keygrip, PublicKey
 from agentproxy.protocol.signatures import EddsaSignature, RsaSignature, Signature
 from agentproxy.signer import keyfile
 from agentproxy.signer.software import SoftwareBackend
+from relay import verify_compiled
 from relay.verify import RSA_CHECKS_BEFORE_IMPORT, Verdict, Verifier
 from tests.signer.conftest import ALGORITHMS, GnupgHome, home
 
@@ -50,6 +52,17 @@ def test_a_signature_is_good_for_its_digest_and_key_and_for_no_other(home: Gnupg
     for other in ALGORITHMS:
         if other != name:
             assert verify(load(home, other)[2], DIGEST, signature) is Verdict.BAD
+
+
+def test_a_runner_without_pynacl_checks_as_well(home: GnupgHome, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "agentproxy.runtime.sodium", None)
+    verify_compiled._loaded.cache_clear()
+    backend, grip, public = load(home, "ed25519")
+    signature = backend.sign(grip, DIGEST)
+
+    assert verify_compiled.is_good(public, DIGEST, signature)
+    assert not verify_compiled.is_good(public, OTHER, signature)
+    verify_compiled._loaded.cache_clear()
 
 
 @pytest.mark.parametrize("name", ["rsa2048", "ed25519", "p256", "dsa2048"])
