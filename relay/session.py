@@ -86,7 +86,8 @@ class Session:
     Attributes:
         claims_hint: the client's PINENTRY_USER_DATA, at most 1024 printable characters, empty without one.
             Untrusted: whoever runs gpg chooses it.
-        has_found_key: whether the client knows of a key of ours: mostly, it will want a signature soon.
+        has_found_key: the client has just found or chosen a key of ours, and mostly it will want a signature soon.
+            Whoever has seen it sets it back.
     """
 
     greeting: ClassVar[bytes] = ok_line("Pleased to meet you")

@@ -50,6 +50,19 @@ class DirectStream(trio.abc.HalfCloseableStream):  # our one base class: whereve
             except OSError as error:
                 raise _broken(error) from error
 
+    def receive_now(self, max_bytes: int) -> bytes | None:
+        """What is there already, empty at the end; None when nothing is.
+
+        Raises:
+            trio.BrokenResourceError: the connection broke.
+        """
+        try:
+            return os.read(self._descriptor(), max_bytes)
+        except BlockingIOError:
+            return None
+        except OSError as error:
+            raise _broken(error) from error
+
     def receive_within(self, milliseconds: int, max_bytes: int) -> bytes:
         """What arrives so soon that everybody can wait for it; empty when nothing does: `receive_some` tells why."""
         poll = select.poll()

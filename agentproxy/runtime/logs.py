@@ -8,6 +8,7 @@ import os
 import re
 import sys
 from datetime import UTC, datetime
+from typing import TextIO
 
 __all__ = ["configure"]
 
@@ -19,7 +20,7 @@ _SEVERITIES = {logging.DEBUG: 7, logging.INFO: 6, logging.WARNING: 4, logging.ER
 
 def configure(level: int | str = logging.INFO) -> None:
     """Send records of `level` and above to standard error; a second call replaces the first."""
-    handler = logging.StreamHandler(sys.stderr)
+    handler = _LineHandler(sys.stderr)
     handler.setFormatter(_LineFormatter(for_journal="JOURNAL_STREAM" in os.environ))
     root = logging.getLogger()
     root.handlers[:] = [handler]
@@ -31,13 +32,24 @@ def configure(level: int | str = logging.INFO) -> None:
     logging.raiseExceptions = False
 
 
+class _LineHandler(logging.StreamHandler[TextIO]):
+    """Leaves it to standard error, which is buffered by lines, to write each line: logging would ask it once more."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        try:
+            self.stream.write(self.format(record) + "\n")
+        except Exception:  # noqa: BLE001  as logging's own handlers
+            self.handleError(record)
+
+
 class _LineFormatter(logging.Formatter):
     def __init__(self, *, for_journal: bool) -> None:
         super().__init__("%(name)s: %(message)s")
         self._for_journal = for_journal
 
     def format(self, record: logging.LogRecord) -> str:
-        line = super().format(record)
+        plain = not (record.exc_info or record.exc_text or record.stack_info)
+        line = f"{record.name}: {record.getMessage()}" if plain else super().format(record)
         if not line.isprintable():  # nothing unsafe is, and almost every line is
             line = _UNSAFE.sub(_escaped, line)
         if self._for_journal:  # it has the time itself

@@ -41,6 +41,7 @@ class TlsStream(trio.abc.Stream):  # as DirectStream
         self._incoming = ssl.MemoryBIO()
         self._outgoing = ssl.MemoryBIO()
         self.tls = context.wrap_bio(self._incoming, self._outgoing, server_side, server_hostname)
+        self._is_drained = False  # nothing can be decrypted before more arrives: to ask OpenSSL costs an exception
         self._is_whole = False  # between the handshake and an error: only then there is somebody to say goodbye to
 
     @property
@@ -78,9 +79,10 @@ class TlsStream(trio.abc.Stream):  # as DirectStream
             trio.BrokenResourceError: the connection ended without that, or the peer broke the rules of TLS.
         """
         while True:
-            data, is_over = self._decrypted(max_bytes or _READ_BYTES)
-            if data or is_over:
-                return data
+            if not self._is_drained:
+                data, is_over = self._decrypted(max_bytes or _READ_BYTES)
+                if data or is_over:
+                    return data
             await self._receive_encrypted()
 
     def send_now(self, data: bytes | bytearray) -> bool:
@@ -129,12 +131,13 @@ class TlsStream(trio.abc.Stream):  # as DirectStream
             while part := self.tls.read(most):
                 parts.append(part)
                 most -= len(part)
-                if most <= 0 or not (self._incoming.pending or self.tls.pending()):
+                self._is_drained = not (self._incoming.pending or self.tls.pending())
+                if most <= 0 or self._is_drained:
                     break
             else:
                 is_over = True
         except ssl.SSLWantReadError:
-            pass
+            self._is_drained = True
         except ssl.SSLError as error:
             if not parts:  # else the next call meets it again
                 raise self._failed(error) from error
@@ -144,6 +147,7 @@ class TlsStream(trio.abc.Stream):  # as DirectStream
 
     async def _receive_encrypted(self) -> None:
         data = await self.transport.receive_some()
+        self._is_drained = False
         if data:
             self._incoming.write(data)
         else:

@@ -1,4 +1,4 @@
-"""The process that one target is fuzzed in: `python -m tests.fuzz.child TARGET SECONDS DIRECTORY`."""
+"""The process that one target is fuzzed in: `python -m tests.fuzz.child TARGET SECONDS DIRECTORY [START]`."""
 
 import contextlib
 import sys
@@ -13,7 +13,7 @@ with atheris.instrument_imports(include=["agentproxy", "relay"]):
 from agentproxy.protocol.errors import RemoteProtocolError
 
 
-def main(name: str, seconds: str, directory: str) -> None:
+def main(name: str, seconds: str, directory: str, start: str = "0") -> None:  # 0: random
     target = TARGETS[name]
     corpus = Path(directory) / "corpus"
     corpus.mkdir(parents=True, exist_ok=True)
@@ -24,7 +24,14 @@ def main(name: str, seconds: str, directory: str) -> None:
         with contextlib.suppress(RemoteProtocolError):
             target.run(untrusted)
 
-    limits = [f"-max_total_time={seconds}", "-max_len=4096", "-timeout=5", "-rss_limit_mb=1024", "-verbosity=0"]
+    limits = [
+        f"-max_total_time={seconds}",
+        "-max_len=4096",
+        "-timeout=5",
+        "-rss_limit_mb=1024",
+        "-verbosity=0",
+        f"-seed={start}",
+    ]
     atheris.Setup([sys.argv[0], *limits, f"-artifact_prefix={directory}/", str(corpus)], run)
     atheris.Fuzz()
 

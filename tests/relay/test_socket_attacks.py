@@ -19,6 +19,7 @@ import trio
 from agentproxy.runtime.directstream import DirectStream
 from agentproxy.runtime.unixsocket import bind
 from relay.config import SocketConfig
+from relay.conversation import MOST_AT_ONCE, READ_BYTES
 from tests.relay.activation import ROOT, SECONDS, until, write_config
 from tests.relay.conftest import GPG_SECONDS, Runner
 
@@ -112,6 +113,42 @@ async def test_who_drips_a_line_holds_the_event_loop_once_and_no_more(
                     answers += client.recv(4096)
     assert waits == [b"E"]
     assert answers == b"OK Pleased to meet you\nOK\nOK\n"
+
+
+async def test_who_sends_without_end_takes_turns_with_everybody_else(
+    runner: Runner, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    in_a_row, longest = 0, 0
+    receive_now, receive_some = DirectStream.receive_now, DirectStream.receive_some
+
+    def now(stream: DirectStream, max_bytes: int) -> bytes | None:
+        nonlocal in_a_row, longest
+        received = receive_now(stream, max_bytes)
+        in_a_row = in_a_row + 1 if received else in_a_row
+        longest = max(longest, in_a_row)
+        return received
+
+    async def some(stream: DirectStream, max_bytes: int | None = None) -> bytes:
+        nonlocal in_a_row
+        in_a_row = 0  # others have their turn
+        return await receive_some(stream, max_bytes)
+
+    monkeypatch.setattr(DirectStream, "receive_now", now)
+    monkeypatch.setattr(DirectStream, "receive_some", some)
+    commands = b"NOP\n" * 4 * READ_BYTES  # as much as this many reads take: 16
+    with socket.socket(socket.AF_UNIX) as client:
+        client.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1 << 20)
+        async with runner.both():
+            client.connect(str(runner.socket))
+            client.setblocking(False)
+            sent = client.send(commands)
+            answers = 0
+            with trio.fail_after(SECONDS):
+                while answers < 1 + sent // 4:  # the greeting, too
+                    await trio.lowlevel.wait_readable(client)
+                    answers += client.recv(1 << 16).count(b"\n")
+    assert sent > MOST_AT_ONCE * READ_BYTES
+    assert longest == MOST_AT_ONCE
 
 
 def _unread(client: socket.socket) -> int:

@@ -256,6 +256,18 @@ async def test_megabytes_cross_both_ways_at_once_while_nobody_hurries_to_read(se
     assert received == {ours: bytearray(much), theirs: bytearray(much)}
 
 
+async def test_what_is_read_in_parts_is_neither_lost_nor_waited_for(server: Files, client: Files) -> None:
+    ours, theirs = await two_ends(server, client)
+    async with ours, theirs:
+        ours.send_now(b"one record")
+        ours.send_now(b", another")
+        received = b""
+        with trio.fail_after(5):
+            while len(received) < len(b"one record, another"):
+                received += await theirs.receive_some(3)
+    assert received == b"one record, another"
+
+
 async def test_a_goodbye_is_an_end_and_a_cut_connection_is_not(server: Files, client: Files) -> None:
     ours, theirs = await two_ends(server, client)
     ours.send_now(b"last words")
