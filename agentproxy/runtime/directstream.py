@@ -13,7 +13,9 @@ import trio
 
 __all__ = ["DirectStream"]
 
-RECEIVE_BYTES = 65_536
+# Python sets aside as much memory as is asked for before it knows how much there is, so we ask for little until there
+# is much: from 64 KiB on, to give it back makes the C library tidy up.
+LEAST_BYTES, MOST_BYTES = 4096, 65_536
 
 
 class DirectStream(trio.abc.HalfCloseableStream):  # our one base class: wherever trio's streams go, this may go
@@ -27,6 +29,7 @@ class DirectStream(trio.abc.HalfCloseableStream):  # our one base class: whereve
         self._stream = stream
         self._fileno = stream.socket.fileno
         self._unsent = bytearray()
+        self._next_bytes = LEAST_BYTES  # to ask for
 
     @property
     def unsent(self) -> int:
@@ -43,12 +46,16 @@ class DirectStream(trio.abc.HalfCloseableStream):  # our one base class: whereve
         # Without a first attempt: mostly nothing is there yet, and asking the kernel twice costs more than waiting.
         while True:
             await trio.lowlevel.wait_readable(self._descriptor())
+            size = max_bytes or self._next_bytes
             try:
-                return os.read(self._descriptor(), max_bytes or RECEIVE_BYTES)
+                received = os.read(self._descriptor(), size)
             except BlockingIOError:
                 continue
             except OSError as error:
                 raise _broken(error) from error
+            if max_bytes is None:
+                self._next_bytes = min(2 * size, MOST_BYTES) if len(received) == size else max(size // 2, LEAST_BYTES)
+            return received
 
     def receive_now(self, max_bytes: int) -> bytes | None:
         """What is there already, empty at the end; None when nothing is.

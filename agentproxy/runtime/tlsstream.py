@@ -128,7 +128,8 @@ class TlsStream(trio.abc.Stream):  # as DirectStream
         parts: list[bytes] = []
         is_over = False
         try:
-            while part := self.tls.read(most):
+            # As much as can come: OpenSSL's module sets aside what it is asked for.
+            while part := self.tls.read(min(most, max(1, self._incoming.pending + self.tls.pending()))):
                 parts.append(part)
                 most -= len(part)
                 self._is_drained = not (self._incoming.pending or self.tls.pending())
