@@ -8,6 +8,8 @@ import logging
 import secrets
 from collections import deque
 from collections.abc import Callable, Sequence
+from math import inf
+from typing import NoReturn
 
 import trio
 
@@ -116,6 +118,8 @@ class PendingRequests:
         self._order: Sequence[Carrier] = ()  # those in use, best first
         self._stuck = trio.Event()
         self._settled = trio.Event()
+        self._next_look = inf  # when `keep_time` looks at the requests again, on trio's clock
+        self._sooner = trio.Event()
 
     def __len__(self) -> int:
         return len(self._open)
@@ -146,8 +150,10 @@ class PendingRequests:
         self._queue((question,))
         self._stuck.set()
         self._pump()
+        if question.expires < self._next_look:
+            self._sooner.set()
         try:
-            await self._done(question)
+            await question.done.wait()
         finally:
             del self._open[question.id]
             self._settled.set()
@@ -159,16 +165,25 @@ class PendingRequests:
             raise self._too_late(question)
         return question.answer
 
-    async def _done(self, question: Question) -> None:
-        while (now := trio.current_time()) < question.expires and not question.done.is_set():
-            # One scope for both limits: each costs as much as the rest of the usual case, which ends right here.
-            with trio.CancelScope(deadline=min(question.expires, now + LOOK_SECONDS)):
-                await question.done.wait()
-                return
+    async def keep_time(self) -> NoReturn:
+        """End each request when its time is over, and look after those that wait; somebody must run this.
+
+        One task does it for all: a deadline of its own costs a request as much as its message.
+        """
+        while True:
+            now = trio.current_time()
+            for question in self._open.values():
+                if question.expires <= now:
+                    question.done.set()
             for carrier in tuple(self._carriers):
                 if carrier.is_stalled(STALL_SECONDS):
                     self._stalled(carrier)
             self._pump()  # places that forgotten requests held may be free by now
+            waiting = [question.expires for question in self._open.values() if not question.done.is_set()]
+            self._next_look = min([now + LOOK_SECONDS, *waiting]) if waiting else inf
+            self._sooner = trio.Event()
+            with trio.move_on_at(self._next_look):
+                await self._sooner.wait()
 
     def _too_late(self, question: Question) -> DeadlineError | UnreachableError:
         if not any(question.id in carrier.in_flight for carrier in self._carriers):

@@ -81,6 +81,7 @@ class Ways:
             self._tasks = nursery
             self.changed()
             nursery.start_soon(self._follow_keys)
+            nursery.start_soon(self.pending.keep_time)
             for way in self._ways:
                 nursery.start_soon(way.run)
 
