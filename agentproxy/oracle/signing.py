@@ -25,6 +25,7 @@ from agentproxy.protocol.keys import Keygrip, PublicKey, RsaPublicKey
 from agentproxy.protocol.messages import FailureCode, RefusalCode, Seal, Sealed, Sign, Signed
 from agentproxy.protocol.seal_messages import SealState, StateSealed
 from agentproxy.protocol.signer_messages import DigestSigned, Record, SignDigest
+from agentproxy.runtime.logs import log_often
 
 __all__ = ["SignatureSource", "SigningService"]
 
@@ -185,7 +186,8 @@ class SigningService:
         self.head = answer.head
         self.tally.signed[job.request.keygrip, job.request.tag] += 1
         self._requests.finish(job, _made(job.request.id, answer))
-        logger.info("signed, %s rule=%s sequence=%d ms=%.1f", _who(job), job.rule, answer.head.sequence, milliseconds)
+        line = f"signed, {_who(job)} rule={job.rule} sequence={answer.head.sequence} ms={milliseconds:.1f}"
+        log_often(logger, logging.INFO, line)
 
     @property
     def waiting(self) -> Mapping[Priority, int]:

@@ -94,12 +94,9 @@ def encode(expression: SExpression) -> bytes:
 
 def encode_signature(signature: Signature) -> bytes:
     """The `(7:sig-val(…))` of PKSIGN's data lines."""
-    numbers: tuple[SExpression, ...]
-    if isinstance(signature, RsaSignature):
-        numbers = ((b"s", signature.s),)
-    else:
-        numbers = ((b"r", signature.r), (b"s", signature.s))
-    return encode((b"sig-val", (signature.algorithm.encode("ascii"), *numbers)))
+    name, s = signature.algorithm.encode("ascii"), signature.s
+    r = b"" if isinstance(signature, RsaSignature) else b"(1:r%d:%s)" % (len(signature.r), signature.r)
+    return b"(7:sig-val(%d:%s%s(1:s%d:%s)))" % (len(name), name, r, len(s), s)
 
 
 def parse_signature(untrusted: bytes) -> Signature:

@@ -3,14 +3,16 @@
 Whatever a peer managed to get into a record, a reader sees as text: no control character leaves this module.
 """
 
+import contextlib
 import logging
 import os
 import re
 import sys
+import time
 from datetime import UTC, datetime
 from typing import TextIO
 
-__all__ = ["configure"]
+__all__ = ["configure", "log_often"]
 
 # C0 and C1, line and paragraph separators, and the marks that reorder text on a screen (Unicode TR 36, 3.1).
 _UNSAFE = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
@@ -20,8 +22,7 @@ _SEVERITIES = {logging.DEBUG: 7, logging.INFO: 6, logging.WARNING: 4, logging.ER
 
 def configure(level: int | str = logging.INFO) -> None:
     """Send records of `level` and above to standard error; a second call replaces the first."""
-    handler = _LineHandler(sys.stderr)
-    handler.setFormatter(_LineFormatter(for_journal="JOURNAL_STREAM" in os.environ))
+    handler = _LineHandler(sys.stderr, for_journal="JOURNAL_STREAM" in os.environ)
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(level)
@@ -32,30 +33,45 @@ def configure(level: int | str = logging.INFO) -> None:
     logging.raiseExceptions = False
 
 
+def log_often(logger: logging.Logger, level: int, message: str) -> None:
+    """As `logger.log(level, "%s", message)`, in a fifth of the time: for lines that come with every signature."""
+    handlers = logging.getLogger().handlers
+    if len(handlers) == 1 and isinstance(handlers[0], _LineHandler) and logger.propagate and not logger.handlers:
+        if logger.isEnabledFor(level):
+            handlers[0].write(logger.name, level, time.time(), message)
+    else:  # somebody else's handlers want records
+        logger.log(level, "%s", message)
+
+
 class _LineHandler(logging.StreamHandler[TextIO]):
     """Leaves it to standard error, which is buffered by lines, to write each line: logging would ask it once more."""
 
+    def __init__(self, stream: TextIO, *, for_journal: bool) -> None:
+        super().__init__(stream)
+        self._for_journal = for_journal
+        self._traces = logging.Formatter("%(message)s")
+
     def emit(self, record: logging.LogRecord) -> None:
         try:
-            self.stream.write(self.format(record) + "\n")
+            is_plain = not (record.exc_info or record.exc_text or record.stack_info)
+            message = record.getMessage() if is_plain else self._traces.format(record)
         except Exception:  # noqa: BLE001  as logging's own handlers
             self.handleError(record)
+        else:
+            self.write(record.name, record.levelno, record.created, message)
 
-
-class _LineFormatter(logging.Formatter):
-    def __init__(self, *, for_journal: bool) -> None:
-        super().__init__("%(name)s: %(message)s")
-        self._for_journal = for_journal
-
-    def format(self, record: logging.LogRecord) -> str:
-        plain = not (record.exc_info or record.exc_text or record.stack_info)
-        line = f"{record.name}: {record.getMessage()}" if plain else super().format(record)
+    def write(self, name: str, level: int, seconds: float, message: str) -> None:
+        """Write one line; what cannot be written there, there is no other place for."""
+        line = f"{name}: {message}"
         if not line.isprintable():  # nothing unsafe is, and almost every line is
             line = _UNSAFE.sub(_escaped, line)
         if self._for_journal:  # it has the time itself
-            return f"<{_SEVERITIES.get(record.levelno, 6)}>{line}"
-        moment = datetime.fromtimestamp(record.created, UTC).isoformat(timespec="microseconds")
-        return f"{moment.removesuffix('+00:00')}Z {record.levelname.lower()} {line}"
+            start = f"<{_SEVERITIES.get(level, 6)}>"
+        else:
+            moment = datetime.fromtimestamp(seconds, UTC).isoformat(timespec="microseconds")
+            start = f"{moment.removesuffix('+00:00')}Z {logging.getLevelName(level).lower()} "
+        with contextlib.suppress(OSError, ValueError):
+            self.stream.write(f"{start}{line}\n")
 
 
 def _escaped(match: re.Match[str]) -> str:
