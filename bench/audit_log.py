@@ -17,7 +17,7 @@ from agentproxy.admin.auditquery import Query
 from agentproxy.protocol.digests import Digest, HashAlgorithm
 from agentproxy.protocol.fields import Asserted, Claims
 from agentproxy.protocol.keys import Fingerprint, Keygrip
-from agentproxy.protocol.signer_messages import Outcome
+from agentproxy.protocol.signer_requests import Outcome
 from agentproxy.signer.log import AuditLog, LogLimits
 from agentproxy.signer.logkey import LogKey
 from agentproxy.signer.record import Entry

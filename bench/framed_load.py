@@ -16,7 +16,9 @@ from statistics import median
 from agentproxy.protocol.digests import Digest, HashAlgorithm
 from agentproxy.protocol.frames import FrameReader, encode_frame
 from agentproxy.protocol.keys import Keygrip
-from agentproxy.protocol.messages import FROM_ORACLE, FROM_RELAY, PROTOCOL_VERSION, Hello, Sign, Welcome
+from agentproxy.protocol.messages import FROM_ORACLE, FROM_RELAY, PROTOCOL_VERSION
+from agentproxy.protocol.oracle_messages import Welcome
+from agentproxy.protocol.relay_messages import Hello, Sign
 
 __all__ = ["Access", "FramedClient", "flood", "signing_rate", "single_p50_ms"]
 

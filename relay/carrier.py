@@ -4,18 +4,10 @@ import trio
 
 from agentproxy.protocol.errors import RemoteProtocolError
 from agentproxy.protocol.journal import Report, Reported
-from agentproxy.protocol.messages import (
-    Certificate,
-    Failed,
-    FetchCertificate,
-    Refused,
-    Seal,
-    Sealed,
-    SelectedKey,
-    SelectKey,
-    Sign,
-    Signed,
-)
+from agentproxy.protocol.key_messages import SelectedKey, SelectKey
+from agentproxy.protocol.oracle_messages import Certificate, Failed, Refused, Signed
+from agentproxy.protocol.relay_messages import FetchCertificate, Sign
+from agentproxy.protocol.seal_messages import Seal, Sealed
 from relay.link import Link
 
 __all__ = ["Answer", "Asked", "Carrier", "Reply"]

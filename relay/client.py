@@ -7,21 +7,13 @@ from collections.abc import Awaitable, Callable, Iterator, Sequence
 
 import trio
 
+from agentproxy.protocol.codes import FailureCode
 from agentproxy.protocol.journal import JournalRecord, Report, Reported
+from agentproxy.protocol.key_messages import SelectedKey, SelectKey, ServedKey
 from agentproxy.protocol.keys import Fingerprint
-from agentproxy.protocol.messages import (
-    Failed,
-    FailureCode,
-    FetchCertificate,
-    Refused,
-    Seal,
-    Sealed,
-    SelectedKey,
-    SelectKey,
-    ServedKey,
-    Sign,
-    Signed,
-)
+from agentproxy.protocol.oracle_messages import Failed, Refused, Signed
+from agentproxy.protocol.relay_messages import FetchCertificate, Sign
+from agentproxy.protocol.seal_messages import Seal, Sealed
 from relay.carrier import Answer
 from relay.config import OracleAddress
 from relay.connectionstate import ConnectionState, OracleState

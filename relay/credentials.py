@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from agentproxy.protocol.errors import ConfigError
-from agentproxy.protocol.messages import Credentials
+from agentproxy.protocol.oracle_messages import Credentials
 from agentproxy.runtime.files import make_directory, write_atomically
 from agentproxy.runtime.tls import client_context
 

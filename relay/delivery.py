@@ -9,7 +9,7 @@ import trio
 
 from agentproxy.protocol.errors import BlindOracleError
 from agentproxy.protocol.journal import JournalRecord, Reported
-from agentproxy.protocol.messages import Failed, Refused
+from agentproxy.protocol.oracle_messages import Failed, Refused
 from relay.journal import Journal
 from relay.journalchain import JournalUnavailableError
 

@@ -10,7 +10,8 @@ import trio
 
 from agentproxy.protocol.errors import ConfigError, RemoteProtocolError
 from agentproxy.protocol.fields import Head
-from agentproxy.protocol.messages import PROTOCOL_VERSION, Hello
+from agentproxy.protocol.messages import PROTOCOL_VERSION
+from agentproxy.protocol.relay_messages import Hello
 from agentproxy.runtime.files import read_private
 from agentproxy.runtime.tls import client_context, handshake
 from agentproxy.runtime.tlsstream import TlsStream

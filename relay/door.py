@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from agentproxy.protocol.errors import ConfigError
-from agentproxy.protocol.messages import ServedKey
+from agentproxy.protocol.key_messages import ServedKey
 from agentproxy.runtime.unixsocket import Peer
 from relay.config import RelayConfig, SocketConfig
 

@@ -16,7 +16,7 @@ from typing import Self
 
 from agentproxy.protocol.errors import ConfigError, RemoteProtocolError
 from agentproxy.protocol.fields import check_name
-from agentproxy.protocol.messages import Credentials
+from agentproxy.protocol.oracle_messages import Credentials
 from agentproxy.runtime.config import load
 from agentproxy.runtime.files import make_directory, write_atomically
 from relay.config import DEFAULT_CONFIG, OracleAddress

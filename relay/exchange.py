@@ -4,16 +4,10 @@ from collections.abc import Sequence
 
 import trio
 
+from agentproxy.protocol.codes import RejectionCode
 from agentproxy.protocol.errors import ConfigError, RemoteProtocolError
-from agentproxy.protocol.messages import (
-    FROM_ORACLE,
-    FROM_RELAY,
-    Credentials,
-    FromOracle,
-    Rejected,
-    RejectionCode,
-    Welcome,
-)
+from agentproxy.protocol.messages import FROM_ORACLE, FROM_RELAY, FromOracle
+from agentproxy.protocol.oracle_messages import Credentials, Rejected, Welcome
 from agentproxy.runtime.streams import EndOfStream, FramedStream
 from agentproxy.runtime.tls import explain
 from relay.config import OracleAddress

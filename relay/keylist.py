@@ -11,8 +11,10 @@ from pathlib import Path
 import trio
 
 from agentproxy.protocol.errors import ProtocolError
+from agentproxy.protocol.key_messages import ServedKey
 from agentproxy.protocol.keys import Keygrip, PublicKey
-from agentproxy.protocol.messages import FROM_ORACLE, KeysChanged, ServedKey
+from agentproxy.protocol.messages import FROM_ORACLE
+from agentproxy.protocol.oracle_messages import KeysChanged
 from agentproxy.runtime.files import write_atomically
 
 __all__ = ["KeyList"]

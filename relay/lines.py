@@ -8,7 +8,7 @@ from typing import NoReturn, Protocol
 import trio
 
 from agentproxy.protocol.errors import ConfigError
-from agentproxy.protocol.messages import Hello
+from agentproxy.protocol.relay_messages import Hello
 from relay.config import OracleAddress
 from relay.link import Link, LinkLostError, LinkOwner, RejectedError
 

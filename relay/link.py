@@ -10,20 +10,11 @@ from typing import NoReturn, Protocol
 
 import trio
 
+from agentproxy.protocol.codes import RejectionCode
 from agentproxy.protocol.errors import BlindOracleError, RemoteProtocolError
-from agentproxy.protocol.messages import (
-    FROM_ORACLE,
-    FROM_RELAY,
-    PROTOCOL_VERSION,
-    FromOracle,
-    FromRelay,
-    Hello,
-    Ping,
-    Pong,
-    Rejected,
-    RejectionCode,
-    Welcome,
-)
+from agentproxy.protocol.messages import FROM_ORACLE, FROM_RELAY, PROTOCOL_VERSION, FromOracle, FromRelay
+from agentproxy.protocol.oracle_messages import Rejected, Welcome
+from agentproxy.protocol.relay_messages import Hello, Ping, Pong
 from agentproxy.runtime.streams import EndOfStream, FramedStream
 from agentproxy.runtime.tls import explain
 

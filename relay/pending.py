@@ -14,7 +14,7 @@ from typing import NoReturn
 import trio
 
 from agentproxy.protocol.errors import BlindOracleError
-from agentproxy.protocol.messages import Failed
+from agentproxy.protocol.oracle_messages import Failed
 from relay.carrier import Answer, Asked, Carrier, Reply
 from relay.link import RejectedError
 

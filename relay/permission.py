@@ -13,8 +13,8 @@ from pathlib import Path
 import cattrs
 import trio
 
+from agentproxy.protocol.codes import RejectionCode
 from agentproxy.protocol.errors import BlindOracleError
-from agentproxy.protocol.messages import RejectionCode
 from agentproxy.protocol.wire import new_converter
 from agentproxy.runtime.files import write_atomically
 from relay.link import RejectedError

@@ -9,8 +9,9 @@ from typing import Protocol
 
 import trio
 
+from agentproxy.protocol.codes import RejectionCode
 from agentproxy.protocol.errors import ConfigError
-from agentproxy.protocol.messages import Credentials, RejectionCode
+from agentproxy.protocol.oracle_messages import Credentials
 from relay.credentials import CredentialStore
 from relay.link import LinkLostError, RejectedError
 

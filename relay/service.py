@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import trio
 
-from agentproxy.protocol.messages import ServedKey
+from agentproxy.protocol.key_messages import ServedKey
 from agentproxy.runtime.unixsocket import peer_of
 from relay.caller import Observer
 from relay.client import Client

@@ -8,10 +8,11 @@ from typing import Protocol
 
 import trio
 
+from agentproxy.protocol.codes import FailureCode, RefusalCode, RejectionCode
 from agentproxy.protocol.errors import BlindOracleError
 from agentproxy.protocol.fields import Claims
 from agentproxy.protocol.gpgerror import GpgError
-from agentproxy.protocol.messages import Failed, FailureCode, RefusalCode, Refused, RejectionCode, Signed
+from agentproxy.protocol.oracle_messages import Failed, Refused, Signed
 from agentproxy.protocol.signatures import Signature
 from relay.client import Client
 from relay.door import Visitor

@@ -6,7 +6,8 @@ from agentproxy.protocol.digests import Digest
 from agentproxy.protocol.fields import Claims
 from agentproxy.protocol.hashstates import HashState
 from agentproxy.protocol.keys import Keygrip
-from agentproxy.protocol.messages import Seal, Sign
+from agentproxy.protocol.relay_messages import Sign
+from agentproxy.protocol.seal_messages import Seal
 
 __all__ = ["SealRequest", "SignRequest"]
 

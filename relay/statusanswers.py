@@ -5,8 +5,9 @@ import os
 import trio
 
 from agentproxy.protocol.errors import ConfigError, RefusedError
+from agentproxy.protocol.key_messages import ServedKey
 from agentproxy.protocol.keys import Curve, EccPublicKey, PublicKey
-from agentproxy.protocol.messages import Refused, ServedKey
+from agentproxy.protocol.oracle_messages import Refused
 from agentproxy.runtime.unixsocket import Peer
 from relay.control import Answer, ControlTable
 from relay.dial import SOFTWARE

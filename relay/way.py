@@ -11,19 +11,11 @@ import trio
 from agentproxy.protocol.errors import ConfigError, RemoteProtocolError
 from agentproxy.protocol.fields import Head
 from agentproxy.protocol.journal import Reported
-from agentproxy.protocol.messages import (
-    Credentials,
-    Drain,
-    FromOracle,
-    KeysChanged,
-    Ping,
-    Pong,
-    Rejected,
-    Sealed,
-    ServedKey,
-    Signed,
-    Welcome,
-)
+from agentproxy.protocol.key_messages import ServedKey
+from agentproxy.protocol.messages import FromOracle
+from agentproxy.protocol.oracle_messages import Credentials, Drain, KeysChanged, Rejected, Signed, Welcome
+from agentproxy.protocol.relay_messages import Ping, Pong
+from agentproxy.protocol.seal_messages import Sealed
 from relay.carrier import Carrier
 from relay.choice import Candidate
 from relay.config import OracleAddress

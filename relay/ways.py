@@ -6,7 +6,9 @@ from math import inf
 
 import trio
 
-from agentproxy.protocol.messages import Credentials, RejectionCode, ServedKey
+from agentproxy.protocol.codes import RejectionCode
+from agentproxy.protocol.key_messages import ServedKey
+from agentproxy.protocol.oracle_messages import Credentials
 from relay.carrier import Carrier
 from relay.choice import order, wanted
 from relay.config import OracleAddress

@@ -18,7 +18,7 @@ from typing import Self, TypedDict
 
 from agentproxy.admin.auditquery import Query, file_name, job_values, package_name
 from agentproxy.protocol.errors import ConfigError, RemoteProtocolError
-from agentproxy.protocol.signer_messages import Outcome
+from agentproxy.protocol.signer_requests import Outcome
 from agentproxy.signer.grammar import is_canonical
 from agentproxy.signer.record import AuditRecord, hash_of_line
 from agentproxy.signer.segment import Segment, last_line, lines_of, list_segments, mapped_file, whole_length

@@ -22,7 +22,9 @@ from agentproxy.oracle.registry import Registry
 from agentproxy.protocol.addresses import SshAddress
 from agentproxy.protocol.errors import BackendError, ConfigError, RemoteProtocolError
 from agentproxy.protocol.fields import Asserted, Claims
-from agentproxy.protocol.signer_messages import CertificateKind, FromSigner, Issue, Issued, ToSigner
+from agentproxy.protocol.signer_answers import Issued
+from agentproxy.protocol.signer_messages import FromSigner, ToSigner
+from agentproxy.protocol.signer_requests import CertificateKind, Issue
 from agentproxy.protocol.wire import format_time
 
 __all__ = [

@@ -21,7 +21,8 @@ from agentproxy.oracle.registry import Registry, RegistryError
 from agentproxy.protocol.errors import BackendError, ConfigError, RemoteProtocolError
 from agentproxy.protocol.expiry import expiry_notices
 from agentproxy.protocol.fields import Head
-from agentproxy.protocol.signer_messages import Status, StatusReport
+from agentproxy.protocol.signer_answers import StatusReport
+from agentproxy.protocol.signer_requests import Status
 from agentproxy.signer.config import SignerConfig
 from agentproxy.signer.record import AuditRecord, hash_of_line
 from agentproxy.signer.segment import ChainEnd, DamagedError, follow_chain, place_of

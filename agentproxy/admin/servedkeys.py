@@ -9,7 +9,8 @@ from agentproxy.oracle.config import OracleConfig
 from agentproxy.oracle.signerlink import SignerError
 from agentproxy.protocol.errors import ConfigError
 from agentproxy.protocol.fields import KeyFacts
-from agentproxy.protocol.signer_messages import Keys, ListKeys
+from agentproxy.protocol.signer_answers import Keys
+from agentproxy.protocol.signer_requests import ListKeys
 from agentproxy.signer.keyring import open_keyring
 
 __all__ = ["ServedKeys", "served_keys"]

@@ -10,7 +10,8 @@ from agentproxy.admin.signeraccess import ask, signer_for
 from agentproxy.oracle.config import OracleConfig
 from agentproxy.protocol.errors import BackendError, ConfigError
 from agentproxy.protocol.fields import Asserted, Claims
-from agentproxy.protocol.signer_messages import CertificateKind, Issue, Issued
+from agentproxy.protocol.signer_answers import Issued
+from agentproxy.protocol.signer_requests import CertificateKind, Issue
 from agentproxy.runtime.files import write_atomically
 
 __all__ = ["HINT", "hosts_of", "renew"]

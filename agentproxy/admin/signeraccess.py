@@ -21,7 +21,8 @@ from agentproxy.admin.readiness import ReadySocket
 from agentproxy.oracle.config import OracleConfig
 from agentproxy.oracle.signerlink import SignerError, connect
 from agentproxy.protocol.errors import ConfigError
-from agentproxy.protocol.signer_messages import FromSigner, ListKeys, ToSigner
+from agentproxy.protocol.signer_messages import FromSigner, ToSigner
+from agentproxy.protocol.signer_requests import ListKeys
 
 __all__ = ["ask", "signer_for"]
 

@@ -19,7 +19,7 @@ from agentproxy.oracle.database import Database, Postgresql, SqliteFile
 from agentproxy.oracle.registry import Registry
 from agentproxy.protocol.errors import ConfigError, RemoteProtocolError
 from agentproxy.protocol.fields import Asserted, check_name
-from agentproxy.protocol.signer_messages import CertificateKind, Outcome
+from agentproxy.protocol.signer_requests import CertificateKind, Outcome
 from agentproxy.runtime.files import read_private, write_atomically
 from agentproxy.signer.authority import Authority, IssuedCertificate, create_authority
 from agentproxy.signer.log import AuditLog

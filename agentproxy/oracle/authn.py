@@ -14,7 +14,7 @@ from datetime import datetime
 from agentproxy.oracle.caller import Caller
 from agentproxy.oracle.credentials import CertificateEntry, Credentials, TokenEntry, TokenKind
 from agentproxy.oracle.policy import Policy
-from agentproxy.protocol.messages import RejectionCode
+from agentproxy.protocol.codes import RejectionCode
 
 __all__ = ["Newcomer", "Proof", "Rejection", "authenticate", "prove", "recheck"]
 

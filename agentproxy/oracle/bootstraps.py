@@ -7,7 +7,7 @@ from typing import Protocol
 from agentproxy.oracle.authn import Proof
 from agentproxy.oracle.credentials import Credentials, TokenKind
 from agentproxy.protocol.fields import Asserted
-from agentproxy.protocol.signer_messages import Outcome, Record
+from agentproxy.protocol.signer_requests import Outcome, Record
 
 __all__ = ["BootstrapReuse"]
 

@@ -28,7 +28,7 @@ from agentproxy.oracle.signerlink import SignerError, SignerLink
 from agentproxy.oracle.signerprocess import SignerProcess
 from agentproxy.oracle.signing import SigningService
 from agentproxy.protocol.errors import BackendError, ConfigError
-from agentproxy.protocol.signer_messages import Keys
+from agentproxy.protocol.signer_answers import Keys
 from agentproxy.runtime import logs, systemd
 from agentproxy.runtime.config import load
 from agentproxy.runtime.files import write_atomically

@@ -13,11 +13,13 @@ from typing import Protocol
 from agentproxy.oracle.caller import Caller
 from agentproxy.oracle.limits import Bucket
 from agentproxy.oracle.signing import SigningService
+from agentproxy.protocol.codes import RefusalCode
 from agentproxy.protocol.errors import BackendError, LimitedError
 from agentproxy.protocol.fields import Head
 from agentproxy.protocol.journal import FIRST_PREV, JournalOperation, JournalRecord, Report, Reported
-from agentproxy.protocol.messages import RefusalCode
-from agentproxy.protocol.signer_messages import FromSigner, Outcome, Record, Recorded, ToSigner
+from agentproxy.protocol.signer_answers import Recorded
+from agentproxy.protocol.signer_messages import FromSigner, ToSigner
+from agentproxy.protocol.signer_requests import Outcome, Record
 from agentproxy.protocol.wire import format_time
 
 __all__ = ["FallbackRecords", "RecordKeeper"]

@@ -17,10 +17,11 @@ from agentproxy.oracle.changes import CredentialsIssued, Enrolled, Renewed, toke
 from agentproxy.oracle.config import CredentialsConfig
 from agentproxy.oracle.credentials import CertificateEntry, Credentials, TokenEntry, TokenKind
 from agentproxy.oracle.ledger import Ledger
-from agentproxy.protocol import messages
+from agentproxy.protocol import oracle_messages
+from agentproxy.protocol.codes import RejectionCode
 from agentproxy.protocol.errors import BackendError, RefusedError
-from agentproxy.protocol.messages import RejectionCode
-from agentproxy.protocol.signer_messages import CertificateKind, Issue, Issued
+from agentproxy.protocol.signer_answers import Issued
+from agentproxy.protocol.signer_requests import CertificateKind, Issue
 
 __all__ = ["Issuer", "is_due", "issued_change", "new_token"]
 
@@ -70,7 +71,7 @@ class Issuer:
     ledger: Ledger
     lifetimes: CredentialsConfig
 
-    async def issue(self, caller: Caller, credentials: Credentials) -> messages.Credentials:
+    async def issue(self, caller: Caller, credentials: Credentials) -> oracle_messages.Credentials:
         """Make credentials that replace the caller's own at their first use.
 
         Raises:
@@ -93,7 +94,7 @@ class Issuer:
             caller.runner, token_id(change.token_sha256), caller.token, change.token_expires,
         )  # fmt: skip
         expires = min(change.token_expires, change.certificate_expires)
-        return messages.Credentials(
+        return oracle_messages.Credentials(
             caller.runner, issued.certificate, issued.private_key, issued.authority, token, expires
         )
 

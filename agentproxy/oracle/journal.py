@@ -6,17 +6,9 @@ from dataclasses import dataclass
 from agentproxy.oracle.changes import Change, details_of
 from agentproxy.protocol.errors import BackendError
 from agentproxy.protocol.fields import Asserted
-from agentproxy.protocol.signer_messages import (
-    CredentialRecords,
-    FromSigner,
-    Keys,
-    ListCredentialRecords,
-    ListKeys,
-    Outcome,
-    Record,
-    Recorded,
-    ToSigner,
-)
+from agentproxy.protocol.signer_answers import CredentialRecords, Keys, Recorded
+from agentproxy.protocol.signer_messages import FromSigner, ToSigner
+from agentproxy.protocol.signer_requests import ListCredentialRecords, ListKeys, Outcome, Record
 
 __all__ = ["SignerJournal"]
 

@@ -11,7 +11,9 @@ from typing import Protocol
 from agentproxy.oracle.caller import Caller
 from agentproxy.protocol.errors import BackendError
 from agentproxy.protocol.fields import Head
-from agentproxy.protocol.signer_messages import CompareHead, FromSigner, HeadCompared, Outcome, Record, ToSigner
+from agentproxy.protocol.signer_answers import HeadCompared
+from agentproxy.protocol.signer_messages import FromSigner, ToSigner
+from agentproxy.protocol.signer_requests import CompareHead, Outcome, Record
 
 __all__ = ["HeadSource", "KeptHeads"]
 

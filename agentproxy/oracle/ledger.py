@@ -16,9 +16,9 @@ from agentproxy.oracle.journal import SignerJournal
 from agentproxy.oracle.registry import Registry, RegistryError
 from agentproxy.oracle.registryview import RegistryView
 from agentproxy.oracle.signerlink import QUIET_SECONDS, SignerError, SignerLink
+from agentproxy.protocol.codes import FailureCode
 from agentproxy.protocol.errors import BackendError
 from agentproxy.protocol.fields import Asserted
-from agentproxy.protocol.messages import FailureCode
 from agentproxy.protocol.signer_messages import FromSigner, ToSigner
 
 __all__ = ["Ledger"]

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 
 from agentproxy.oracle.caller import Caller
 from agentproxy.oracle.policy import RunnerRule
+from agentproxy.protocol.codes import RefusalCode
 from agentproxy.protocol.errors import LimitedError
-from agentproxy.protocol.messages import RefusalCode
 
 __all__ = ["Bucket", "Limits"]
 

@@ -15,7 +15,8 @@ from agentproxy.oracle.expiries import credential_expiries, key_expiries, tls_ex
 from agentproxy.oracle.reception import SOFTWARE, Reception
 from agentproxy.oracle.signerlink import SignerLink
 from agentproxy.protocol.errors import BackendError, ConfigError
-from agentproxy.protocol.signer_messages import Status, StatusReport
+from agentproxy.protocol.signer_answers import StatusReport
+from agentproxy.protocol.signer_requests import Status
 from agentproxy.runtime.families import by_name, counter, gauge, histogram, text_of
 
 __all__ = ["OracleMetrics"]

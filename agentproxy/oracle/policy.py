@@ -11,10 +11,11 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 
 from agentproxy.oracle.caller import Caller
+from agentproxy.protocol.codes import RefusalCode
 from agentproxy.protocol.digests import HashAlgorithm
 from agentproxy.protocol.fields import KeyFacts
+from agentproxy.protocol.key_messages import ServedKey
 from agentproxy.protocol.keys import Fingerprint, PublicKey
-from agentproxy.protocol.messages import RefusalCode, ServedKey
 
 __all__ = [
     "DEFAULT_HASH_ALGORITHMS",

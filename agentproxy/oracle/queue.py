@@ -9,8 +9,8 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Generic, TypeVar
 
 from agentproxy.oracle.policy import Priority
+from agentproxy.protocol.codes import RefusalCode
 from agentproxy.protocol.errors import LimitedError
-from agentproxy.protocol.messages import RefusalCode
 
 __all__ = ["Turns"]
 

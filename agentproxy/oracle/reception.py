@@ -19,11 +19,13 @@ from agentproxy.oracle.registry import RegistryError
 from agentproxy.oracle.registryview import RegistryView
 from agentproxy.oracle.selection import select_key
 from agentproxy.oracle.signing import SigningService
-from agentproxy.protocol import messages
+from agentproxy.protocol import oracle_messages
+from agentproxy.protocol.codes import RefusalCode, RejectionCode
 from agentproxy.protocol.errors import BackendError, ConfigError, RefusedError
 from agentproxy.protocol.fields import Head
+from agentproxy.protocol.key_messages import SelectedKey, SelectKey, ServedKey
 from agentproxy.protocol.keys import Fingerprint
-from agentproxy.protocol.messages import RefusalCode, Refused, RejectionCode, SelectedKey, SelectKey, ServedKey
+from agentproxy.protocol.oracle_messages import Refused
 
 __all__ = ["PART_SIZE", "SOFTWARE", "Reception"]
 
@@ -107,7 +109,7 @@ class Reception:
             return Rejection(RejectionCode.NOT_OPERATIONAL, f"the first use of its token was not recorded: {error}")
         return None
 
-    async def enrol(self, newcomer: Newcomer) -> messages.Credentials | Rejection:
+    async def enrol(self, newcomer: Newcomer) -> oracle_messages.Credentials | Rejection:
         """Lasting credentials for a host that has shown its enrolment file's."""
         try:
             return await self.issuer.issue(newcomer.caller, self.registry.credentials)
@@ -120,7 +122,7 @@ class Reception:
         """Whether this caller should get new credentials now."""
         return self.registry.is_fresh and is_due(self.registry.credentials, caller, datetime.now(UTC))
 
-    async def renew(self, caller: Caller) -> messages.Credentials:
+    async def renew(self, caller: Caller) -> oracle_messages.Credentials:
         """New credentials in place of those of an open connection.
 
         Raises:

@@ -7,8 +7,9 @@ from typing import Protocol
 from agentproxy.oracle.caller import Caller
 from agentproxy.protocol.errors import RefusedError
 from agentproxy.protocol.fields import Asserted
-from agentproxy.protocol.messages import Seal, Sign
-from agentproxy.protocol.signer_messages import Outcome, Record
+from agentproxy.protocol.relay_messages import Sign
+from agentproxy.protocol.seal_messages import Seal
+from agentproxy.protocol.signer_requests import Outcome, Record
 
 __all__ = ["Refusals"]
 

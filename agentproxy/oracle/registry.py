@@ -18,7 +18,7 @@ from agentproxy.oracle.changes import Change, parse_change
 from agentproxy.oracle.credentials import CertificateEntry, Credentials, RunnerEntry, TokenEntry, TokenKind
 from agentproxy.oracle.database import Database
 from agentproxy.protocol.errors import BackendError, BlindOracleError, ConfigError, RemoteProtocolError
-from agentproxy.protocol.signer_messages import CredentialRecord, CredentialRecords
+from agentproxy.protocol.signer_answers import CredentialRecord, CredentialRecords
 from agentproxy.protocol.wire import format_time, parse_time
 
 __all__ = ["Journal", "Registry", "RegistryError"]

@@ -9,11 +9,14 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from agentproxy.oracle.caller import Caller
+from agentproxy.protocol.codes import RefusalCode
 from agentproxy.protocol.digests import Digest
 from agentproxy.protocol.errors import BlindOracleError, RefusedError
 from agentproxy.protocol.hashstates import HashState
 from agentproxy.protocol.keys import Keygrip
-from agentproxy.protocol.messages import RefusalCode, Seal, Sealed, Sign, Signed
+from agentproxy.protocol.oracle_messages import Signed
+from agentproxy.protocol.relay_messages import Sign
+from agentproxy.protocol.seal_messages import Seal, Sealed
 
 __all__ = ["Answer", "Job", "Made", "Requests", "Wanted"]
 

@@ -4,8 +4,8 @@ import fnmatch
 from collections.abc import Collection, Iterable
 
 from agentproxy.oracle.policy import Deny, KeyRule, Policy, matches, mismatch
+from agentproxy.protocol.codes import RefusalCode
 from agentproxy.protocol.fields import KeyFacts
-from agentproxy.protocol.messages import RefusalCode
 
 __all__ = ["select_key"]
 

@@ -7,21 +7,12 @@ from pathlib import Path
 
 import trio
 
+from agentproxy.protocol.codes import FailureCode
 from agentproxy.protocol.errors import BackendError, RemoteProtocolError
-from agentproxy.protocol.messages import FailureCode
 from agentproxy.protocol.seal_messages import SealState, StateSealed
-from agentproxy.protocol.signer_messages import (
-    FROM_SIGNER,
-    TO_SIGNER,
-    DigestSigned,
-    FromSigner,
-    Keys,
-    ListKeys,
-    NotDone,
-    Record,
-    SignDigest,
-    ToSigner,
-)
+from agentproxy.protocol.signer_answers import DigestSigned, Keys, NotDone
+from agentproxy.protocol.signer_messages import FROM_SIGNER, TO_SIGNER, FromSigner, ToSigner
+from agentproxy.protocol.signer_requests import ListKeys, Record, SignDigest
 from agentproxy.runtime.streams import EndOfStream, FramedStream
 
 __all__ = ["SignerError", "SignerLink", "connect"]

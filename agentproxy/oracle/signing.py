@@ -19,12 +19,15 @@ from agentproxy.oracle.refusals import Refusals
 from agentproxy.oracle.requests import Answer, Job, Made, Requests, Wanted
 from agentproxy.oracle.signerlink import SignerError
 from agentproxy.oracle.tally import Tally
+from agentproxy.protocol.codes import FailureCode, RefusalCode
 from agentproxy.protocol.errors import BackendError, BlindOracleError, RefusedError
 from agentproxy.protocol.fields import Head, KeyFacts
 from agentproxy.protocol.keys import Keygrip, PublicKey, RsaPublicKey
-from agentproxy.protocol.messages import FailureCode, RefusalCode, Seal, Sealed, Sign, Signed
-from agentproxy.protocol.seal_messages import SealState, StateSealed
-from agentproxy.protocol.signer_messages import DigestSigned, Record, SignDigest
+from agentproxy.protocol.oracle_messages import Signed
+from agentproxy.protocol.relay_messages import Sign
+from agentproxy.protocol.seal_messages import Seal, Sealed, SealState, StateSealed
+from agentproxy.protocol.signer_answers import DigestSigned
+from agentproxy.protocol.signer_requests import Record, SignDigest
 from agentproxy.runtime.logs import log_often
 
 __all__ = ["SignatureSource", "SigningService"]

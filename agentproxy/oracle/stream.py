@@ -12,6 +12,7 @@ from agentproxy.oracle.caller import Caller
 from agentproxy.oracle.reception import SOFTWARE, Reception
 from agentproxy.oracle.registry import RegistryError
 from agentproxy.oracle.signerlink import SignerError
+from agentproxy.protocol.codes import FailureCode, RefusalCode, RejectionCode
 from agentproxy.protocol.errors import (
     BackendError,
     BlindOracleError,
@@ -23,33 +24,20 @@ from agentproxy.protocol.errors import (
     RemoteProtocolError,
 )
 from agentproxy.protocol.journal import Report, Reported
-from agentproxy.protocol.messages import (
-    FROM_ORACLE,
-    FROM_RELAY,
-    PROTOCOL_VERSION,
+from agentproxy.protocol.key_messages import SelectKey, ServedKey
+from agentproxy.protocol.messages import FROM_ORACLE, FROM_RELAY, PROTOCOL_VERSION, FromOracle, FromRelay
+from agentproxy.protocol.oracle_messages import (
     Certificate,
     Drain,
     Failed,
-    FailureCode,
-    FetchCertificate,
-    FromOracle,
-    FromRelay,
-    Hello,
     KeysChanged,
-    Ping,
-    Pong,
-    RefusalCode,
     Refused,
     Rejected,
-    RejectionCode,
-    Seal,
-    Sealed,
-    SelectKey,
-    ServedKey,
-    Sign,
     Signed,
     Welcome,
 )
+from agentproxy.protocol.relay_messages import FetchCertificate, Hello, Ping, Pong, Sign
+from agentproxy.protocol.seal_messages import Seal, Sealed
 from agentproxy.runtime.streams import EndOfStream, FramedStream
 
 __all__ = ["RelayStream"]

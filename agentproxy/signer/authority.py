@@ -17,7 +17,7 @@ from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from agentproxy.protocol.errors import ConfigError, RemoteProtocolError
 from agentproxy.protocol.fields import check_name
-from agentproxy.protocol.signer_messages import CertificateKind
+from agentproxy.protocol.signer_requests import CertificateKind
 
 __all__ = ["Authority", "IssuedCertificate", "create_authority", "runner_uri"]
 

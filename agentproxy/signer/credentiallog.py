@@ -12,7 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from agentproxy.protocol.errors import BackendError
-from agentproxy.protocol.signer_messages import CREDENTIAL_OPERATIONS, CredentialRecord, Outcome
+from agentproxy.protocol.signer_answers import CREDENTIAL_OPERATIONS, CredentialRecord
+from agentproxy.protocol.signer_requests import Outcome
 from agentproxy.signer.record import AuditRecord
 from agentproxy.signer.segment import list_segments, place_of
 

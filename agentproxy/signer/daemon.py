@@ -11,7 +11,7 @@ import trio
 
 from agentproxy import __version__
 from agentproxy.protocol.errors import ConfigError
-from agentproxy.protocol.signer_messages import Outcome
+from agentproxy.protocol.signer_requests import Outcome
 from agentproxy.runtime import systemd
 from agentproxy.runtime.secretfiles import read_secret
 from agentproxy.runtime.serve import keep_what_is_loaded, serve_until_stopped

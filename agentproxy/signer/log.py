@@ -15,7 +15,7 @@ from typing import Self
 
 from agentproxy.protocol.errors import BackendError
 from agentproxy.protocol.fields import Head
-from agentproxy.protocol.signer_messages import Outcome
+from agentproxy.protocol.signer_requests import Outcome
 from agentproxy.signer.checkpoint import Checkpoint
 from agentproxy.signer.checkpointfile import CheckpointFile
 from agentproxy.signer.logkey import LogKey

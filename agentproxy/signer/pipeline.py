@@ -16,10 +16,11 @@ from datetime import datetime
 
 import trio
 
+from agentproxy.protocol.codes import FailureCode
 from agentproxy.protocol.errors import BackendError
 from agentproxy.protocol.fields import Head
-from agentproxy.protocol.messages import FailureCode
-from agentproxy.protocol.signer_messages import FROM_SIGNER, FromSigner, NotDone
+from agentproxy.protocol.signer_answers import NotDone
+from agentproxy.protocol.signer_messages import FROM_SIGNER, FromSigner
 from agentproxy.protocol.timings import Timings
 from agentproxy.signer.checkpoint import Checkpoint
 from agentproxy.signer.log import AuditLog, LogUnavailableError

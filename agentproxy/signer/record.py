@@ -18,7 +18,7 @@ from agentproxy.protocol.fields import Asserted, check_name, check_request_id, c
 from agentproxy.protocol.fieldtexts import claims_text, quoted, texts_text
 from agentproxy.protocol.keys import Fingerprint, Keygrip
 from agentproxy.protocol.signatures import RsaSignature, Signature
-from agentproxy.protocol.signer_messages import Outcome
+from agentproxy.protocol.signer_requests import Outcome
 from agentproxy.protocol.wire import format_time, new_converter, parse_time
 
 __all__ = ["FIRST_PREV", "MAX_LINE", "MEMBERS", "AuditRecord", "Entry", "hash_of_line", "signature_sha256"]

@@ -13,35 +13,35 @@ from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
+from agentproxy.protocol.codes import FailureCode
 from agentproxy.protocol.errors import (
     BackendError,
     RemoteProtocolError,
 )
 from agentproxy.protocol.fields import Head, KeyFacts
 from agentproxy.protocol.keys import Keygrip
-from agentproxy.protocol.messages import FailureCode
 from agentproxy.protocol.seal_messages import SealState
-from agentproxy.protocol.signer_messages import (
-    FROM_SIGNER,
+from agentproxy.protocol.signer_answers import (
     CheckpointTaken,
-    CompareHead,
     CredentialRecords,
-    FromSigner,
     HeadCompared,
-    Issue,
     Issued,
     Keys,
+    NotDone,
+    Recorded,
+    StatusReport,
+)
+from agentproxy.protocol.signer_messages import FROM_SIGNER, FromSigner, ToSigner
+from agentproxy.protocol.signer_requests import (
+    CompareHead,
+    Issue,
     ListCredentialRecords,
     ListKeys,
-    NotDone,
     Outcome,
     Record,
-    Recorded,
     SignDigest,
     Status,
-    StatusReport,
     TakeCheckpoint,
-    ToSigner,
 )
 from agentproxy.protocol.wire import format_time
 from agentproxy.signer.authority import Authority

@@ -10,6 +10,7 @@ import time
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
+from agentproxy.protocol.codes import FailureCode
 from agentproxy.protocol.digests import Digest
 from agentproxy.protocol.errors import (
     BackendError,
@@ -20,11 +21,12 @@ from agentproxy.protocol.errors import (
 )
 from agentproxy.protocol.fields import Head, KeyFacts
 from agentproxy.protocol.keys import Keygrip
-from agentproxy.protocol.messages import FailureCode
 from agentproxy.protocol.openpgp import DocumentSignature, algorithm_of, trailer
 from agentproxy.protocol.seal_messages import SealState, StateSealed
 from agentproxy.protocol.signatures import Signature
-from agentproxy.protocol.signer_messages import DigestSigned, FromSigner, NotDone, Outcome, SignDigest
+from agentproxy.protocol.signer_answers import DigestSigned, NotDone
+from agentproxy.protocol.signer_messages import FromSigner
+from agentproxy.protocol.signer_requests import Outcome, SignDigest
 from agentproxy.protocol.timings import Timings
 from agentproxy.protocol.wire import format_time
 from agentproxy.signer.keyring import Keyring

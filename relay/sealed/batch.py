@@ -12,7 +12,8 @@ import trio
 from agentproxy.protocol.digests import HashAlgorithm
 from agentproxy.protocol.errors import BlindOracleError, LocalProtocolError
 from agentproxy.protocol.hashstates import HashState
-from agentproxy.protocol.messages import Sealed, ServedKey
+from agentproxy.protocol.key_messages import ServedKey
+from agentproxy.protocol.seal_messages import Sealed
 from relay.link import RejectedError
 from relay.pending import DeadlineError, UnreachableError
 from relay.sealed import libcrypto, rpms

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from agentproxy.protocol.digests import HashAlgorithm
 from agentproxy.protocol.errors import ConfigError
-from agentproxy.protocol.messages import ServedKey
+from agentproxy.protocol.key_messages import ServedKey
 
 __all__ = ["KeyWanted", "choose", "hash_algorithm"]
 

@@ -10,17 +10,14 @@ from contextlib import asynccontextmanager
 
 import trio
 
+from agentproxy.protocol.codes import FailureCode
 from agentproxy.protocol.errors import ConfigError
 from agentproxy.protocol.fields import Claims
 from agentproxy.protocol.hashstates import HashState
-from agentproxy.protocol.messages import (
-    Failed,
-    FailureCode,
-    Refused,
-    Sealed,
-    ServedKey,
-)
+from agentproxy.protocol.key_messages import ServedKey
 from agentproxy.protocol.openpgp import DocumentSignature
+from agentproxy.protocol.oracle_messages import Failed, Refused
+from agentproxy.protocol.seal_messages import Sealed
 from agentproxy.runtime.lockfile import held
 from relay.client import Client
 from relay.config import RelayConfig

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from agentproxy.protocol.fields import Asserted, Claims
-from agentproxy.protocol.signer_messages import Outcome
+from agentproxy.protocol.signer_requests import Outcome
 from agentproxy.signer.log import AuditLog, LogLimits
 from agentproxy.signer.record import Entry
 from agentproxy.signer.segment import ZEROS_AHEAD

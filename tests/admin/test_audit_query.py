@@ -12,7 +12,7 @@ import pytest
 
 from agentproxy.protocol.digests import Digest, HashAlgorithm
 from agentproxy.protocol.fields import Asserted, Claims
-from agentproxy.protocol.signer_messages import Outcome
+from agentproxy.protocol.signer_requests import Outcome
 from agentproxy.signer.log import AuditLog, LogLimits
 from agentproxy.signer.record import Entry
 from tests.admin.shell import Result, blind_oracle

@@ -14,7 +14,7 @@ from agentproxy.admin.signeraccess import signer_for
 from agentproxy.oracle.changes import CredentialsIssued, RunnerAdded
 from agentproxy.oracle.database import SqliteFile
 from agentproxy.oracle.registry import Registry
-from agentproxy.protocol.signer_messages import CertificateKind
+from agentproxy.protocol.signer_requests import CertificateKind
 from agentproxy.signer.authority import Authority
 from tests.admin.exports import Exports
 from tests.admin.shell import blind_oracle

@@ -14,7 +14,7 @@ from agentproxy.admin.health import Level
 from agentproxy.admin.signedfiles import signatures_of
 from agentproxy.protocol.digests import Digest, HashAlgorithm
 from agentproxy.protocol.fields import Asserted
-from agentproxy.protocol.signer_messages import Outcome
+from agentproxy.protocol.signer_requests import Outcome
 from agentproxy.signer.log import AuditLog, LogLimits
 from agentproxy.signer.record import Entry
 from tests.admin.shell import Result, blind_oracle

@@ -18,7 +18,7 @@ from agentproxy.admin.signedfiles import signatures_of
 from agentproxy.protocol.errors import RemoteProtocolError
 from agentproxy.protocol.fields import Asserted
 from agentproxy.protocol.rpmfile import read_rpm
-from agentproxy.protocol.signer_messages import Outcome
+from agentproxy.protocol.signer_requests import Outcome
 from agentproxy.signer.log import AuditLog
 from agentproxy.signer.record import Entry
 from tests.admin.shell import Result, blind_oracle

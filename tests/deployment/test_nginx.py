@@ -11,7 +11,7 @@ import h11
 import pytest
 import trio
 
-from agentproxy.protocol.messages import Signed, Welcome
+from agentproxy.protocol.oracle_messages import Signed, Welcome
 from tests.deployment.nginx import Nginx, nginx
 from tests.oracle.conftest import short, signer, world  # noqa: F401  fixtures
 from tests.oracle.http.client import HttpClient, http_connected

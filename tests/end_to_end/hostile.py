@@ -8,7 +8,9 @@ import trio
 
 from agentproxy.protocol.digests import Digest
 from agentproxy.protocol.keys import Keygrip
-from agentproxy.protocol.messages import FROM_ORACLE, FROM_RELAY, FromOracle, FromRelay, Sign, Welcome
+from agentproxy.protocol.messages import FROM_ORACLE, FROM_RELAY, FromOracle, FromRelay
+from agentproxy.protocol.oracle_messages import Welcome
+from agentproxy.protocol.relay_messages import Sign
 from agentproxy.runtime.streams import FramedStream
 from relay.config import OracleAddress, load_config
 from relay.dial import Dialer

@@ -7,9 +7,10 @@ from pathlib import Path
 
 import pytest
 
+from agentproxy.protocol.codes import RefusalCode
 from agentproxy.protocol.digests import Digest, HashAlgorithm
 from agentproxy.protocol.gpgerror import GpgError
-from agentproxy.protocol.messages import RefusalCode, Refused, Signed
+from agentproxy.protocol.oracle_messages import Refused, Signed
 from tests.end_to_end.assuanclient import AssuanClient, AssuanError
 from tests.end_to_end.hostile import hostile_relay
 from tests.end_to_end.offline import Offline

@@ -15,7 +15,9 @@ from agentproxy.protocol.gpgerror import GpgError
 from agentproxy.protocol.hashstates import HashState
 from agentproxy.protocol.journal import FIRST_PREV, JournalOperation, JournalRecord, parse_line
 from agentproxy.protocol.keys import Curve, EccPublicKey
-from agentproxy.protocol.messages import FROM_ORACLE, FROM_RELAY, Sign, Signed
+from agentproxy.protocol.messages import FROM_ORACLE, FROM_RELAY
+from agentproxy.protocol.oracle_messages import Signed
+from agentproxy.protocol.relay_messages import Sign
 from agentproxy.protocol.rpmfile import Entry, read_front
 from agentproxy.protocol.sexp import (
     encode,
@@ -26,7 +28,9 @@ from agentproxy.protocol.sexp import (
     parse_signature,
 )
 from agentproxy.protocol.signatures import EddsaSignature
-from agentproxy.protocol.signer_messages import FROM_SIGNER, TO_SIGNER, DigestSigned, SignDigest
+from agentproxy.protocol.signer_answers import DigestSigned
+from agentproxy.protocol.signer_messages import FROM_SIGNER, TO_SIGNER
+from agentproxy.protocol.signer_requests import SignDigest
 from agentproxy.protocol.wire import MessageCodec, Tagged
 from relay.sealed.signatureheader import assembled, has_signature, with_signature
 from relay.session import Session, SessionKey, SignNeeded

@@ -12,7 +12,8 @@ from agentproxy.protocol.keys import Fingerprint
 from agentproxy.protocol.openpgp import DocumentSignature
 from agentproxy.protocol.seal_messages import SealState, StateSealed
 from agentproxy.protocol.signatures import RsaSignature
-from agentproxy.protocol.signer_messages import DigestSigned, Record, SignDigest
+from agentproxy.protocol.signer_answers import DigestSigned
+from agentproxy.protocol.signer_requests import Record, SignDigest
 
 Asked = SignDigest | SealState
 Answer = Callable[[DigestSigned | StateSealed | BackendError], None]

@@ -9,7 +9,8 @@ from agentproxy.protocol.digests import Digest, HashAlgorithm
 from agentproxy.protocol.fields import Head, KeyFacts
 from agentproxy.protocol.hashstates import HashState
 from agentproxy.protocol.keys import Curve, EccPublicKey, Fingerprint, PublicKey, RsaPublicKey
-from agentproxy.protocol.messages import Seal, Sign
+from agentproxy.protocol.relay_messages import Sign
+from agentproxy.protocol.seal_messages import Seal
 from agentproxy.protocol.signatures import RsaSignature
 
 NOW = datetime(2026, 11, 22, 10, 0, 0, tzinfo=UTC)

@@ -13,28 +13,30 @@ import pytest
 import trio
 
 from agentproxy.oracle.signerlink import SignerError, connect
+from agentproxy.protocol.codes import FailureCode
 from agentproxy.protocol.digests import Digest, HashAlgorithm
 from agentproxy.protocol.fields import Asserted, Head
 from agentproxy.protocol.frames import encode_frame
 from agentproxy.protocol.hashstates import HashState
 from agentproxy.protocol.keys import Keygrip, PublicKey
-from agentproxy.protocol.messages import FailureCode
 from agentproxy.protocol.seal_messages import SealState, StateSealed
 from agentproxy.protocol.signatures import Signature
-from agentproxy.protocol.signer_messages import (
-    CompareHead,
+from agentproxy.protocol.signer_answers import (
     CredentialRecords,
     DigestSigned,
     HeadCompared,
     Keys,
+    Recorded,
+    StatusReport,
+)
+from agentproxy.protocol.signer_requests import (
+    CompareHead,
     ListCredentialRecords,
     ListKeys,
     Outcome,
     Record,
-    Recorded,
     SignDigest,
     Status,
-    StatusReport,
 )
 from tests.oracle.samples import digest
 

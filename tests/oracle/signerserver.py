@@ -10,35 +10,34 @@ from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
+from agentproxy.protocol.codes import FailureCode
 from agentproxy.protocol.errors import RemoteProtocolError
 from agentproxy.protocol.fields import Head, KeyFacts
 from agentproxy.protocol.keys import Curve, EccPublicKey
-from agentproxy.protocol.messages import FailureCode
 from agentproxy.protocol.openpgp import DocumentSignature, algorithm_of, trailer
 from agentproxy.protocol.seal_messages import SealState, StateSealed
 from agentproxy.protocol.signatures import EddsaSignature
-from agentproxy.protocol.signer_messages import (
+from agentproxy.protocol.signer_answers import (
     CREDENTIAL_OPERATIONS,
-    FROM_SIGNER,
-    TO_SIGNER,
-    CompareHead,
     CredentialRecord,
     CredentialRecords,
     DigestSigned,
-    FromSigner,
     HeadCompared,
-    Issue,
     Issued,
     Keys,
+    NotDone,
+    Recorded,
+    StatusReport,
+)
+from agentproxy.protocol.signer_messages import FROM_SIGNER, TO_SIGNER, FromSigner, ToSigner
+from agentproxy.protocol.signer_requests import (
+    CompareHead,
+    Issue,
     ListCredentialRecords,
     ListKeys,
-    NotDone,
     Record,
-    Recorded,
     SignDigest,
     Status,
-    StatusReport,
-    ToSigner,
 )
 from agentproxy.runtime.streams import EndOfStream, FramedStream
 from tests.oracle.samples import facts

@@ -13,9 +13,12 @@ import trio
 from agentproxy.oracle.config import AttachConfig
 from agentproxy.oracle.daemon import Oracle
 from agentproxy.protocol.attach_messages import FROM_ATTACHER, Attach
+from agentproxy.protocol.codes import RejectionCode
 from agentproxy.protocol.errors import ConfigError
 from agentproxy.protocol.frames import encode_frame
-from agentproxy.protocol.messages import PROTOCOL_VERSION, Hello, Rejected, RejectionCode, Welcome
+from agentproxy.protocol.messages import PROTOCOL_VERSION
+from agentproxy.protocol.oracle_messages import Rejected, Welcome
+from agentproxy.protocol.relay_messages import Hello
 from agentproxy.runtime.streams import FramedStream
 from tests.oracle.signerserver import FakeSigner
 from tests.oracle.world import SECONDS, Client, Enrolled, World

@@ -7,7 +7,7 @@ from agentproxy.oracle.authn import Proof, Rejection, authenticate, prove, reche
 from agentproxy.oracle.caller import Caller
 from agentproxy.oracle.credentials import CertificateEntry, Credentials, RunnerEntry, TokenEntry
 from agentproxy.oracle.policy import Policy, RunnerRule
-from agentproxy.protocol.messages import RejectionCode
+from agentproxy.protocol.codes import RejectionCode
 from tests.oracle.samples import NOW, policy
 
 LATER, EARLIER = NOW + timedelta(seconds=1), NOW - timedelta(seconds=1)

@@ -10,7 +10,7 @@ import trio
 from agentproxy.oracle.config import ListenAddress, OracleConfig, parse_address
 from agentproxy.oracle.daemon import Oracle, load_policy
 from agentproxy.protocol.errors import ConfigError, RemoteProtocolError
-from agentproxy.protocol.messages import Drain, KeysChanged, Signed, Welcome
+from agentproxy.protocol.oracle_messages import Drain, KeysChanged, Signed, Welcome
 from agentproxy.runtime.config import load
 from tests.oracle.conftest import Running
 from tests.oracle.samples import sign

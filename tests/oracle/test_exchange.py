@@ -24,10 +24,11 @@ from agentproxy.oracle.changes import CertificateRevoked, RunnerDisabled, TokenR
 from agentproxy.oracle.config import CredentialsConfig
 from agentproxy.oracle.credentials import TokenKind
 from agentproxy.oracle.daemon import Oracle
+from agentproxy.protocol.codes import RejectionCode
 from agentproxy.protocol.errors import ConfigError, RemoteProtocolError
 from agentproxy.protocol.expiry import THRESHOLD_DAYS
-from agentproxy.protocol.messages import Credentials, Rejected, RejectionCode, Signed, Welcome
-from agentproxy.protocol.signer_messages import CredentialRecord
+from agentproxy.protocol.oracle_messages import Credentials, Rejected, Signed, Welcome
+from agentproxy.protocol.signer_answers import CredentialRecord
 from agentproxy.runtime.streams import EndOfStream
 from tests.oracle.conftest import Running
 from tests.oracle.samples import sign

@@ -22,7 +22,9 @@ from agentproxy.protocol.journal import (
     Reported,
 )
 from agentproxy.protocol.keys import Fingerprint, Keygrip
-from agentproxy.protocol.signer_messages import FromSigner, Outcome, Record, Recorded, ToSigner
+from agentproxy.protocol.signer_answers import Recorded
+from agentproxy.protocol.signer_messages import FromSigner, ToSigner
+from agentproxy.protocol.signer_requests import Outcome, Record
 from tests.oracle.fakesigner import FakeSource
 from tests.oracle.samples import MODERN, SERVED, caller, digest, policy
 

@@ -9,7 +9,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from agentproxy.oracle.config import OracleConfig
 from agentproxy.oracle.daemon import Oracle
 from agentproxy.protocol.errors import ConfigError, RemoteProtocolError
-from agentproxy.protocol.messages import Rejected, Signed, Welcome
+from agentproxy.protocol.oracle_messages import Rejected, Signed, Welcome
 from agentproxy.runtime.config import load
 from agentproxy.runtime.metricsconfig import MetricsConfig
 from tests.oracle.samples import sign

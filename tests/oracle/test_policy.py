@@ -16,9 +16,9 @@ from agentproxy.oracle.policy import (
     served_keys,
 )
 from agentproxy.oracle.policycheck import check
+from agentproxy.protocol.codes import RefusalCode
 from agentproxy.protocol.digests import HashAlgorithm
 from agentproxy.protocol.fields import KeyFacts
-from agentproxy.protocol.messages import RefusalCode
 from tests.oracle.samples import LEGACY, MODERN, SEALED, SERVED, SMALL, caller, policy
 
 SHA256 = HashAlgorithm.SHA256

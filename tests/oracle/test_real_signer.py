@@ -12,7 +12,7 @@ import trio
 from agentproxy.oracle.config import OracleConfig
 from agentproxy.oracle.daemon import Oracle
 from agentproxy.protocol.errors import ConfigError
-from agentproxy.protocol.messages import Signed, Welcome
+from agentproxy.protocol.oracle_messages import Signed, Welcome
 from agentproxy.runtime.config import load
 from agentproxy.signer import verify
 from tests.oracle.samples import digest, sign

@@ -31,7 +31,7 @@ from agentproxy.oracle.credentials import Credentials, TokenKind
 from agentproxy.oracle.database import Database, Postgresql, SqliteFile
 from agentproxy.oracle.registry import Registry, RegistryError
 from agentproxy.protocol.errors import BackendError, ConfigError, RemoteProtocolError
-from agentproxy.protocol.signer_messages import CREDENTIAL_OPERATIONS, CredentialRecord, CredentialRecords
+from agentproxy.protocol.signer_answers import CREDENTIAL_OPERATIONS, CredentialRecord, CredentialRecords
 from tests.oracle.postgresql import Server, server
 
 NOW = datetime.now(UTC).replace(microsecond=7)

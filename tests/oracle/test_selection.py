@@ -2,8 +2,8 @@ import pytest
 
 from agentproxy.oracle.policy import Deny, KeyRule, Policy, RunnerRule
 from agentproxy.oracle.selection import select_key
+from agentproxy.protocol.codes import RefusalCode
 from agentproxy.protocol.fields import KeyFacts
-from agentproxy.protocol.messages import RefusalCode
 from tests.oracle.samples import LEGACY, MODERN, SERVED, SMALL, policy
 
 

@@ -5,8 +5,9 @@ import trio
 import trio.testing
 
 from agentproxy.oracle.signerlink import SignerError, SignerLink, connect
-from agentproxy.protocol.messages import FailureCode
-from agentproxy.protocol.signer_messages import Keys, ListKeys, SignDigest, Status
+from agentproxy.protocol.codes import FailureCode
+from agentproxy.protocol.signer_answers import Keys
+from agentproxy.protocol.signer_requests import ListKeys, SignDigest, Status
 from agentproxy.signer import verify
 from tests.oracle.samples import digest
 from tests.oracle.signer_contract import *  # noqa: F403  the contract's tests

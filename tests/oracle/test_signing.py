@@ -8,8 +8,9 @@ from agentproxy.oracle.requests import KEPT_SECONDS, MOST_KEPT, Requests
 from agentproxy.oracle.signing import SigningService
 from agentproxy.protocol.digests import HashAlgorithm
 from agentproxy.protocol.errors import BackendError, LimitedError, RefusedError
-from agentproxy.protocol.messages import Sealed, Sign, Signed
-from agentproxy.protocol.seal_messages import SealState
+from agentproxy.protocol.oracle_messages import Signed
+from agentproxy.protocol.relay_messages import Sign
+from agentproxy.protocol.seal_messages import Sealed, SealState
 from tests.oracle.fakesigner import FakeSource
 from tests.oracle.samples import LEGACY, MODERN, SEALED, SERVED, SMALL, caller, head, policy, seal, sign, signature
 

@@ -7,30 +7,22 @@ import trustme
 
 from agentproxy.oracle import stream as stream_module
 from agentproxy.oracle.changes import CertificateRevoked, RunnerDisabled, RunnerRemoved, TokenRevoked
+from agentproxy.protocol.codes import FailureCode, RefusalCode, RejectionCode
 from agentproxy.protocol.errors import RemoteProtocolError
 from agentproxy.protocol.fields import Claims
-from agentproxy.protocol.messages import (
-    PROTOCOL_VERSION,
+from agentproxy.protocol.key_messages import SelectedKey, SelectKey
+from agentproxy.protocol.messages import PROTOCOL_VERSION, FromOracle
+from agentproxy.protocol.oracle_messages import (
     Certificate,
     Drain,
     Failed,
-    FailureCode,
-    FetchCertificate,
-    FromOracle,
-    Hello,
     KeysChanged,
-    Ping,
-    Pong,
-    RefusalCode,
     Refused,
     Rejected,
-    RejectionCode,
-    SelectedKey,
-    SelectKey,
-    Sign,
     Signed,
     Welcome,
 )
+from agentproxy.protocol.relay_messages import FetchCertificate, Hello, Ping, Pong, Sign
 from agentproxy.runtime.streams import EndOfStream
 from agentproxy.signer import verify
 from tests.oracle.conftest import Running

@@ -21,7 +21,8 @@ from agentproxy.oracle.credentials import TokenKind
 from agentproxy.oracle.database import SqliteFile
 from agentproxy.oracle.registry import Registry
 from agentproxy.protocol.errors import RemoteProtocolError
-from agentproxy.protocol.messages import FROM_ORACLE, FROM_RELAY, PROTOCOL_VERSION, FromOracle, FromRelay, Hello
+from agentproxy.protocol.messages import FROM_ORACLE, FROM_RELAY, PROTOCOL_VERSION, FromOracle, FromRelay
+from agentproxy.protocol.relay_messages import Hello
 from agentproxy.runtime.config import load
 from agentproxy.runtime.streams import FramedStream
 from tests.oracle import signerserver

@@ -7,8 +7,9 @@ from pathlib import Path
 import pytest
 
 from agentproxy.protocol.attach_messages import FROM_ATTACHER
+from agentproxy.protocol.codes import FailureCode, RefusalCode, RejectionCode
 from agentproxy.protocol.frames import FrameReader
-from agentproxy.protocol.messages import FROM_ORACLE, FROM_RELAY, FailureCode, RefusalCode, RejectionCode
+from agentproxy.protocol.messages import FROM_ORACLE, FROM_RELAY
 from agentproxy.protocol.signer_messages import FROM_SIGNER, TO_SIGNER
 
 PAGE = (Path(__file__).parent.parent.parent / "docs" / "PROTOCOL.md").read_text()

@@ -14,9 +14,13 @@ from agentproxy.protocol.digests import Digest, HashAlgorithm
 from agentproxy.protocol.errors import RemoteProtocolError
 from agentproxy.protocol.fields import Asserted, Claims, Head
 from agentproxy.protocol.keys import Keygrip
-from agentproxy.protocol.messages import FROM_ORACLE, FROM_RELAY, Sign, Signed
+from agentproxy.protocol.messages import FROM_ORACLE, FROM_RELAY
+from agentproxy.protocol.oracle_messages import Signed
+from agentproxy.protocol.relay_messages import Sign
 from agentproxy.protocol.signatures import DsaSignature, EcdsaSignature, EddsaSignature, RsaSignature
-from agentproxy.protocol.signer_messages import FROM_SIGNER, TO_SIGNER, DigestSigned, SignDigest
+from agentproxy.protocol.signer_answers import DigestSigned
+from agentproxy.protocol.signer_messages import FROM_SIGNER, TO_SIGNER
+from agentproxy.protocol.signer_requests import SignDigest
 from agentproxy.protocol.wire import MessageCodec, Tagged, new_converter
 
 NAMES = st.from_regex(r"[A-Za-z0-9][A-Za-z0-9._+-]{0,63}", fullmatch=True)

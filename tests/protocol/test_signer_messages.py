@@ -4,7 +4,8 @@ import pytest
 
 from agentproxy.protocol.errors import RemoteProtocolError
 from agentproxy.protocol.fields import Asserted
-from agentproxy.protocol.signer_messages import TO_SIGNER, Outcome, Record
+from agentproxy.protocol.signer_messages import TO_SIGNER
+from agentproxy.protocol.signer_requests import Outcome, Record
 
 
 def test_it_is_the_signer_alone_who_says_signed() -> None:

@@ -9,60 +9,31 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from agentproxy.protocol.codes import FailureCode, RefusalCode, RejectionCode
 from agentproxy.protocol.digests import Digest, HashAlgorithm
 from agentproxy.protocol.errors import LocalProtocolError, RemoteProtocolError
 from agentproxy.protocol.fields import MAX_CLAIM, Asserted, Claims, Head, KeyFacts
 from agentproxy.protocol.hashstates import HashState
+from agentproxy.protocol.key_messages import SelectedKey, SelectKey, ServedKey
 from agentproxy.protocol.keys import Curve, EccPublicKey, Fingerprint, Keygrip, RsaPublicKey
-from agentproxy.protocol.messages import (
-    FROM_ORACLE,
-    FROM_RELAY,
+from agentproxy.protocol.messages import FROM_ORACLE, FROM_RELAY, FromOracle, FromRelay
+from agentproxy.protocol.openpgp import DocumentSignature
+from agentproxy.protocol.oracle_messages import (
     Certificate,
     Drain,
     Failed,
-    FailureCode,
-    FetchCertificate,
-    FromOracle,
-    FromRelay,
-    Hello,
     KeysChanged,
-    Ping,
-    Pong,
-    RefusalCode,
     Refused,
     Rejected,
-    RejectionCode,
-    Seal,
-    Sealed,
-    SelectedKey,
-    SelectKey,
-    ServedKey,
-    Sign,
     Signed,
     Welcome,
 )
-from agentproxy.protocol.openpgp import DocumentSignature
-from agentproxy.protocol.seal_messages import SealState, StateSealed
+from agentproxy.protocol.relay_messages import FetchCertificate, Hello, Ping, Pong, Sign
+from agentproxy.protocol.seal_messages import Seal, Sealed, SealState, StateSealed
 from agentproxy.protocol.signatures import DsaSignature, EcdsaSignature, EddsaSignature, RsaSignature
-from agentproxy.protocol.signer_messages import (
-    FROM_SIGNER,
-    TO_SIGNER,
-    CertificateKind,
-    DigestSigned,
-    FromSigner,
-    Issue,
-    Issued,
-    Keys,
-    ListKeys,
-    NotDone,
-    Outcome,
-    Record,
-    Recorded,
-    SignDigest,
-    Status,
-    StatusReport,
-    ToSigner,
-)
+from agentproxy.protocol.signer_answers import DigestSigned, Issued, Keys, NotDone, Recorded, StatusReport
+from agentproxy.protocol.signer_messages import FROM_SIGNER, TO_SIGNER, FromSigner, ToSigner
+from agentproxy.protocol.signer_requests import CertificateKind, Issue, ListKeys, Outcome, Record, SignDigest, Status
 from agentproxy.protocol.wire import format_time, parse_time
 
 ID = "0123456789abcdef" * 2

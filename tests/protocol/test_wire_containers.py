@@ -1,7 +1,9 @@
 import pytest
 
+from agentproxy.protocol.codes import RejectionCode
 from agentproxy.protocol.errors import RemoteProtocolError
-from agentproxy.protocol.messages import FROM_ORACLE, FROM_RELAY, Rejected, RejectionCode
+from agentproxy.protocol.messages import FROM_ORACLE, FROM_RELAY
+from agentproxy.protocol.oracle_messages import Rejected
 
 SIGN = '{"type":"sign","id":"%s","keygrip":"%s","digest":{"algorithm":8,"value":"%s"},"remaining_ms":1,"claims":%s}'
 

@@ -2,8 +2,10 @@
 
 import pytest
 
+from agentproxy.protocol.codes import FailureCode, RejectionCode
 from agentproxy.protocol.errors import RemoteProtocolError
-from agentproxy.protocol.messages import FROM_ORACLE, Failed, FailureCode, Rejected, RejectionCode
+from agentproxy.protocol.messages import FROM_ORACLE
+from agentproxy.protocol.oracle_messages import Failed, Rejected
 from agentproxy.protocol.wire import new_converter
 
 

@@ -11,24 +11,11 @@ import trio
 from agentproxy.protocol.errors import RemoteProtocolError
 from agentproxy.protocol.fields import Head, KeyFacts
 from agentproxy.protocol.journal import JournalRecord, Report, Reported
+from agentproxy.protocol.key_messages import ServedKey
 from agentproxy.protocol.keys import Keygrip
-from agentproxy.protocol.messages import (
-    FROM_ORACLE,
-    FROM_RELAY,
-    Certificate,
-    Credentials,
-    FetchCertificate,
-    FromOracle,
-    FromRelay,
-    Hello,
-    Ping,
-    Pong,
-    Rejected,
-    ServedKey,
-    Sign,
-    Signed,
-    Welcome,
-)
+from agentproxy.protocol.messages import FROM_ORACLE, FROM_RELAY, FromOracle, FromRelay
+from agentproxy.protocol.oracle_messages import Certificate, Credentials, Rejected, Signed, Welcome
+from agentproxy.protocol.relay_messages import FetchCertificate, Hello, Ping, Pong, Sign
 from agentproxy.runtime.streams import EndOfStream, FramedStream
 from agentproxy.runtime.tls import handshake
 from agentproxy.runtime.tlsstream import TlsStream

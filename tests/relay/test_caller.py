@@ -8,7 +8,8 @@ import trio
 
 from agentproxy.protocol.fields import Claims
 from agentproxy.protocol.frames import MAX_PAYLOAD
-from agentproxy.protocol.messages import FROM_RELAY, Sign
+from agentproxy.protocol.messages import FROM_RELAY
+from agentproxy.protocol.relay_messages import Sign
 from agentproxy.runtime.unixsocket import Peer
 from relay.caller import Observer, Sighting
 from tests.oracle.samples import sign

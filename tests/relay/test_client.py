@@ -7,28 +7,14 @@ import pytest
 import trio
 import trio.testing
 
+from agentproxy.protocol.codes import FailureCode, RefusalCode, RejectionCode
 from agentproxy.protocol.digests import Digest, HashAlgorithm
 from agentproxy.protocol.fields import Head
+from agentproxy.protocol.key_messages import ServedKey
 from agentproxy.protocol.keys import Keygrip
-from agentproxy.protocol.messages import (
-    FROM_ORACLE,
-    FROM_RELAY,
-    PROTOCOL_VERSION,
-    Failed,
-    FailureCode,
-    FromOracle,
-    FromRelay,
-    Hello,
-    Ping,
-    Pong,
-    RefusalCode,
-    Refused,
-    Rejected,
-    RejectionCode,
-    ServedKey,
-    Sign,
-    Welcome,
-)
+from agentproxy.protocol.messages import FROM_ORACLE, FROM_RELAY, PROTOCOL_VERSION, FromOracle, FromRelay
+from agentproxy.protocol.oracle_messages import Failed, Refused, Rejected, Welcome
+from agentproxy.protocol.relay_messages import Hello, Ping, Pong, Sign
 from agentproxy.protocol.wire import parse_time
 from agentproxy.runtime.streams import FramedStream
 from relay.client import Client

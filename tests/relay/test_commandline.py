@@ -14,7 +14,9 @@ from pathlib import Path
 import pytest
 import trio
 
-from agentproxy.protocol.messages import Hello, Rejected, RejectionCode
+from agentproxy.protocol.codes import RejectionCode
+from agentproxy.protocol.oracle_messages import Rejected
+from agentproxy.protocol.relay_messages import Hello
 from agentproxy.protocol.wire import format_time
 from tests.relay.conftest import TOKEN, Runner, lasting, run_gpg
 

@@ -9,30 +9,21 @@ import pytest
 import trio
 import trio.testing
 
+from agentproxy.protocol.codes import FailureCode, RefusalCode, RejectionCode
 from agentproxy.protocol.fields import Head
-from agentproxy.protocol.messages import (
-    FROM_ORACLE,
-    FROM_RELAY,
-    PROTOCOL_VERSION,
+from agentproxy.protocol.key_messages import ServedKey
+from agentproxy.protocol.messages import FROM_ORACLE, FROM_RELAY, PROTOCOL_VERSION, FromOracle
+from agentproxy.protocol.oracle_messages import (
     Certificate,
     Drain,
     Failed,
-    FailureCode,
-    FetchCertificate,
-    FromOracle,
-    Hello,
     KeysChanged,
-    Ping,
-    Pong,
-    RefusalCode,
     Refused,
     Rejected,
-    RejectionCode,
-    ServedKey,
-    Sign,
     Signed,
     Welcome,
 )
+from agentproxy.protocol.relay_messages import FetchCertificate, Hello, Ping, Pong, Sign
 from agentproxy.protocol.signatures import RsaSignature
 from agentproxy.protocol.wire import parse_time
 from agentproxy.runtime.streams import EndOfStream, FramedStream

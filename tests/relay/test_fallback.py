@@ -13,11 +13,12 @@ from pathlib import Path
 import pytest
 import trio
 
+from agentproxy.protocol.codes import FailureCode, RefusalCode, RejectionCode
 from agentproxy.protocol.digests import Digest, HashAlgorithm
 from agentproxy.protocol.errors import ConfigError
 from agentproxy.protocol.fields import KeyFacts
 from agentproxy.protocol.keys import Keygrip
-from agentproxy.protocol.messages import Failed, FailureCode, KeysChanged, RefusalCode, Refused, Rejected, RejectionCode
+from agentproxy.protocol.oracle_messages import Failed, KeysChanged, Refused, Rejected
 from agentproxy.runtime.unixsocket import Peer
 from relay import delivery, fallbackrule, localagent
 from relay.daemon import serve

@@ -6,19 +6,10 @@ from dataclasses import replace
 import pytest
 import trio
 
-from agentproxy.protocol.messages import (
-    Drain,
-    Failed,
-    FailureCode,
-    FromOracle,
-    KeysChanged,
-    RefusalCode,
-    Refused,
-    Rejected,
-    RejectionCode,
-    Sign,
-    Signed,
-)
+from agentproxy.protocol.codes import FailureCode, RefusalCode, RejectionCode
+from agentproxy.protocol.messages import FromOracle
+from agentproxy.protocol.oracle_messages import Drain, Failed, KeysChanged, Refused, Rejected, Signed
+from agentproxy.protocol.relay_messages import Sign
 from agentproxy.protocol.signatures import RsaSignature
 from tests.relay.conftest import Runner, write_credentials
 from tests.relay.fakeoracle import HEAD

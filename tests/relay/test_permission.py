@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from agentproxy.protocol.messages import RejectionCode
+from agentproxy.protocol.codes import RejectionCode
 from relay.link import RejectedError
 from relay.permission import Permission
 

@@ -6,8 +6,11 @@ from pathlib import Path
 import pytest
 import trio
 
+from agentproxy.protocol.codes import RejectionCode
 from agentproxy.protocol.errors import ConfigError
-from agentproxy.protocol.messages import FromOracle, Hello, Rejected, RejectionCode, Sign
+from agentproxy.protocol.messages import FromOracle
+from agentproxy.protocol.oracle_messages import Rejected
+from agentproxy.protocol.relay_messages import Hello, Sign
 from relay.credentials import CredentialStore
 from tests.oracle.world import until
 from tests.relay.conftest import TOKEN, Runner, lasting

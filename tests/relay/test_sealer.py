@@ -13,30 +13,17 @@ import trio
 import trio.testing
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
+from agentproxy.protocol.codes import FailureCode, RefusalCode, RejectionCode
 from agentproxy.protocol.digests import HashAlgorithm
 from agentproxy.protocol.errors import ConfigError
 from agentproxy.protocol.fields import Head, KeyFacts
 from agentproxy.protocol.hashstates import HashState
+from agentproxy.protocol.key_messages import SelectedKey, SelectKey, ServedKey
 from agentproxy.protocol.keys import Curve, EccPublicKey, Fingerprint
-from agentproxy.protocol.messages import (
-    FROM_ORACLE,
-    FROM_RELAY,
-    PROTOCOL_VERSION,
-    Failed,
-    FailureCode,
-    FromOracle,
-    RefusalCode,
-    Refused,
-    Rejected,
-    RejectionCode,
-    Seal,
-    Sealed,
-    SelectedKey,
-    SelectKey,
-    ServedKey,
-    Welcome,
-)
+from agentproxy.protocol.messages import FROM_ORACLE, FROM_RELAY, PROTOCOL_VERSION, FromOracle
 from agentproxy.protocol.openpgp import DocumentSignature, trailer
+from agentproxy.protocol.oracle_messages import Failed, Refused, Rejected, Welcome
+from agentproxy.protocol.seal_messages import Seal, Sealed
 from agentproxy.protocol.signatures import EddsaSignature
 from agentproxy.runtime.streams import EndOfStream, FramedStream
 from relay.config import OracleAddress, RelayConfig, SocketConfig

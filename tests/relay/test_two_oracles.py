@@ -7,8 +7,11 @@ from dataclasses import replace
 import pytest
 import trio
 
+from agentproxy.protocol.codes import RejectionCode
 from agentproxy.protocol.errors import ConfigError
-from agentproxy.protocol.messages import FromOracle, Hello, Rejected, RejectionCode, Sign, Welcome
+from agentproxy.protocol.messages import FromOracle
+from agentproxy.protocol.oracle_messages import Rejected, Welcome
+from agentproxy.protocol.relay_messages import Hello, Sign
 from relay.config import OracleAddress
 from relay.credentials import CredentialStore
 from relay.exchange import confirm

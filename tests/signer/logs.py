@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from agentproxy.protocol.fields import Asserted, Head
-from agentproxy.protocol.signer_messages import Outcome
+from agentproxy.protocol.signer_requests import Outcome
 from agentproxy.signer.log import AuditLog, LogLimits
 from agentproxy.signer.record import Entry, hash_of_line
 from agentproxy.signer.segment import list_segments

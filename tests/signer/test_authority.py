@@ -8,7 +8,7 @@ from cryptography.x509.oid import ExtendedKeyUsageOID
 from cryptography.x509.verification import PolicyBuilder, Store, VerificationError
 
 from agentproxy.protocol.errors import ConfigError, RemoteProtocolError
-from agentproxy.protocol.signer_messages import CertificateKind
+from agentproxy.protocol.signer_requests import CertificateKind
 from agentproxy.signer.authority import Authority, create_authority
 
 NOW = datetime(2026, 11, 22, 12, tzinfo=UTC)

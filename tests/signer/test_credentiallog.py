@@ -7,15 +7,8 @@ import pytest
 
 from agentproxy.protocol.errors import BackendError
 from agentproxy.protocol.fields import Asserted
-from agentproxy.protocol.signer_messages import (
-    CREDENTIAL_OPERATIONS,
-    CredentialRecord,
-    CredentialRecords,
-    ListCredentialRecords,
-    NotDone,
-    Outcome,
-    Record,
-)
+from agentproxy.protocol.signer_answers import CREDENTIAL_OPERATIONS, CredentialRecord, CredentialRecords, NotDone
+from agentproxy.protocol.signer_requests import ListCredentialRecords, Outcome, Record
 from agentproxy.signer import credentiallog
 from agentproxy.signer.credentiallog import read_credentials
 from agentproxy.signer.log import AuditLog, LogLimits

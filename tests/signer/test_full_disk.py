@@ -10,9 +10,10 @@ from pathlib import Path
 
 import pytest
 
+from agentproxy.protocol.codes import FailureCode
 from agentproxy.protocol.fields import Asserted
-from agentproxy.protocol.messages import FailureCode
-from agentproxy.protocol.signer_messages import DigestSigned, NotDone, Outcome, Record, Status, StatusReport
+from agentproxy.protocol.signer_answers import DigestSigned, NotDone, StatusReport
+from agentproxy.protocol.signer_requests import Outcome, Record, Status
 from agentproxy.signer.log import AuditLog, LogLimits, LogUnavailableError
 from agentproxy.signer.record import Entry
 from agentproxy.signer.segment import ZEROS_AHEAD

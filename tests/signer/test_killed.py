@@ -6,7 +6,7 @@ from pathlib import Path
 
 from agentproxy.protocol.fields import Head
 from agentproxy.protocol.keys import Keygrip
-from agentproxy.protocol.signer_messages import DigestSigned
+from agentproxy.protocol.signer_answers import DigestSigned
 from agentproxy.signer.diagnosis import DamageKind
 from agentproxy.signer.record import signature_sha256
 from agentproxy.signer.verifylog import verify

@@ -13,22 +13,15 @@ import pytest
 import trio
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
+from agentproxy.protocol.codes import FailureCode
 from agentproxy.protocol.digests import Digest, HashAlgorithm
 from agentproxy.protocol.errors import BackendError, KeyUnavailableError
 from agentproxy.protocol.fields import KeyFacts
 from agentproxy.protocol.keys import Curve, EccPublicKey, Fingerprint, Keygrip, PublicKey
-from agentproxy.protocol.messages import FailureCode
 from agentproxy.protocol.signatures import EddsaSignature, Signature
-from agentproxy.protocol.signer_messages import (
-    FROM_SIGNER,
-    DigestSigned,
-    FromSigner,
-    NotDone,
-    Outcome,
-    Status,
-    StatusReport,
-    ToSigner,
-)
+from agentproxy.protocol.signer_answers import DigestSigned, NotDone, StatusReport
+from agentproxy.protocol.signer_messages import FROM_SIGNER, FromSigner, ToSigner
+from agentproxy.protocol.signer_requests import Outcome, Status
 from agentproxy.signer import pipeline, shortcut
 from agentproxy.signer.authority import Authority, create_authority
 from agentproxy.signer.keyring import Keyring

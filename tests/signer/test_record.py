@@ -14,7 +14,7 @@ from agentproxy.protocol.errors import RemoteProtocolError
 from agentproxy.protocol.fields import Asserted, Claims
 from agentproxy.protocol.keys import Fingerprint, Keygrip
 from agentproxy.protocol.signatures import EddsaSignature, RsaSignature
-from agentproxy.protocol.signer_messages import Outcome
+from agentproxy.protocol.signer_requests import Outcome
 from agentproxy.signer.grammar import is_canonical
 from agentproxy.signer.record import FIRST_PREV, MEMBERS, AuditRecord, Entry, hash_of_line, signature_sha256
 

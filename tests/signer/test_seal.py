@@ -10,14 +10,15 @@ from pathlib import Path
 
 import pytest
 
+from agentproxy.protocol.codes import FailureCode
 from agentproxy.protocol.digests import Digest, HashAlgorithm
 from agentproxy.protocol.fields import Asserted
 from agentproxy.protocol.hashstates import HashState
 from agentproxy.protocol.keys import Fingerprint, Keygrip
-from agentproxy.protocol.messages import FailureCode
 from agentproxy.protocol.openpgp import DocumentSignature
 from agentproxy.protocol.seal_messages import SealState, StateSealed
-from agentproxy.protocol.signer_messages import TO_SIGNER, DigestSigned, NotDone
+from agentproxy.protocol.signer_answers import DigestSigned, NotDone
+from agentproxy.protocol.signer_messages import TO_SIGNER
 from agentproxy.signer.keyring import Keyring
 from agentproxy.signer.record import signature_sha256
 from agentproxy.signer.verifylog import verify

@@ -11,26 +11,28 @@ from pathlib import Path
 import pytest
 from cryptography import x509
 
+from agentproxy.protocol.codes import FailureCode
 from agentproxy.protocol.digests import Digest, HashAlgorithm
 from agentproxy.protocol.fields import Asserted, Claims
 from agentproxy.protocol.keys import Keygrip
-from agentproxy.protocol.messages import FailureCode
 from agentproxy.protocol.signatures import EddsaSignature
-from agentproxy.protocol.signer_messages import (
-    CertificateKind,
+from agentproxy.protocol.signer_answers import (
     CheckpointTaken,
     DigestSigned,
-    Issue,
     Issued,
     Keys,
-    ListKeys,
     NotDone,
+    Recorded,
+    StatusReport,
+)
+from agentproxy.protocol.signer_requests import (
+    CertificateKind,
+    Issue,
+    ListKeys,
     Outcome,
     Record,
-    Recorded,
     SignDigest,
     Status,
-    StatusReport,
     TakeCheckpoint,
 )
 from agentproxy.signer.checkpoint import Checkpoint

@@ -19,7 +19,8 @@ from agentproxy.admin.records import COLUMNS, ends, follow, last_lines, summary
 from agentproxy.admin.signeraccess import ask, signer_for
 from agentproxy.protocol.errors import ConfigError, RemoteProtocolError
 from agentproxy.protocol.fields import Head
-from agentproxy.protocol.signer_messages import CheckpointTaken, TakeCheckpoint
+from agentproxy.protocol.signer_answers import CheckpointTaken
+from agentproxy.protocol.signer_requests import TakeCheckpoint
 from agentproxy.signer.checkpoint import Checkpoint
 from agentproxy.signer.logkey import public_key_path, read_public_key
 from agentproxy.signer.record import AuditRecord

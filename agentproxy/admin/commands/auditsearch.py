@@ -15,7 +15,7 @@ from agentproxy.admin.auditplace import NOT_A_TERMINAL, cache_option, configured
 from agentproxy.admin.auditquery import Query, parse_moment
 from agentproxy.admin.layout import config_option
 from agentproxy.admin.records import COLUMNS, summary
-from agentproxy.protocol.signer_messages import Outcome
+from agentproxy.protocol.signer_requests import Outcome
 from agentproxy.protocol.wire import format_time
 
 __all__ = ["query"]

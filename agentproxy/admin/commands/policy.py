@@ -12,10 +12,10 @@ from agentproxy.admin.servedkeys import ServedKeys, served_keys
 from agentproxy.oracle.caller import Caller
 from agentproxy.oracle.config import OracleConfig
 from agentproxy.oracle.policy import Allow, Deny, Policy, Question, explain
+from agentproxy.protocol.codes import RefusalCode
 from agentproxy.protocol.digests import HashAlgorithm
 from agentproxy.protocol.errors import ConfigError, RemoteProtocolError
 from agentproxy.protocol.fields import check_name
-from agentproxy.protocol.messages import RefusalCode
 from agentproxy.runtime.config import load
 
 __all__ = ["command"]

@@ -37,8 +37,9 @@ from agentproxy.oracle.policy import Deny
 from agentproxy.oracle.reception import SOFTWARE, Reception
 from agentproxy.oracle.selection import select_key
 from agentproxy.protocol.armor import armored
+from agentproxy.protocol.codes import RejectionCode
 from agentproxy.protocol.errors import BlindOracleError, RefusedError
-from agentproxy.protocol.messages import RejectionCode, ServedKey
+from agentproxy.protocol.key_messages import ServedKey
 from agentproxy.protocol.wire import format_time
 
 __all__ = ["Api", "KeyNotFoundError"]

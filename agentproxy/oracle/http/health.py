@@ -13,7 +13,9 @@ from agentproxy.oracle.http.models import HealthReport
 from agentproxy.oracle.registryview import RegistryView
 from agentproxy.oracle.signing import SigningService
 from agentproxy.protocol.errors import BackendError
-from agentproxy.protocol.signer_messages import FromSigner, Status, StatusReport, ToSigner
+from agentproxy.protocol.signer_answers import StatusReport
+from agentproxy.protocol.signer_messages import FromSigner, ToSigner
+from agentproxy.protocol.signer_requests import Status
 
 __all__ = ["Health", "StatusSource"]
 

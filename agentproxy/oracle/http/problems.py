@@ -11,6 +11,7 @@ from http import HTTPStatus
 
 from agentproxy.oracle.authn import Rejection
 from agentproxy.oracle.signerlink import SignerError
+from agentproxy.protocol.codes import FailureCode, RefusalCode, RejectionCode
 from agentproxy.protocol.errors import (
     BackendError,
     BlindOracleError,
@@ -19,7 +20,6 @@ from agentproxy.protocol.errors import (
     RefusedError,
     RemoteProtocolError,
 )
-from agentproxy.protocol.messages import FailureCode, RefusalCode, RejectionCode
 
 __all__ = ["MEDIA_TYPE", "Problem", "RejectedError", "problem_of"]
 

@@ -10,7 +10,8 @@ import trio
 from agentproxy.oracle.http import health as health_module
 from agentproxy.protocol.digests import HashAlgorithm
 from agentproxy.protocol.hashstates import HashState
-from agentproxy.protocol.signer_messages import Outcome, SealState
+from agentproxy.protocol.seal_messages import SealState
+from agentproxy.protocol.signer_requests import Outcome
 from tests.oracle.http.conftest import Api, bearer
 from tests.oracle.signerserver import ED25519
 from tests.oracle.world import SECONDS, until
