@@ -5,7 +5,7 @@ A caller that is slow, silent or half gone holds its own connection and nothing 
 
 import contextlib
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from math import inf
 
 import trio
@@ -23,13 +23,14 @@ __all__ = ["Conversation"]
 # After one to two times this nobody is there any more, or somebody does not read; and connections are bounded.
 IDLE_SECONDS = 1800.0
 READ_BYTES = 4096  # four of Assuan's longest lines
-# gpg writes a line and its newline one after the other. On a busy host it has not come to the second when we wake up,
-# for each of its dozen commands: to wait here takes a few microseconds, to go through the event loop takes forty.
-NEWLINE_MS = 1
+# gpg writes a line and its newline one after the other, and a dozen lines that each wait for our answer. To wait for
+# them here takes a few microseconds, to go through the event loop takes forty. Nobody is kept waiting by that: it is
+# done while this gpg is the only one, or for what is there already; and who was not that quick twice, more often than
+# not, is left to the event loop.
+SOON_MS = 1
 HASTE_SECONDS = 0.0002  # whose newline takes longer is not waited for again
-# Where processors are few, the kernel lets gpg run as soon as its answer is written, and its next command is there when
-# we go on: found in two of three cases, which spares the event loop its round. So many in a row, then others' turn.
-MOST_AT_ONCE = 8
+MOST_AT_ONCE = 8  # commands in a row, then others have their turn
+_LUCK, _MOST_LUCK = 2, 4  # misses that are forgiven: at first, and after many hits
 
 # gpg asks these about every key it knows, and for a smartcard when nobody named a key. An answer of "not ours" is no
 # refusal that a person would look for.
@@ -45,29 +46,34 @@ class Conversation:
         departures: tells us when gpg leaves while it waits for one.
         observer: tells us more about who it is.
         visitor: who it is.
+        is_alone: whether nobody else is served at this moment.
     """
 
     __slots__ = (
-        "_at_once", "_departures", "_idle", "_is_hasty", "_observer", "_service", "_stream", "_visitor",
+        "_at_once", "_departures", "_idle", "_is_alone", "_is_hasty", "_luck", "_observer", "_service", "_stream",
+        "_visitor",
     )  # fmt: skip
 
-    def __init__(
+    def __init__(  # noqa: PLR0913, PLR0917  all that a relay has for one connection
         self,
         stream: trio.SocketStream,
         service: SignatureSource,
         departures: Departures,
         observer: Observer,
         visitor: Visitor,
+        is_alone: Callable[[], bool],
     ) -> None:
         self._stream = DirectStream(stream)
         self._service = service
         self._departures = departures
         self._observer = observer
         self._visitor = visitor
+        self._is_alone = is_alone
         # One scope for the whole conversation: one for each read and write would take longer than most replies.
         self._idle = trio.CancelScope()
         self._is_hasty = True
-        self._at_once = 0  # commands that were there without waiting, in a row
+        self._luck = _LUCK
+        self._at_once = 0  # commands that did not go through the event loop, in a row
 
     async def run(self, session: Session) -> None:
         """Serve until gpg closes, breaks the protocol, or keeps us waiting beyond the limits above."""
@@ -82,17 +88,25 @@ class Conversation:
                 return  # gpg was killed: nothing to tell and nobody to tell it
 
     async def _received(self) -> bytes:
-        untrusted = self._stream.receive_now(READ_BYTES) if self._at_once < MOST_AT_ONCE else None
-        self._at_once += 1
+        untrusted = self._soon()
         if untrusted is None:
             self._at_once = 0
             untrusted = await self._stream.receive_some(READ_BYTES)
         if self._is_hasty and untrusted and not untrusted.endswith(b"\n"):
             began = time.perf_counter()
-            rest = self._stream.receive_within(NEWLINE_MS, READ_BYTES)
+            rest = self._stream.receive_within(SOON_MS, READ_BYTES) or b""
             # Who kept everybody waiting, or drips bytes so as to do it, will not do so again.
             self._is_hasty = rest.endswith(b"\n") and time.perf_counter() - began < HASTE_SECONDS
             return untrusted + rest
+        return untrusted
+
+    def _soon(self) -> bytes | None:
+        """The next command, if it is there at once; None: it has to be waited for."""
+        if self._luck == 0 or self._at_once == MOST_AT_ONCE:
+            return None
+        untrusted = self._stream.receive_within(SOON_MS if self._is_alone() else 0, READ_BYTES)
+        self._luck = max(self._luck - 1, 0) if untrusted is None else min(self._luck + 1, _MOST_LUCK)
+        self._at_once += 1
         return untrusted
 
     def _put_off(self) -> None:

@@ -22,7 +22,7 @@ from relay.keylist import KeyList
 from relay.permission import Permission
 from relay.requestlog import RequestLog
 from relay.session import Session, SessionKey
-from relay.signing import SigningService
+from relay.signing import SignatureSource, SigningService
 from relay.turnaway import turn_away
 
 if TYPE_CHECKING:
@@ -125,13 +125,16 @@ class Relay:
                 if not self.keys.is_known:
                     with trio.move_on_after(FIRST_KEYS_SECONDS):
                         await self.keys.known()
-                conversation = Conversation(stream, self._service, self.departures, self._observer, visitor)
+                conversation = self._conversation(stream, self._service, visitor)
                 await conversation.run(Session(self._keys_for_sessions(door)))
             else:
-                conversation = Conversation(stream, local, self.departures, self._observer, visitor)
+                conversation = self._conversation(stream, local, visitor)
                 await conversation.run(local.new_session())
         finally:
             self.connections -= 1
+
+    def _conversation(self, stream: trio.SocketStream, source: SignatureSource, visitor: Visitor) -> Conversation:
+        return Conversation(stream, source, self.departures, self._observer, visitor, lambda: self.connections == 1)
 
     def _keys_for_sessions(self, door: Door) -> Sequence[SessionKey]:
         if self._session_keys_of != self.keys.changes:

@@ -30,6 +30,7 @@ class DirectStream(trio.abc.HalfCloseableStream):  # our one base class: whereve
         self._fileno = stream.socket.fileno
         self._unsent = bytearray()
         self._next_bytes = LEAST_BYTES  # to ask for
+        self._poll: select.poll | None = None
 
     @property
     def unsent(self) -> int:
@@ -57,27 +58,24 @@ class DirectStream(trio.abc.HalfCloseableStream):  # our one base class: whereve
                 self._next_bytes = min(2 * size, MOST_BYTES) if len(received) == size else max(size // 2, LEAST_BYTES)
             return received
 
-    def receive_now(self, max_bytes: int) -> bytes | None:
-        """What is there already, empty at the end; None when nothing is.
+    def receive_within(self, milliseconds: int, max_bytes: int) -> bytes | None:
+        """What arrives so soon that everybody can wait for it, empty at the end; None when nothing does.
 
         Raises:
             trio.BrokenResourceError: the connection broke.
         """
+        descriptor = self._descriptor()
+        if self._poll is None:
+            self._poll = select.poll()
+            self._poll.register(descriptor, select.POLLIN)
+        if not self._poll.poll(milliseconds):
+            return None
         try:
-            return os.read(self._descriptor(), max_bytes)
+            return os.read(descriptor, max_bytes)
         except BlockingIOError:
             return None
         except OSError as error:
             raise _broken(error) from error
-
-    def receive_within(self, milliseconds: int, max_bytes: int) -> bytes:
-        """What arrives so soon that everybody can wait for it; empty when nothing does: `receive_some` tells why."""
-        poll = select.poll()
-        poll.register(self._descriptor(), select.POLLIN)
-        try:
-            return os.read(self._descriptor(), max_bytes) if poll.poll(milliseconds) else b""
-        except OSError:
-            return b""
 
     def send_now(self, data: bytes | bytearray) -> bool:
         """Write; False when a part is left, which goes out before everything later once somebody awaits `flush`.

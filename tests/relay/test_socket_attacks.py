@@ -15,11 +15,12 @@ from pathlib import Path
 
 import pytest
 import trio
+import trio.testing
 
 from agentproxy.runtime.directstream import DirectStream
 from agentproxy.runtime.unixsocket import bind
 from relay.config import SocketConfig
-from relay.conversation import MOST_AT_ONCE, READ_BYTES
+from relay.conversation import MOST_AT_ONCE, READ_BYTES, SOON_MS, Conversation
 from tests.relay.activation import ROOT, SECONDS, until, write_config
 from tests.relay.conftest import GPG_SECONDS, Runner
 
@@ -90,16 +91,17 @@ async def test_two_hundred_connect_in_the_same_moment_and_nobody_is_turned_away(
 async def test_who_drips_a_line_holds_the_event_loop_once_and_no_more(
     runner: Runner, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    waits: list[bytes] = []
+    waits: list[bytes | None] = []
     receive_within = DirectStream.receive_within
     with socket.socket(socket.AF_UNIX) as client:
 
-        def dripping(stream: DirectStream, milliseconds: int, max_bytes: int) -> bytes:
+        def dripping(stream: DirectStream, milliseconds: int, max_bytes: int) -> bytes | None:
             client.sendall(b"E")  # in time, and no newline
             waits.append(receive_within(stream, milliseconds, max_bytes))
             return waits[-1]
 
         monkeypatch.setattr(DirectStream, "receive_within", dripping)
+        monkeypatch.setattr(Conversation, "_soon", lambda _: None)  # only the wait for a newline is looked at
         async with runner.both():
             client.connect(str(runner.socket))
             for piece in (b"R", b"SE", b"T\nRESE", b"T\n"):
@@ -119,11 +121,11 @@ async def test_who_sends_without_end_takes_turns_with_everybody_else(
     runner: Runner, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     in_a_row, longest = 0, 0
-    receive_now, receive_some = DirectStream.receive_now, DirectStream.receive_some
+    receive_within, receive_some = DirectStream.receive_within, DirectStream.receive_some
 
-    def now(stream: DirectStream, max_bytes: int) -> bytes | None:
+    def within(stream: DirectStream, milliseconds: int, max_bytes: int) -> bytes | None:
         nonlocal in_a_row, longest
-        received = receive_now(stream, max_bytes)
+        received = receive_within(stream, milliseconds, max_bytes)
         in_a_row = in_a_row + 1 if received else in_a_row
         longest = max(longest, in_a_row)
         return received
@@ -133,7 +135,7 @@ async def test_who_sends_without_end_takes_turns_with_everybody_else(
         in_a_row = 0  # others have their turn
         return await receive_some(stream, max_bytes)
 
-    monkeypatch.setattr(DirectStream, "receive_now", now)
+    monkeypatch.setattr(DirectStream, "receive_within", within)
     monkeypatch.setattr(DirectStream, "receive_some", some)
     commands = b"NOP\n" * 4 * READ_BYTES  # as much as this many reads take: 16
     with socket.socket(socket.AF_UNIX) as client:
@@ -149,6 +151,32 @@ async def test_who_sends_without_end_takes_turns_with_everybody_else(
                     answers += client.recv(1 << 16).count(b"\n")
     assert sent > MOST_AT_ONCE * READ_BYTES
     assert longest == MOST_AT_ONCE
+
+
+async def test_a_silent_client_is_waited_for_in_the_event_loop(runner: Runner, monkeypatch: pytest.MonkeyPatch) -> None:
+    waits: list[int] = []
+    receive_within = DirectStream.receive_within
+
+    def within(stream: DirectStream, milliseconds: int, max_bytes: int) -> bytes | None:
+        waits.append(milliseconds)
+        return receive_within(stream, 0, max_bytes)
+
+    monkeypatch.setattr(DirectStream, "receive_within", within)
+    with socket.socket(socket.AF_UNIX) as client, socket.socket(socket.AF_UNIX) as other:
+        async with runner.both():
+            for one in (client, other):
+                one.connect(str(runner.socket))
+                one.setblocking(False)
+                await trio.lowlevel.wait_readable(one)
+                one.recv(4096)
+                await trio.testing.wait_all_tasks_blocked()
+            for _ in range(10):
+                client.sendall(b"NOP\n")
+                with trio.fail_after(SECONDS):
+                    await trio.lowlevel.wait_readable(client)
+                assert client.recv(4096) == b"OK\n"
+    # The first, alone, may be waited for once, the second is not alone; and after two misses nobody is tried again.
+    assert waits == [SOON_MS, 0, 0]
 
 
 def _unread(client: socket.socket) -> int:
