@@ -54,14 +54,20 @@ def trailer(algorithm: int, hash_algorithm: HashAlgorithm, fingerprint: Fingerpr
 
 
 def _head(algorithm: int, hash_algorithm: HashAlgorithm, fingerprint: Fingerprint, created: datetime) -> bytes:
+    seconds = _seconds(fingerprint, created)
+    hashed = _subpacket(_ISSUER_FINGERPRINT, b"\x04" + fingerprint.value)
+    hashed += _subpacket(_CREATED, seconds.to_bytes(4, "big"))
+    return bytes([4, BINARY_DOCUMENT, algorithm, hash_algorithm]) + len(hashed).to_bytes(2, "big") + hashed
+
+
+def _seconds(fingerprint: Fingerprint, created: datetime) -> int:
+    """The time as it stands in a signature of this issuer, unless there is no such signature."""
     if len(fingerprint.value) != 20:
         raise RemoteProtocolError("version 4 signatures are for version 4 keys")
     seconds = int(created.timestamp())
     if not 0 < seconds < 1 << 32:
         raise RemoteProtocolError("an OpenPGP time lies between 1970 and 2106")
-    hashed = _subpacket(_ISSUER_FINGERPRINT, b"\x04" + fingerprint.value)
-    hashed += _subpacket(_CREATED, seconds.to_bytes(4, "big"))
-    return bytes([4, BINARY_DOCUMENT, algorithm, hash_algorithm]) + len(hashed).to_bytes(2, "big") + hashed
+    return seconds
 
 
 def _subpacket(kind: int, body: bytes) -> bytes:
@@ -89,7 +95,8 @@ class DocumentSignature:
     def __post_init__(self) -> None:
         if self.created.microsecond:
             raise RemoteProtocolError("created: OpenPGP counts whole seconds")
-        _ = self.trailer
+        _ = self._algorithm
+        _seconds(self.fingerprint, self.created)  # what could be wrong with a trailer, which takes longer to make
 
     @property
     def key_id(self) -> str:
