@@ -10,12 +10,16 @@ from collections.abc import Mapping, Sequence
 from agentproxy.protocol.digests import Digest, HashAlgorithm
 from agentproxy.protocol.errors import RemoteProtocolError
 from agentproxy.protocol.fields import Asserted, Claims, Head
+from agentproxy.protocol.hashstates import HashState
 from agentproxy.protocol.jsonobject import bare_object
+from agentproxy.protocol.keys import Fingerprint
+from agentproxy.protocol.openpgp import DocumentSignature
 from agentproxy.protocol.signatures import DsaSignature, EcdsaSignature, EddsaSignature, RsaSignature, Signature
+from agentproxy.protocol.wire import parse_time
 
 __all__ = [
-    "ASSERTED", "DIGEST", "HEAD", "KEYGRIP", "NUMBER", "OBJECT", "SIGNATURE", "TEXT",
-    "asserted_of", "claims_of", "digest_of", "head_of", "signature_of",
+    "ASSERTED", "DIGEST", "HEAD", "KEYGRIP", "NUMBER", "OBJECT", "SEAL", "SIGNATURE", "STATE", "TEXT",
+    "asserted_of", "claims_of", "digest_of", "head_of", "seal_of", "signature_of", "state_of",
 ]  # fmt: skip
 
 # A simple value is one group; whoever reads the groups of another names them.
@@ -24,8 +28,13 @@ NUMBER = r"(0|[1-9][0-9]{0,18})"
 KEYGRIP = r'"([0-9A-F]{40})"'
 OBJECT = r"(\{.*\})"  # whatever this is, only JSON can say
 _HEX = r'"([0-9a-f]+)"'
+_REST = r'"([0-9a-f]*)"'
+_FINGERPRINT = KEYGRIP  # of a version 4 key
+_TIME = r'"([0-9T:.Z-]{27})"'
 DIGEST = rf'\{{"algorithm":{NUMBER},"value":{_HEX}\}}'
 SIGNATURE = rf'\{{"algorithm":"([a-z]+)",(?:"r":{_HEX},)?"s":{_HEX}\}}'
+STATE = rf'\{{"algorithm":{NUMBER},"chaining_value":{_HEX},"length":{NUMBER},"rest":{_REST}\}}'
+SEAL = rf'\{{"fingerprint":{_FINGERPRINT},"created":{_TIME},"digest":{DIGEST},"signature":{SIGNATURE}\}}'
 HEAD = rf'\{{"node":{TEXT},"sequence":{NUMBER},"hash":{_HEX}\}}'
 
 
@@ -51,6 +60,11 @@ def digest_of(algorithm: str, value: str) -> Digest:
     return Digest(_ALGORITHMS[algorithm], bytes.fromhex(value))
 
 
+def state_of(algorithm: str, chaining_value: str, length: str, rest: str) -> HashState:
+    """Read the groups of STATE."""
+    return HashState(_ALGORITHMS[algorithm], bytes.fromhex(chaining_value), int(length), bytes.fromhex(rest))
+
+
 def signature_of(algorithm: str, r: str | None, s: str) -> Signature:
     """Read the groups of SIGNATURE."""
     if r is not None:
@@ -58,6 +72,17 @@ def signature_of(algorithm: str, r: str | None, s: str) -> Signature:
     if algorithm != RsaSignature.algorithm:
         raise RemoteProtocolError("expected r")
     return RsaSignature(bytes.fromhex(s))
+
+
+def seal_of(groups: Sequence[str]) -> DocumentSignature:
+    """Read the groups of SEAL."""
+    fingerprint, created, algorithm, value, *signature = groups
+    return DocumentSignature(
+        Fingerprint(bytes.fromhex(fingerprint)),
+        parse_time(created),
+        digest_of(algorithm, value),
+        signature_of(*signature),
+    )
 
 
 def head_of(node: str, sequence: str, digest: str) -> Head:

@@ -7,9 +7,22 @@ import json
 
 from agentproxy.protocol.digests import Digest
 from agentproxy.protocol.fields import Asserted, Claims, Head
+from agentproxy.protocol.hashstates import HashState
+from agentproxy.protocol.openpgp import DocumentSignature
 from agentproxy.protocol.signatures import RsaSignature, Signature
+from agentproxy.protocol.wire import format_time
 
-__all__ = ["asserted_text", "claims_text", "digest_text", "head_text", "quoted", "signature_text", "texts_text"]
+__all__ = [
+    "asserted_text",
+    "claims_text",
+    "digest_text",
+    "head_text",
+    "quoted",
+    "seal_text",
+    "signature_text",
+    "state_text",
+    "texts_text",
+]
 
 quoted = json.encoder.encode_basestring_ascii
 
@@ -19,11 +32,27 @@ def digest_text(digest: Digest) -> str:
     return f'{{"algorithm":{digest.algorithm:d},"value":"{digest.value.hex()}"}}'
 
 
+def state_text(state: HashState) -> str:
+    """The state of a hash."""
+    return (
+        f'{{"algorithm":{state.algorithm:d},"chaining_value":"{state.chaining_value.hex()}",'
+        f'"length":{state.length},"rest":"{state.rest.hex()}"}}'
+    )
+
+
 def signature_text(signature: Signature) -> str:
     """A signature of any kind."""
     if isinstance(signature, RsaSignature):
         return f'{{"algorithm":"rsa","s":"{signature.s.hex()}"}}'
     return f'{{"algorithm":"{signature.algorithm}","r":"{signature.r.hex()}","s":"{signature.s.hex()}"}}'
+
+
+def seal_text(seal: DocumentSignature) -> str:
+    """A signature over a document."""
+    return (
+        f'{{"fingerprint":"{seal.fingerprint}","created":"{format_time(seal.created)}",'
+        f'"digest":{digest_text(seal.digest)},"signature":{signature_text(seal.signature)}}}'
+    )
 
 
 def head_text(head: Head) -> str:

@@ -1,9 +1,26 @@
 """Messages about signatures that the signer writes whole, and for which it gets the state of a hash."""
 
+import re
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, Self
 
+from agentproxy.protocol.fieldpatterns import (
+    ASSERTED,
+    HEAD,
+    KEYGRIP,
+    NUMBER,
+    OBJECT,
+    SEAL,
+    STATE,
+    TEXT,
+    asserted_of,
+    claims_of,
+    head_of,
+    seal_of,
+    state_of,
+)
 from agentproxy.protocol.fields import Asserted, Claims, Head, check_name, check_remaining, check_request_id
+from agentproxy.protocol.fieldtexts import asserted_text, claims_text, head_text, seal_text, state_text
 from agentproxy.protocol.hashstates import HashState
 from agentproxy.protocol.keys import Keygrip
 from agentproxy.protocol.openpgp import DocumentSignature
@@ -16,6 +33,10 @@ class Seal:
     """Relay to oracle: sign the document behind this state. Nothing in it can choose type, time or issuer."""
 
     tag: ClassVar[str] = "seal"
+    pattern: ClassVar[str] = (
+        rf'"id":{TEXT},"keygrip":{KEYGRIP},"state":{STATE},"remaining_ms":{NUMBER}'
+        rf'(?:,"distribution":{TEXT})?(?:,"claims":{OBJECT})?(?:,"socket":{TEXT})?'
+    )
     id: str
     keygrip: Keygrip
     state: HashState
@@ -32,12 +53,37 @@ class Seal:
             check_name(self.socket, "socket")
         check_remaining(self.remaining_ms)
 
+    def members(self) -> str:
+        """The fields as JSON, for `MessageCodec`."""
+        distribution = "" if self.distribution is None else f',"distribution":"{self.distribution}"'
+        claims = "" if self.claims is None else f',"claims":{claims_text(self.claims)}'
+        socket = "" if self.socket is None else f',"socket":"{self.socket}"'
+        return (
+            f'"id":"{self.id}","keygrip":"{self.keygrip}","state":{state_text(self.state)},'
+            f'"remaining_ms":{self.remaining_ms}{distribution}{claims}{socket}'
+        )
+
+    @classmethod
+    def of_match(cls, found: re.Match[str]) -> Self:
+        """Read what `members` writes, for `MessageCodec`."""
+        id_, keygrip, algorithm, value, length, rest, remaining_ms, distribution, claims, socket = found.groups()
+        return cls(
+            id_,
+            Keygrip(bytes.fromhex(keygrip)),
+            state_of(algorithm, value, length, rest),
+            int(remaining_ms),
+            distribution,
+            None if claims is None else claims_of(claims),
+            socket,
+        )
+
 
 @dataclass(frozen=True, slots=True)
 class Sealed:
     """Oracle to relay: the signature, and the end of the audit log that holds its record."""
 
     tag: ClassVar[str] = "sealed"
+    pattern: ClassVar[str] = rf'"id":{TEXT},"seal":{SEAL},"head":{HEAD}'
     id: str
     seal: DocumentSignature
     head: Head
@@ -45,12 +91,25 @@ class Sealed:
     def __post_init__(self) -> None:
         check_request_id(self.id)
 
+    def members(self) -> str:
+        """The fields as JSON, for `MessageCodec`."""
+        return f'"id":"{self.id}","seal":{seal_text(self.seal)},"head":{head_text(self.head)}'
+
+    @classmethod
+    def of_match(cls, found: re.Match[str]) -> Self:
+        """Read what `members` writes, for `MessageCodec`."""
+        id_, *seal, node, sequence, value = found.groups()
+        return cls(id_, seal_of(seal), head_of(node, sequence, value))
+
 
 @dataclass(frozen=True, slots=True)
 class SealState:
     """Oracle to signer: finish this hash, sign, record, release; answered by `state_sealed` or `not_done`."""
 
     tag: ClassVar[str] = "seal_state"
+    pattern: ClassVar[str] = (
+        rf'"id":{NUMBER},"request":{TEXT},"keygrip":{KEYGRIP},"state":{STATE},"asserted":{ASSERTED}'
+    )
     id: int
     request: str  # the relay's request id
     keygrip: Keygrip
@@ -60,12 +119,42 @@ class SealState:
     def __post_init__(self) -> None:
         check_request_id(self.request)
 
+    def members(self) -> str:
+        """The fields as JSON, for `MessageCodec`."""
+        return (
+            f'"id":{self.id},"request":"{self.request}","keygrip":"{self.keygrip}",'
+            f'"state":{state_text(self.state)},"asserted":{asserted_text(self.asserted)}'
+        )
+
+    @classmethod
+    def of_match(cls, found: re.Match[str]) -> Self:
+        """Read what `members` writes, for `MessageCodec`."""
+        id_, request, keygrip, algorithm, value, length, rest, *asserted = found.groups()
+        return cls(
+            int(id_),
+            request,
+            Keygrip(bytes.fromhex(keygrip)),
+            state_of(algorithm, value, length, rest),
+            asserted_of(asserted),
+        )
+
 
 @dataclass(frozen=True, slots=True)
 class StateSealed:
     """Signer to oracle: a signature whose record is on disk."""
 
     tag: ClassVar[str] = "state_sealed"
+    pattern: ClassVar[str] = rf'"id":{NUMBER},"seal":{SEAL},"head":{HEAD}'
     id: int
     seal: DocumentSignature
     head: Head  # the record's own sequence and hash
+
+    def members(self) -> str:
+        """The fields as JSON, for `MessageCodec`."""
+        return f'"id":{self.id},"seal":{seal_text(self.seal)},"head":{head_text(self.head)}'
+
+    @classmethod
+    def of_match(cls, found: re.Match[str]) -> Self:
+        """Read what `members` writes, for `MessageCodec`."""
+        id_, *seal, node, sequence, value = found.groups()
+        return cls(int(id_), seal_of(seal), head_of(node, sequence, value))

@@ -14,11 +14,13 @@ from agentproxy.protocol.frames import FrameReader, encode_frame
 from agentproxy.protocol.gpgerror import GpgError
 from agentproxy.protocol.hashstates import HashState
 from agentproxy.protocol.journal import FIRST_PREV, JournalOperation, JournalRecord, parse_line
-from agentproxy.protocol.keys import Curve, EccPublicKey
+from agentproxy.protocol.keys import Curve, EccPublicKey, Fingerprint
 from agentproxy.protocol.messages import FROM_ORACLE, FROM_RELAY
+from agentproxy.protocol.openpgp import DocumentSignature
 from agentproxy.protocol.oracle_messages import Signed
 from agentproxy.protocol.relay_messages import Sign
 from agentproxy.protocol.rpmfile import Entry, read_front
+from agentproxy.protocol.seal_messages import Seal, Sealed, SealState, StateSealed
 from agentproxy.protocol.sexp import (
     encode,
     encode_public_key,
@@ -142,6 +144,8 @@ _DIGEST = Digest(HashAlgorithm.SHA256, bytes(32))
 _CLAIMS = Claims(0, "user", 1, ('gpg -u "a key"',), "file", "package", {"job": "1"}, ("el9",))
 _SIGNATURE = EddsaSignature(bytes(32), bytes(32))
 _HEAD = Head("node", 1, bytes(32))
+_STATE = HashState(HashAlgorithm.SHA256, bytes(32), 65, b"x")
+_SEAL = DocumentSignature(Fingerprint(bytes(20)), datetime(2026, 11, 22, tzinfo=UTC), _DIGEST, _SIGNATURE)
 
 TARGETS: Mapping[str, Target] = {
     "journal": Target(journal, (_RECORD.line(),)),
@@ -182,6 +186,10 @@ TARGETS: Mapping[str, Target] = {
             ),
             encode_frame(FROM_SIGNER.encode(DigestSigned(1, _SIGNATURE, _HEAD))),
             encode_frame(FROM_ORACLE.encode(Signed("0" * 32, _SIGNATURE, _HEAD))),
+            encode_frame(FROM_RELAY.encode(Seal("0" * 32, KEY.keygrip, _STATE, 1, "el9", _CLAIMS, "gpg"))),
+            encode_frame(TO_SIGNER.encode(SealState(1, "0" * 32, KEY.keygrip, _STATE, Asserted("r", claims=_CLAIMS)))),
+            encode_frame(FROM_SIGNER.encode(StateSealed(1, _SEAL, _HEAD))),
+            encode_frame(FROM_ORACLE.encode(Sealed("0" * 32, _SEAL, _HEAD))),
         ),
     ),
 }

@@ -4,6 +4,7 @@ import dataclasses
 import json
 import re
 from collections.abc import Mapping
+from datetime import UTC, datetime, timedelta, timezone
 from typing import Protocol, Self
 
 import pytest
@@ -13,10 +14,14 @@ from hypothesis import strategies as st
 from agentproxy.protocol.digests import Digest, HashAlgorithm
 from agentproxy.protocol.errors import RemoteProtocolError
 from agentproxy.protocol.fields import Asserted, Claims, Head
-from agentproxy.protocol.keys import Keygrip
+from agentproxy.protocol.hashstates import MAX_LENGTH, HashState
+from agentproxy.protocol.keys import Fingerprint, Keygrip
 from agentproxy.protocol.messages import FROM_ORACLE, FROM_RELAY
+from agentproxy.protocol.openpgp import DocumentSignature
 from agentproxy.protocol.oracle_messages import Signed
 from agentproxy.protocol.relay_messages import Sign
+from agentproxy.protocol.seal_messages import Seal, Sealed, SealState, StateSealed
+from agentproxy.protocol.sha2 import FUNCTIONS
 from agentproxy.protocol.signatures import DsaSignature, EcdsaSignature, EddsaSignature, RsaSignature
 from agentproxy.protocol.signer_answers import DigestSigned
 from agentproxy.protocol.signer_messages import FROM_SIGNER, TO_SIGNER
@@ -41,6 +46,30 @@ SIGNATURES = st.one_of(
     st.builds(EcdsaSignature, UNSIGNED, UNSIGNED),
     st.builds(EddsaSignature, HALVES, HALVES),
 )
+
+
+@st.composite
+def states(draw: st.DrawFn) -> HashState:
+    algorithm = draw(st.sampled_from(list(FUNCTIONS)))
+    initial, block = FUNCTIONS[algorithm].initial, FUNCTIONS[algorithm].block
+    length = draw(st.integers(0, MAX_LENGTH) | st.integers(0, 2 * block))
+    value = initial if length < block else draw(st.binary(min_size=len(initial), max_size=len(initial)))
+    return HashState(algorithm, value, length, draw(st.binary(min_size=length % block, max_size=length % block)))
+
+
+STATE = states()
+MOMENTS = st.datetimes(
+    datetime(1970, 1, 2),  # noqa: DTZ001  hypothesis adds the zone
+    datetime(2106, 2, 6),  # noqa: DTZ001
+    timezones=st.just(UTC) | st.integers(-23, 23).map(lambda hours: timezone(timedelta(hours=hours))),
+).map(lambda moment: moment.replace(microsecond=0))
+SEAL_PARTS = {
+    "fingerprint": st.binary(min_size=20, max_size=20).map(Fingerprint),
+    "created": MOMENTS,
+    "digest": DIGESTS,
+    "signature": SIGNATURES,
+}
+SEALS = st.builds(DocumentSignature, **SEAL_PARTS)
 HEADS = st.builds(Head, NAMES, st.integers(1, 2**60), HALVES)
 CLAIMS = {
     "uid": st.none() | NUMBERS,
@@ -77,6 +106,8 @@ SIGN_DIGEST = {
     "digest": DIGESTS,
     "asserted": st.builds(Asserted, **ASSERTED),
 }
+SEAL = {**{"state" if name == "digest" else name: values for name, values in SIGN.items()}, "state": STATE}
+SEAL_STATE = {**{"state" if name == "digest" else name: values for name, values in SIGN_DIGEST.items()}, "state": STATE}
 
 
 MESSAGES: Mapping[str, tuple[MessageCodec[Tagged], st.SearchStrategy[Tagged]]] = {
@@ -84,6 +115,10 @@ MESSAGES: Mapping[str, tuple[MessageCodec[Tagged], st.SearchStrategy[Tagged]]] =
     "sign_digest": (TO_SIGNER, st.builds(SignDigest, **SIGN_DIGEST)),
     "signed": (FROM_ORACLE, st.builds(Signed, IDS, SIGNATURES, HEADS)),
     "digest_signed": (FROM_SIGNER, st.builds(DigestSigned, NUMBERS, SIGNATURES, HEADS)),
+    "seal": (FROM_RELAY, st.builds(Seal, **SEAL)),
+    "seal_state": (TO_SIGNER, st.builds(SealState, **SEAL_STATE)),
+    "sealed": (FROM_ORACLE, st.builds(Sealed, IDS, SEALS, HEADS)),
+    "state_sealed": (FROM_SIGNER, st.builds(StateSealed, NUMBERS, SEALS, HEADS)),
 }
 # What JSON, or a part of our own types, might read in another way than a regular expression does.
 PIECES = [
@@ -109,6 +144,8 @@ PIECES = [
     ),
     *("\N{ARABIC-INDIC DIGIT ONE}".encode(), "\N{FULLWIDTH DIGIT ONE}".encode(), "é".encode(), b"\xff", b"\x7f", b"\0"),
     *(b'"claims":{}', b',"claims":{"job":{"a":"1","a":"2"}}', b'"uid":true', b',"socket":"x"', b',"channel":"relay"'),
+    *(b"2026-02-29T00:00:00.000000Z", b"1970-01-01T00:00:00.000000Z", b"T24:", b".000001Z", b"+00:00", b"0001-01-01"),
+    *(b'"rest":"",', b'"length":1152921504606846977,', b"00" * 12, b'"created":0,', b'"seal":{},', b'"state":null,'),
     *(b'"algorithm":"rsa",', b'"algorithm":8,', b'"type":"sign",', b'"r":"00",', b',"id":1', b"\xef\xbb\xbf"),
 ]
 
@@ -162,35 +199,28 @@ def plainly(message: Tagged) -> bytes:
 
 
 def test_no_field_is_forgotten_here() -> None:
-    for kind, strategies in ((Claims, CLAIMS), (Asserted, ASSERTED), (Sign, SIGN), (SignDigest, SIGN_DIGEST)):
+    kinds = {
+        Claims: CLAIMS, Asserted: ASSERTED, DocumentSignature: SEAL_PARTS,
+        Sign: SIGN, SignDigest: SIGN_DIGEST, Seal: SEAL, SealState: SEAL_STATE,
+    }  # fmt: skip
+    for kind, strategies in kinds.items():
         assert [field.name for field in dataclasses.fields(kind)] == list(strategies)
     for answer in (Signed, DigestSigned):
         assert [field.name for field in dataclasses.fields(answer)] == ["id", "signature", "head"]
+    for answer in (Sealed, StateSealed):
+        assert [field.name for field in dataclasses.fields(answer)] == ["id", "seal", "head"]
     assert [field.name for field in dataclasses.fields(Head)] == ["node", "sequence", "hash"]
+    assert [field.name for field in dataclasses.fields(HashState)] == ["algorithm", "chaining_value", "length", "rest"]
 
 
-@given(st.builds(Sign, **SIGN))
-def test_sign(message: Sign) -> None:
-    assert FROM_RELAY.encode(message) == plainly(message)
-    assert FROM_RELAY.decode(FROM_RELAY.encode(message)) == message
-
-
-@given(st.builds(SignDigest, **SIGN_DIGEST))
-def test_sign_digest(message: SignDigest) -> None:
-    assert TO_SIGNER.encode(message) == plainly(message)
-    assert TO_SIGNER.decode(TO_SIGNER.encode(message)) == message
-
-
-@given(st.builds(Signed, IDS, SIGNATURES, HEADS))
-def test_signed(message: Signed) -> None:
-    assert FROM_ORACLE.encode(message) == plainly(message)
-    assert FROM_ORACLE.decode(FROM_ORACLE.encode(message)) == message
-
-
-@given(st.builds(DigestSigned, NUMBERS, SIGNATURES, HEADS))
-def test_digest_signed(message: DigestSigned) -> None:
-    assert FROM_SIGNER.encode(message) == plainly(message)
-    assert FROM_SIGNER.decode(FROM_SIGNER.encode(message)) == message
+@pytest.mark.parametrize("tag", MESSAGES)
+@given(st.data())
+def test_what_is_written_is_the_text_of_json_and_cattrs(tag: str, data: st.DataObject) -> None:
+    codec, messages = MESSAGES[tag]
+    message = data.draw(messages)
+    assert message.tag == tag
+    assert codec.encode(message) == plainly(message)
+    assert codec.decode(codec.encode(message)) == message
 
 
 class Readable(Tagged, Protocol):
@@ -220,7 +250,11 @@ PLAINLY_ASSERTED = st.builds(
         MESSAGES["sign"][1],
         MESSAGES["signed"][1],
         MESSAGES["digest_signed"][1],
+        MESSAGES["seal"][1],
+        MESSAGES["sealed"][1],
+        MESSAGES["state_sealed"][1],
         st.builds(SignDigest, **{**SIGN_DIGEST, "asserted": PLAINLY_ASSERTED}),
+        st.builds(SealState, **{**SEAL_STATE, "asserted": PLAINLY_ASSERTED}),
     )
 )
 def test_a_text_of_ours_is_read_the_quick_way(message: Readable) -> None:
