@@ -401,3 +401,11 @@ def test_a_runner_without_rpm_rs_is_told_what_to_install(system: System, package
     done = system.run(sys.executable, "-c", program)
     assert done.returncode == 1
     assert "pip install 'blind-oracle[client]'" in done.stderr
+
+
+def test_the_client_ends_without_taking_the_interpreter_apart(system: System) -> None:
+    program = "import atexit\natexit.register(print, 'apart')\nfrom relay.sealed.cli import main\nmain(['--version'])"
+    done = system.run(sys.executable, "-c", program)
+    assert done.returncode == 0
+    assert "blind-oracle-sign" in done.stdout
+    assert "apart" not in done.stdout
