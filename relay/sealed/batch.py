@@ -144,7 +144,7 @@ class Batch:
                 return Result(file, Outcome.KEPT, "it has a signature already", package=rpm.nevra)
             sealed = await self._seal(state, file, rpm.nevra)
             await self._in_thread(lambda: _write_rpm(original, rpm, sealed))
-            await self._settling.settled(original.path.parent)
+            await self._settling.settled(original.directory)
         return Result(file, Outcome.SIGNED, signature=file, package=rpm.nevra, sealed=sealed)
 
     async def _sign_detached(self, file: Path, output: Path) -> Result:
@@ -152,14 +152,14 @@ class Batch:
             original, state = await self._in_thread(lambda: _read_document(stack, file, self._way.algorithm))
             sealed = await self._seal(state, file)
             await self._in_thread(lambda: _write_detached(original, output, sealed, armor=self._way.armor))
-            await self._settling.settled(output.parent)
+            await self._settling.settled(str(output.parent))
         return Result(file, Outcome.SIGNED, signature=output, sealed=sealed)
 
     async def _seal(self, state: HashState, file: Path, package: str | None = None) -> Sealed:
         way = self._way
         return await self._sealer.seal(way.key, state, way.distribution, claims_about(self._us, file, package))
 
-    async def _sync(self, directory: Path) -> None:
+    async def _sync(self, directory: str) -> None:
         await self._in_thread(lambda: sync_directory(directory))
 
     async def _in_thread(self, work: Callable[[], T]) -> T:
@@ -183,7 +183,7 @@ def _read_rpm(stack: contextlib.ExitStack, file: Path, way: Way) -> tuple[Origin
 
 def _write_rpm(original: Original, rpm: Rpm, sealed: Sealed) -> None:
     with replacement(original) as signed:
-        rpms.write_signed(rpm, sealed.seal, original.file, signed)
+        rpms.write_signed(rpm, sealed.seal, original.file, original.status.st_size, signed)
     original.file.close()  # here: the last one to close a file that is gone waits for its removal
 
 

@@ -115,13 +115,14 @@ def _nevra(metadata: "rpm_rs.PackageMetadata") -> str:
     return f"{name.name}-{name.epoch or 0}:{name.version}-{name.release}.{arch}"
 
 
-def write_signed(rpm: Rpm, signature: DocumentSignature, original: BinaryIO, signed: BinaryIO) -> None:
+def write_signed(rpm: Rpm, signature: DocumentSignature, original: BinaryIO, size: int, signed: BinaryIO) -> None:
     """Write the package with this signature.
 
     Args:
         rpm: as `read` gave it.
         signature: of its header, already checked.
         original: the package, open.
+        size: of the package, in bytes.
         signed: takes the whole new package.
 
     Raises:
@@ -136,8 +137,11 @@ def write_signed(rpm: Rpm, signature: DocumentSignature, original: BinaryIO, sig
         raise UnfitError("the signature would not be found in it")
     signed.write(front)
     original.seek(rpm.front.header_end)
+    left = max(0, size - rpm.front.header_end)
     payload = hashlib.sha256()
-    while chunk := original.read(_CHUNK):
+    # Never to the end of the file: a small one was read whole before, and to ask for more would be two system calls.
+    while chunk := original.read(min(left, _CHUNK)):
+        left -= len(chunk)
         payload.update(chunk)
         signed.write(chunk)
     if payload.digest() != rpm.payload_sha256:

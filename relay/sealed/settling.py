@@ -3,7 +3,6 @@
 import errno
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
-from pathlib import Path
 
 import trio
 
@@ -17,7 +16,7 @@ class _Round:
     """Those who wait for one and the same fsync."""
 
     def __init__(self) -> None:
-        self.directories: set[Path] = set()
+        self.directories: set[str] = set()
         self.waiting = 0
         self.full = trio.Event()
         self.done = trio.Event()
@@ -31,7 +30,7 @@ class Settling:
         sync: returns once everything in a directory is on the disk; raises OSError.
     """
 
-    def __init__(self, sync: Callable[[Path], Awaitable[None]]) -> None:
+    def __init__(self, sync: Callable[[str], Awaitable[None]]) -> None:
         self._sync = sync
         self._under_way = 0
         self._round = _Round()
@@ -46,7 +45,7 @@ class Settling:
             self._under_way -= 1
             self._look()
 
-    async def settled(self, directory: Path) -> None:
+    async def settled(self, directory: str) -> None:
         """Return once all names that are in `directory` now are on the disk.
 
         Raises:

@@ -156,7 +156,7 @@ from pathlib import Path
 from relay.sealed.replacement import opened, replacement, sync_directory
 with opened(Path(sys.argv[1])) as original, replacement(original) as file:
     file.write(b"new" * 100000)
-sync_directory(original.path.parent)
+sync_directory(original.directory)
 """
 
 

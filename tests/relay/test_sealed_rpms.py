@@ -71,7 +71,7 @@ def signed(content: bytes, signature: DocumentSignature | None = None) -> bytes:
     original = io.BytesIO(content)
     rpm = rpms.read(original)
     out = io.BytesIO()
-    rpms.write_signed(rpm, signature or signature_of(rpm.header), original, out)
+    rpms.write_signed(rpm, signature or signature_of(rpm.header), original, len(content), out)
     return out.getvalue()
 
 
@@ -113,6 +113,26 @@ def test_everything_else_stays_as_it_was_and_the_size_too(package: Path) -> None
     assert all(new[tag].value == old[tag].value for tag in old if tag not in {62, 1008})
     assert new[1004].value  # the MD5 sum over header and payload, by which Koji and EL7 go
     assert rpms.read(io.BytesIO(after)).is_signed
+
+
+class CountedBytes(io.BytesIO):
+    """Knows how often it was read at its end."""
+
+    reads_at_the_end = 0
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        content = super().read(size)
+        self.reads_at_the_end += size != 0 and not content
+        return content
+
+
+def test_nothing_is_asked_for_behind_a_packages_end(package: Path) -> None:
+    content = package.read_bytes()
+    original = CountedBytes(content)
+    rpm = rpms.read(original)
+    rpms.write_signed(rpm, signature_of(rpm.header), original, len(content), out := io.BytesIO())
+    assert out.getvalue() == signed(content)
+    assert original.reads_at_the_end == 0
 
 
 def test_another_signature_takes_the_place_of_the_first(package: Path) -> None:

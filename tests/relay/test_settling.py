@@ -1,7 +1,6 @@
 """Names are on the disk before anybody is told of them, and many share one fsync."""
 
 import errno
-from pathlib import Path
 
 import pytest
 import trio
@@ -9,26 +8,26 @@ import trio.testing
 
 from relay.sealed.settling import GATHER_SECONDS, Settling
 
-HERE, THERE = Path("here"), Path("there")
+HERE, THERE = "here", "there"
 
 
 class Disk:
     """Keeps the directories that were brought to it."""
 
     def __init__(self) -> None:
-        self.synced: list[Path] = []
+        self.synced: list[str] = []
         self.is_broken = False
         self.gate = trio.Event()
         self.gate.set()
 
-    async def sync(self, directory: Path) -> None:
+    async def sync(self, directory: str) -> None:
         self.synced.append(directory)
         await self.gate.wait()
         if self.is_broken:
             raise OSError(errno.EIO, "a fault")
 
 
-async def file_in(settling: Settling, directory: Path, done: list[Path] | None = None) -> None:
+async def file_in(settling: Settling, directory: str, done: list[str] | None = None) -> None:
     with settling.under_way():
         await trio.testing.wait_all_tasks_blocked()
         await settling.settled(directory)
@@ -77,7 +76,7 @@ async def test_a_file_waits_for_slow_ones_only_a_moment(autojump_clock: trio.tes
 
 
 async def test_who_comes_while_the_disk_works_gets_an_fsync_of_its_own(mock_clock: trio.testing.MockClock) -> None:
-    disk, done = Disk(), list[Path]()
+    disk, done = Disk(), list[str]()
     disk.gate = trio.Event()
     settling = Settling(disk.sync)
     async with trio.open_nursery() as nursery:
