@@ -28,12 +28,11 @@ def _primes(number: int) -> list[int]:
 
 
 def _cube_root(value: int) -> int:
-    """The integer part, by bisection."""
-    low, high = 0, 1 << (value.bit_length() // 3 + 1)
-    while high - low > 1:
-        middle = (low + high) // 2
-        low, high = (middle, high) if middle**3 <= value else (low, middle)
-    return low
+    """The integer part, by Newton's method from above."""
+    root = 1 << (value.bit_length() // 3 + 1)
+    while (better := (2 * root + value // root**2) // 3) < root:
+        root = better
+    return root
 
 
 @functools.cache  # made at first use: a relay that only passes digests on never needs them
