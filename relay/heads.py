@@ -12,7 +12,7 @@ import trio
 
 from agentproxy.protocol.errors import BlindOracleError
 from agentproxy.protocol.fields import Head
-from agentproxy.protocol.wire import new_converter
+from agentproxy.protocol.wire import CONVERTER
 from agentproxy.runtime.files import write_atomically
 
 __all__ = ["Heads"]
@@ -66,7 +66,7 @@ class Heads:
             with self._path.open("rb") as file:
                 plain: object = json.loads(file.read(_MAX_FILE))
             if isinstance(plain, dict):
-                heads = new_converter().structure(plain.get("heads"), tuple[Head, ...])
+                heads = CONVERTER.structure(plain.get("heads"), tuple[Head, ...])
                 self._by_node = {head.node: head for head in heads}
         except FileNotFoundError:
             return
@@ -87,7 +87,7 @@ class Heads:
 
     async def _write(self) -> None:
         self._changed = trio.Event()
-        plain: object = new_converter().unstructure(list(self._by_node.values()))
+        plain: object = CONVERTER.unstructure(list(self._by_node.values()))
         data = json.dumps({"heads": plain}, indent=1).encode("ascii")
         try:
             await trio.to_thread.run_sync(write_atomically, self._path, data, 0o644)
