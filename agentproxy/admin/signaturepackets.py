@@ -29,7 +29,7 @@ _EDDSA = 22
 
 @dataclass(frozen=True, slots=True)
 class SignaturePacket:
-    """One signature of version 4."""
+    """One signature of version 4, or of version 5 as GnuPG makes it with Ed448."""
 
     kind: int  # 0: of a binary document
     hash_algorithm: HashAlgorithm
@@ -61,7 +61,7 @@ def read_signatures(untrusted: bytes) -> list[SignaturePacket]:
     """All signatures in a file, armored or not.
 
     Raises:
-        RemoteProtocolError: it holds something else, none, or one of another version than 4.
+        RemoteProtocolError: it holds something else, none, or one of another version than 4 and 5.
     """
     if len(untrusted) > MAX_SIGNATURES:
         raise RemoteProtocolError(f"expected at most {MAX_SIGNATURES} bytes of signatures")
@@ -112,8 +112,8 @@ def _new_length(reader: _Reader) -> int:
 def _signature(body: bytes) -> SignaturePacket:
     reader = _Reader(body)
     version = reader.number(1)
-    if version != 4:
-        raise RemoteProtocolError(f"expected a signature of version 4, got version {version}")
+    if version not in {4, 5}:
+        raise RemoteProtocolError(f"expected a signature of version 4 or 5, got version {version}")
     kind, algorithm, hashed_with = reader.number(1), reader.number(1), reader.number(1)
     hashed = reader.take(reader.number(2))
     reader.take(reader.number(2))  # subpackets that nobody signed
@@ -123,17 +123,28 @@ def _signature(body: bytes) -> SignaturePacket:
     numbers = b"".join(_mpi(reader, algorithm) for _ in range(_NUMBERS[algorithm]))
     if reader.left:
         raise RemoteProtocolError("something stands behind the signature's numbers")
-    head = bytes([4, kind, algorithm, hashed_with]) + len(hashed).to_bytes(2, "big") + hashed
+    head = bytes([version, kind, algorithm, hashed_with]) + len(hashed).to_bytes(2, "big") + hashed
     try:
         hash_algorithm = HashAlgorithm(hashed_with)
     except ValueError as error:
         raise RemoteProtocolError(f"unknown hash algorithm {hashed_with}") from error
-    return SignaturePacket(kind, hash_algorithm, head + b"\x04\xff" + len(head).to_bytes(4, "big"), left16, numbers)
+    return SignaturePacket(kind, hash_algorithm, _trailer(head), left16, numbers)
+
+
+def _trailer(head: bytes) -> bytes:
+    """What is hashed behind the document: RFC 9580, 5.2.4, and draft-koch-librepgp, 5.2.4, for version 5.
+
+    There a detached signature counts the document's format, file name and date as zeros.
+    """
+    if head[0] == 4:
+        return head + b"\x04\xff" + len(head).to_bytes(4, "big")
+    return head + bytes(6) + b"\x05\xff" + len(head).to_bytes(8, "big")
 
 
 def _mpi(reader: _Reader, algorithm: int) -> bytes:
     """A number without leading zeros; an EdDSA half at its full length, whatever gpg stripped from it."""
-    number = reader.take((reader.number(2) + 7) // 8).lstrip(b"\x00")
+    octets = reader.take((reader.number(2) + 7) // 8)
+    number = octets.lstrip(b"\x00")
     if algorithm == _EDDSA:
-        return number.rjust(32 if len(number) <= 32 else 57, b"\x00")
+        return number.rjust(32 if len(octets) <= 32 else 57, b"\x00")  # of Ed448 nothing is stripped
     return number

@@ -10,6 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from cryptography.hazmat.primitives.asymmetric.ed448 import Ed448PublicKey
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -17,11 +18,14 @@ from agentproxy.admin.signaturepackets import MAX_SIGNATURES, read_signatures
 from agentproxy.admin.signedfiles import signatures_of
 from agentproxy.protocol.errors import RemoteProtocolError
 from agentproxy.protocol.fields import Asserted
+from agentproxy.protocol.openpgp import DocumentSignature
 from agentproxy.protocol.rpmfile import read_rpm
+from agentproxy.protocol.signatures import RsaSignature
 from agentproxy.protocol.signer_requests import Outcome
 from agentproxy.signer.log import AuditLog
 from agentproxy.signer.record import Entry
 from tests.admin.shell import Result, blind_oracle
+from tests.protocol.test_fieldtexts import SEALS
 from tests.signer.conftest import GnupgHome, new_home
 
 SPEC = """\
@@ -102,6 +106,35 @@ def test_what_gpg_signed_is_hashed_as_gpg_did(
     document.write_bytes(b"other")
     (other,) = signatures_of(signature)
     assert other.digest != found.digest
+
+
+# By gpg 2.4.7, of `hello`: other releases make no such signatures.
+ED448_POINT = bytes.fromhex(
+    "37343431ffcc00bcac5e81a7a49f9a49c8f7e1af79812019555a10d7dc892d37e3b024aeb271292fcd6f672a87e9e8a5f29ea654d921359780"
+)
+VERSION_5 = bytes.fromhex(
+    "88a90500160a00292221054f7ee7249dfd31cb941fe22861f87898eec6bd3c40865b02f3dca2d1bb75e11805026b07e4fb00009de601c62de356"
+    "0d3ef622904eaaf4ce640e663926ea3e2ed9a0370dbb79c476da3b3a0282cdf5983d9650cb80cfa6146a2a84bc350247ad5bb7730c8001c62024"
+    "416dfdac24d9c16eec66f8a9aedc2388a6783f3e2356965566212727f81256f3251a07dfcab28311c3efe960072dccf21b42ca44591a00"
+)
+
+
+def test_what_gpg_2_4_signed_with_ed448_is_hashed_as_gpg_did(tmp_path: Path) -> None:
+    (tmp_path / "document").write_bytes(b"hello")
+    (tmp_path / "document.sig").write_bytes(VERSION_5)
+    (found,) = signatures_of(tmp_path / "document")
+    assert found.intact
+    (packet,) = read_signatures(VERSION_5)
+    Ed448PublicKey.from_public_bytes(ED448_POINT).verify(packet.numbers, found.digest.value)
+
+
+@given(SEALS)
+def test_what_the_signer_writes_whole_is_read_as_it_was_written(seal: DocumentSignature) -> None:
+    (found,) = read_signatures(seal.packet)
+    assert (found.kind, found.hash_algorithm, found.trailer) == (0, seal.digest.algorithm, seal.trailer)
+    assert found.left16 == seal.digest.value[:2]
+    made = seal.signature
+    assert found.numbers == (made.s if isinstance(made, RsaSignature) else made.r + made.s)
 
 
 @pytest.mark.parametrize("key", ["rsa2048", "ed25519"])
