@@ -15,7 +15,7 @@ from agentproxy.protocol.codes import RefusalCode
 from agentproxy.protocol.digests import HashAlgorithm
 from agentproxy.protocol.fields import KeyFacts
 from agentproxy.protocol.key_messages import ServedKey
-from agentproxy.protocol.keys import Fingerprint, PublicKey
+from agentproxy.protocol.keys import Curve, EccPublicKey, Fingerprint, PublicKey
 
 __all__ = [
     "DEFAULT_HASH_ALGORITHMS",
@@ -124,8 +124,8 @@ class Deny:
 Decision = Allow | Deny
 
 # What each kind of key cannot be for. EL7 has rpm 4.11, EL8 4.14, EL9 4.16: none of them verifies elliptic curves, and
-# rpm finds that out only after it got its signature. EL10's crypto policies no longer accept what legacy keys are made
-# with.
+# rpm finds that out only after it got its signature. EL10's rpm reads keys by Sequoia, which knows no Ed448 key of
+# GnuPG's, and its crypto policies no longer accept what legacy keys are made with.
 _EL = re.compile(r"(?:el|rhel|centos|epel|almalinux|rocky|ol)-?(\d+)(?![\d*?])")
 _LAST_EL_WITHOUT_ECC = 9
 _FIRST_EL_WITHOUT_LEGACY = 10
@@ -142,6 +142,8 @@ def mismatch(rule: KeyRule, public_key: PublicKey | None, distribution: str) -> 
         return f"a legacy key is not for EL{release}"
     if public_key is not None and public_key.algorithm == "ecc" and release <= _LAST_EL_WITHOUT_ECC:
         return f"EL{release}'s rpm verifies no elliptic-curve signatures"
+    if isinstance(public_key, EccPublicKey) and public_key.curve is Curve.ED448:
+        return f"EL{release}'s rpm verifies no Ed448 signatures"
     return ""
 
 

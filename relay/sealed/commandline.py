@@ -15,7 +15,7 @@ from agentproxy.protocol.errors import ConfigError, RemoteProtocolError
 from agentproxy.protocol.fields import check_name
 from relay.config import CONFIG_VARIABLE, config_path, load_config
 from relay.sealed.batch import Batch, Existing, Way
-from relay.sealed.keychoice import KeyWanted, hash_algorithm
+from relay.sealed.keychoice import KeyWanted, check_for_rpm, hash_algorithm
 from relay.sealed.report import Report, shown
 from relay.sealed.sealer import Sealer, open_sealer
 
@@ -110,6 +110,7 @@ def _rpm(context: click.Context, /, files: tuple[Path, ...], existing: str, jobs
     files = tuple(dict.fromkeys(files))  # the second of two runs on one file would find it changed
 
     async def sign(sealer: Sealer, way: Way, report: Report) -> None:
+        check_for_rpm(way.key)
         chosen = replace(way, existing=Existing(existing), jobs=jobs)
         await Batch(sealer, chosen, report.tell).sign_rpms(files)
 

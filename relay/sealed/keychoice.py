@@ -7,8 +7,9 @@ from dataclasses import dataclass
 from agentproxy.protocol.digests import HashAlgorithm
 from agentproxy.protocol.errors import ConfigError
 from agentproxy.protocol.key_messages import ServedKey
+from agentproxy.protocol.keys import Curve, EccPublicKey
 
-__all__ = ["KeyWanted", "choose", "hash_algorithm"]
+__all__ = ["KeyWanted", "check_for_rpm", "choose", "hash_algorithm"]
 
 _STATES = (HashAlgorithm.SHA256, HashAlgorithm.SHA512)  # the ones whose states can travel
 
@@ -54,6 +55,16 @@ def _is_for(key: ServedKey, distribution: str) -> bool:
 def _words(wanted: KeyWanted) -> str:
     said = (("--key", wanted.name), ("--key-type", wanted.key_type), ("--distribution", wanted.distribution))
     return " ".join(f"{option} {value}" for option, value in said if value is not None) or "anything"
+
+
+def check_for_rpm(key: ServedKey) -> None:
+    """Raise ConfigError for a key of whose signatures rpm would not make anything.
+
+    The rpm of Debian 13 even ends with a crash when it reads a package with an Ed448 signature in its header.
+    """
+    public_key = key.facts.public_key
+    if isinstance(public_key, EccPublicKey) and public_key.curve is Curve.ED448:
+        raise ConfigError(f"key {key.facts.name} is an Ed448 key, and no rpm verifies these", "sign with another key")
 
 
 def hash_algorithm(key: ServedKey, wanted: HashAlgorithm | None) -> HashAlgorithm:

@@ -19,7 +19,9 @@ from agentproxy.oracle.policycheck import check
 from agentproxy.protocol.codes import RefusalCode
 from agentproxy.protocol.digests import HashAlgorithm
 from agentproxy.protocol.fields import KeyFacts
+from agentproxy.protocol.keys import Curve, EccPublicKey
 from tests.oracle.samples import LEGACY, MODERN, SEALED, SERVED, SMALL, caller, policy
+from tests.oracle.samples import facts as facts_of
 
 SHA256 = HashAlgorithm.SHA256
 EL10 = RunnerRule(("modern", "small"), distributions=("el10-*",))
@@ -107,6 +109,9 @@ def test_a_runner_that_the_policy_does_not_name_gets_nothing() -> None:
     assert decision == Deny(RefusalCode.FORBIDDEN, "runners: no stranger")
 
 
+ED448 = facts_of("ed448", EccPublicKey(Curve.ED448, bytes(57)))
+
+
 def with_key(rule: KeyRule) -> Policy:
     return Policy(keys={"k": rule}, runners={"build-01": RunnerRule(("k",))})
 
@@ -142,6 +147,8 @@ def test_a_wrong_combination_that_a_wide_pattern_hides_is_refused_when_asked_for
         (SMALL, "modern", "fedora-41", False),
         (SMALL, "modern", "el10-*", False),
         (SMALL, "modern", "el1*", False),
+        (ED448, "modern", "el10-*", True),
+        (ED448, "modern", "fedora-41", False),
         (MODERN, "modern", "el7-*", False),
         (MODERN, "modern", "el9-*", False),
         (LEGACY, "legacy", "el10-*", True),
@@ -151,7 +158,7 @@ def test_a_wrong_combination_that_a_wide_pattern_hides_is_refused_when_asked_for
     ],
 )
 def test_wrong_combinations_are_found_in_the_file(facts: KeyFacts, key_type: str, pattern: str, is_wrong: bool) -> None:
-    problems = check(with_key(KeyRule(facts.fingerprint, key_type, (pattern,))), SERVED)
+    problems = check(with_key(KeyRule(facts.fingerprint, key_type, (pattern,))), (*SERVED, ED448))
     assert [problem.path for problem in problems] == ["keys.k.distributions[0]"] * is_wrong
 
 

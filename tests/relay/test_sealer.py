@@ -33,7 +33,7 @@ from relay.link import RejectedError
 from relay.pending import UnreachableError
 from relay.sealed import sealer as sealer_module
 from relay.sealed.errors import NotSealedError
-from relay.sealed.keychoice import KeyWanted
+from relay.sealed.keychoice import KeyWanted, check_for_rpm
 from relay.sealed.sealer import Sealer
 from tests.relay.test_client import Oracles
 
@@ -195,6 +195,15 @@ async def test_an_oracle_that_says_nothing_is_waited_for_until_the_deadline(
             await sealer.welcome()
         nursery.cancel_scope.cancel()
     assert 29 < trio.current_time() - began < 31
+
+
+def test_an_ed448_key_signs_no_packages() -> None:
+    """rpm cannot verify them; that of Debian 13 crashes on them."""
+    check_for_rpm(KEY)
+    public = EccPublicKey(Curve.ED448, bytes(57))
+    ed448 = replace(KEY, facts=replace(KEY.facts, public_key=public, keygrip=public.keygrip))
+    with pytest.raises(ConfigError, match="no rpm verifies"):
+        check_for_rpm(ed448)
 
 
 EL9, EL10, OLD = served("nine", "el9-*"), served("ten", "el10-*", "el*"), served("old", "el7-*", key_type="legacy")
