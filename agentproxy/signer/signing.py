@@ -179,7 +179,8 @@ def _finished(request: SealState, facts: KeyFacts, now: datetime) -> tuple[Diges
         reason = f"the clock is wrong: the key begins on {facts.created:%Y-%m-%d}, and no signature of it can be older"
         raise RefusedError("key_not_yet", reason)
     try:
-        end = trailer(algorithm_of(facts.public_key), request.state.algorithm, facts.fingerprint, now)
+        algorithm = algorithm_of(facts.public_key, facts.fingerprint)
+        end = trailer(algorithm, request.state.algorithm, facts.fingerprint, now)
     except RemoteProtocolError as error:
         raise RefusedError("forbidden", f"this key cannot seal: {error}") from error
     return request.state.finished(end), now

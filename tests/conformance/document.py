@@ -25,8 +25,9 @@ gpg-agent either.
 _NOTES = """\
 Not in the table: Ed448. GnuPG makes such keys since 2.4, with `--compliance=gnupg`, and in a form of its own
 (version 5) that neither gpg 2.2 nor Sequoia reads, and so no rpm. Where the oracle's host and the build server both
-have gpg 2.4 it signs, and gpg 2.4 verifies: `tests/conformance/test_ed448.py`. Debian 12 has an `sq` that signs
-with key files only, and no `gpg-sq`.
+have gpg 2.4 it signs, and gpg 2.4 verifies; it also verifies what the signer writes whole, for `blind-oracle-sign
+detached` and over HTTP: `tests/conformance/test_ed448.py`. Debian 12 has an `sq` that signs with key files only, and
+no `gpg-sq`.
 
 `rpmsign` of Debian 12 with an elliptic-curve key of NIST asks for a signature, cannot parse it, and ends with
 `Unsupported PGP signature`: it costs a signature and a record. docs/SIGNING_STRATEGY.md says which key is for whom.

@@ -3,7 +3,7 @@
 import contextlib
 import io
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 
 from agentproxy.protocol.assuan import LineReader, ReplyReader, parse_command, unescape_leniently
@@ -146,6 +146,7 @@ _SIGNATURE = EddsaSignature(bytes(32), bytes(32))
 _HEAD = Head("node", 1, bytes(32))
 _STATE = HashState(HashAlgorithm.SHA256, bytes(32), 65, b"x")
 _SEAL = DocumentSignature(Fingerprint(bytes(20)), datetime(2026, 11, 22, tzinfo=UTC), _DIGEST, _SIGNATURE)
+_ED448_SEAL = replace(_SEAL, fingerprint=Fingerprint(bytes(32)), signature=EddsaSignature(bytes(57), bytes(57)))
 
 TARGETS: Mapping[str, Target] = {
     "journal": Target(journal, (_RECORD.line(),)),
@@ -190,6 +191,7 @@ TARGETS: Mapping[str, Target] = {
             encode_frame(TO_SIGNER.encode(SealState(1, "0" * 32, KEY.keygrip, _STATE, Asserted("r", claims=_CLAIMS)))),
             encode_frame(FROM_SIGNER.encode(StateSealed(1, _SEAL, _HEAD))),
             encode_frame(FROM_ORACLE.encode(Sealed("0" * 32, _SEAL, _HEAD))),
+            encode_frame(FROM_ORACLE.encode(Sealed("0" * 32, _ED448_SEAL, _HEAD))),
         ),
     ),
 }

@@ -46,6 +46,8 @@ SIGNATURES = st.one_of(
     st.builds(EcdsaSignature, UNSIGNED, UNSIGNED),
     st.builds(EddsaSignature, HALVES, HALVES),
 )
+LONG_HALVES = st.binary(min_size=57, max_size=57)
+ED448 = st.builds(EddsaSignature, LONG_HALVES, LONG_HALVES)
 
 
 @st.composite
@@ -69,7 +71,8 @@ SEAL_PARTS = {
     "digest": DIGESTS,
     "signature": SIGNATURES,
 }
-SEALS = st.builds(DocumentSignature, **SEAL_PARTS)
+ED448_PARTS = {"fingerprint": st.binary(min_size=32, max_size=32).map(Fingerprint), "signature": ED448}
+SEALS = st.builds(DocumentSignature, **SEAL_PARTS) | st.builds(DocumentSignature, **SEAL_PARTS | ED448_PARTS)
 HEADS = st.builds(Head, NAMES, st.integers(1, 2**60), HALVES)
 CLAIMS = {
     "uid": st.none() | NUMBERS,
@@ -113,8 +116,8 @@ SEAL_STATE = {**{"state" if name == "digest" else name: values for name, values 
 MESSAGES: Mapping[str, tuple[MessageCodec[Tagged], st.SearchStrategy[Tagged]]] = {
     "sign": (FROM_RELAY, st.builds(Sign, **SIGN)),
     "sign_digest": (TO_SIGNER, st.builds(SignDigest, **SIGN_DIGEST)),
-    "signed": (FROM_ORACLE, st.builds(Signed, IDS, SIGNATURES, HEADS)),
-    "digest_signed": (FROM_SIGNER, st.builds(DigestSigned, NUMBERS, SIGNATURES, HEADS)),
+    "signed": (FROM_ORACLE, st.builds(Signed, IDS, SIGNATURES | ED448, HEADS)),
+    "digest_signed": (FROM_SIGNER, st.builds(DigestSigned, NUMBERS, SIGNATURES | ED448, HEADS)),
     "seal": (FROM_RELAY, st.builds(Seal, **SEAL)),
     "seal_state": (TO_SIGNER, st.builds(SealState, **SEAL_STATE)),
     "sealed": (FROM_ORACLE, st.builds(Sealed, IDS, SEALS, HEADS)),

@@ -66,7 +66,10 @@ def test_what_no_seal_can_hold_is_refused_with_the_reason_of_json_and_cattrs(
     assert str(caught.value) == str(slowly.value)
 
 
-def test_an_ed448_signature_is_no_seal() -> None:
+def test_an_ed448_signature_is_a_seal_of_a_version_5_key_only() -> None:
     changed = ANSWERED.replace(b"ef" * 32, b"ef" * 57).replace(b"ee" * 32, b"ee" * 57)
     with pytest.raises(RemoteProtocolError, match="Ed448"):
         FROM_SIGNER.decode(changed)
+    whole = FROM_SIGNER.decode(changed.replace(b"AB" * 20, b"AB" * 32))
+    assert isinstance(whole, StateSealed)
+    assert whole.seal.fingerprint == Fingerprint(b"\xab" * 32)

@@ -9,18 +9,23 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
+from cryptography.hazmat.primitives.asymmetric import ed448
 
 from agentproxy.protocol.codes import FailureCode
 from agentproxy.protocol.digests import Digest, HashAlgorithm
 from agentproxy.protocol.fields import Asserted
 from agentproxy.protocol.hashstates import HashState
-from agentproxy.protocol.keys import Fingerprint, Keygrip
+from agentproxy.protocol.keys import Curve, EccPublicKey, Fingerprint, Keygrip
 from agentproxy.protocol.openpgp import DocumentSignature
 from agentproxy.protocol.seal_messages import SealState, StateSealed
+from agentproxy.protocol.signatures import EddsaSignature
 from agentproxy.protocol.signer_answers import DigestSigned, NotDone
 from agentproxy.protocol.signer_messages import TO_SIGNER
+from agentproxy.signer import keyfile
 from agentproxy.signer.keyring import Keyring
+from agentproxy.signer.keytext import canonical
 from agentproxy.signer.record import signature_sha256
+from agentproxy.signer.software import SoftwareBackend
 from agentproxy.signer.verifylog import verify
 from tests.signer.conftest import ALGORITHMS, GnupgHome
 from tests.signer.logs import records_in
@@ -127,7 +132,7 @@ def test_what_the_keys_file_does_not_allow_is_not_sealed(home: GnupgHome) -> Non
     [
         ({"created": datetime(2100, 1, 1, tzinfo=UTC)}, "clock"),  # stepped back since the start
         ({"expires": datetime(2021, 1, 1, tzinfo=UTC)}, "expired"),
-        ({"fingerprint": Fingerprint(bytes(32))}, "version 4"),
+        ({"fingerprint": Fingerprint(bytes(32))}, "version 4"),  # of another version
     ],
 )
 async def test_a_key_that_no_signature_of_now_can_be_of_seals_nothing(
@@ -140,6 +145,29 @@ async def test_a_key_that_no_signature_of_now_can_be_of_seals_nothing(
         assert isinstance(answer, NotDone)
         assert reason in answer.reason
         assert desk.backend.signatures == 0
+
+
+async def test_an_ed448_key_of_gpg_2_4_seals(tmp_path: Path) -> None:
+    """In the form that gpg 2.4.7 verifies; a conformance test asks it."""
+    private = ed448.Ed448PrivateKey.from_private_bytes(bytes(range(57)))
+    public = EccPublicKey(Curve.ED448, private.public_key().public_bytes_raw())
+    lists = (b"ecc", (b"curve", b"Ed448"), (b"q", public.q), (b"d", private.private_bytes_raw()))
+    key = keyfile.parse(canonical((b"private-key", lists)), public.keygrip, None)
+    issuer = Fingerprint(bytes(range(32)))
+    with _desk(tmp_path) as desk:
+        facts = replace(
+            desk.requests.keyring.facts[desk.grip], keygrip=public.keygrip, public_key=public, fingerprint=issuer
+        )
+        desk.requests.keyring = Keyring({public.keygrip: facts}, SoftwareBackend({public.keygrip: key}))
+        (answer,) = await desk.ask(request(1, public.keygrip, HashAlgorithm.SHA512))
+    assert isinstance(answer, StateSealed)
+    seal = answer.seal
+    assert isinstance(seal.signature, EddsaSignature)
+    digest = hashlib.sha512(CONTENT + seal.trailer).digest()
+    private.public_key().verify(seal.signature.r + seal.signature.s, digest)
+    assert seal.fingerprint == issuer
+    assert b"\x22\x21\x05" + issuer.value in seal.packet
+    assert records_in(tmp_path)[-1]["fingerprint"] == str(issuer)
 
 
 async def test_a_faulty_backends_seal_never_leaves(tmp_path: Path) -> None:
