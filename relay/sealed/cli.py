@@ -14,6 +14,9 @@ from agentproxy.protocol.errors import BlindOracleError, ConfigError
 __all__ = ["main"]
 
 FAILED, INTERRUPTED = 1, 130
+# New containers before a collection of the young ones, how many of those before one of the middle-aged, and of those
+# before a full one. Only reference cycles wait for it, and a file leaves hardly any; meanwhile nobody else can work.
+COLLECTIONS = (20_000, 20, 100)
 
 
 def main(arguments: Sequence[str] | None = None) -> NoReturn:
@@ -55,6 +58,7 @@ def _loaded() -> Callable[[Sequence[str]], int]:
         from relay.sealed.commandline import run_command  # noqa: PLC0415  what is not installed shall be one line
     finally:
         gc.freeze()
+        gc.set_threshold(*COLLECTIONS)
         gc.enable()
     return run_command
 
