@@ -70,7 +70,8 @@ class _LineHandler(logging.StreamHandler[TextIO]):
         else:
             moment = datetime.fromtimestamp(seconds, UTC).isoformat(timespec="microseconds")
             start = f"{moment.removesuffix('+00:00')}Z {logging.getLevelName(level).lower()} "
-        with contextlib.suppress(OSError, ValueError):
+        # AttributeError: who was started with its standard error closed has None in place of the stream.
+        with contextlib.suppress(OSError, ValueError, AttributeError):
             self.stream.write(f"{start}{line}\n")
 
 

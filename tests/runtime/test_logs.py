@@ -65,6 +65,15 @@ def test_a_line_that_is_logged_often_is_as_any_other() -> None:
     assert lines == ["<4>test: a"]
 
 
+def test_who_has_no_standard_error_goes_on_without_a_log() -> None:
+    script = (
+        "import logging\nfrom agentproxy.runtime.logs import configure, log_often\nlog = logging.getLogger('test')\n"
+        "configure()\nlog.info('a')\nlog_often(log, logging.INFO, 'b')\nprint('goes on')"
+    )
+    closed = ["sh", "-c", 'exec "$@" 2>&-', "sh", sys.executable, "-c", script]
+    assert subprocess.run(closed, stdout=subprocess.PIPE, check=False, timeout=20).stdout == b"goes on\n"
+
+
 def test_other_handlers_get_what_is_logged_often_too(caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.INFO):
         log_often(logging.getLogger("test"), logging.INFO, "50% signed")
