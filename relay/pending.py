@@ -175,8 +175,9 @@ class PendingRequests:
             for question in self._open.values():
                 if question.expires <= now:
                     question.done.set()
-            for carrier in tuple(self._carriers):
-                if carrier.is_stalled(STALL_SECONDS):
+            # Not when a request has just woken us: the silence may be about an earlier one, whose caller has left.
+            if self._open and now >= self._next_look:
+                for carrier in [one for one in self._carriers if one.is_stalled(STALL_SECONDS)]:
                     self._stalled(carrier)
             self._pump()  # places that forgotten requests held may be free by now
             waiting = [question.expires for question in self._open.values() if not question.done.is_set()]
@@ -293,11 +294,7 @@ class PendingRequests:
     def _send(self, question: Question, carrier: Carrier) -> None:
         if question.sent_to and question.sent_to[-1] != carrier.node:
             self.moved += 1
-            logger.info(
-                "request goes to another node, request=%s from=%s to=%s",
-                question.id,
-                question.sent_to[-1],
-                carrier.node,
-            )
+            words = "request goes to another node, request=%s from=%s to=%s"
+            logger.info(words, question.id, question.sent_to[-1], carrier.node)
         question.sent_to.append(carrier.node)
         carrier.send(question.id, question.expires, question.make())

@@ -348,6 +348,21 @@ async def test_an_oracle_that_answers_pings_and_no_request_is_passed_by(autojump
         assert "answered nothing" in w.client.oracles[0].problem
 
 
+async def test_an_oracle_is_not_ill_because_of_a_request_that_nobody_waited_for(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    async with world("a", "b") as w:
+        a, b = w.nodes
+        a.answer = ponder
+        with trio.move_on_after(1):  # gpg was killed
+            await w.signer(30.0)
+        await trio.sleep(15)
+        a.answer = sign
+        assert await w.signer(30.0) == "a"
+        assert not b.asked
+        assert w.client.oracles[0].standing is Standing.BEST
+
+
 async def test_a_slow_oracle_that_answers_others_is_busy_and_keeps_its_requests(
     autojump_clock: trio.testing.MockClock,
 ) -> None:
