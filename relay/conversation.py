@@ -29,7 +29,7 @@ READ_BYTES = 4096  # four of Assuan's longest lines
 # not, is left to the event loop.
 SOON_MS = 1
 HASTE_SECONDS = 0.0002  # whose newline takes longer is not waited for again
-MOST_AT_ONCE = 8  # commands in a row, then others have their turn
+MOST_AT_ONCE = 8  # commands in a row, then others have their turn; several that come together are a turn of their own
 _LUCK, _MOST_LUCK = 2, 4  # misses that are forgiven: at first, and after many hits
 
 # gpg asks these about every key it knows, and for a smartcard when nobody named a key. An answer of "not ours" is no
@@ -97,7 +97,9 @@ class Conversation:
             rest = self._stream.receive_within(SOON_MS, READ_BYTES) or b""
             # Who kept everybody waiting, or drips bytes so as to do it, will not do so again.
             self._is_hasty = rest.endswith(b"\n") and time.perf_counter() - began < HASTE_SECONDS
-            return untrusted + rest
+            untrusted += rest
+        if untrusted.count(b"\n") > 1:  # not gpg, which waits for each answer: there may be a thousand in one read
+            self._at_once = MOST_AT_ONCE
         return untrusted
 
     def _soon(self) -> bytes | None:

@@ -10,7 +10,7 @@ import sys
 import termios
 from collections.abc import Sequence
 from contextlib import ExitStack
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
@@ -117,40 +117,61 @@ async def test_who_drips_a_line_holds_the_event_loop_once_and_no_more(
     assert answers == b"OK Pleased to meet you\nOK\nOK\n"
 
 
-async def test_who_sends_without_end_takes_turns_with_everybody_else(
-    runner: Runner, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    in_a_row, longest = 0, 0
+@dataclass
+class Reads:
+    """How many reads of a conversation came one after the other, without the event loop in between."""
+
+    in_a_row: int = 0
+    longest: int = 0
+
+
+@pytest.fixture
+def reads(monkeypatch: pytest.MonkeyPatch) -> Reads:
+    found = Reads()
     receive_within, receive_some = DirectStream.receive_within, DirectStream.receive_some
 
     def within(stream: DirectStream, milliseconds: int, max_bytes: int) -> bytes | None:
-        nonlocal in_a_row, longest
         received = receive_within(stream, milliseconds, max_bytes)
-        in_a_row = in_a_row + 1 if received else in_a_row
-        longest = max(longest, in_a_row)
+        found.in_a_row += bool(received)
+        found.longest = max(found.longest, found.in_a_row)
         return received
 
     async def some(stream: DirectStream, max_bytes: int | None = None) -> bytes:
-        nonlocal in_a_row
-        in_a_row = 0  # others have their turn
+        found.in_a_row = 0  # others have their turn
         return await receive_some(stream, max_bytes)
 
     monkeypatch.setattr(DirectStream, "receive_within", within)
     monkeypatch.setattr(DirectStream, "receive_some", some)
-    commands = b"NOP\n" * 4 * READ_BYTES  # as much as this many reads take: 16
+    return found
+
+
+async def answers_to(runner: Runner, commands: bytes) -> None:
+    """Send as many of these as the kernel takes, and read the answer to each."""
     with socket.socket(socket.AF_UNIX) as client:
         client.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1 << 20)
         async with runner.both():
             client.connect(str(runner.socket))
             client.setblocking(False)
             sent = client.send(commands)
+            assert sent > MOST_AT_ONCE * READ_BYTES
             answers = 0
             with trio.fail_after(SECONDS):
                 while answers < 1 + sent // 4:  # the greeting, too
                     await trio.lowlevel.wait_readable(client)
                     answers += client.recv(1 << 16).count(b"\n")
-    assert sent > MOST_AT_ONCE * READ_BYTES
-    assert longest == MOST_AT_ONCE
+
+
+async def test_who_sends_without_end_lets_others_have_their_turn_after_each_read(runner: Runner, reads: Reads) -> None:
+    await answers_to(runner, b"NOP\n" * 4 * READ_BYTES)  # as much as this many reads take: 16
+    assert reads.longest == 1
+
+
+async def test_who_is_quick_without_end_takes_turns_with_everybody_else(
+    runner: Runner, reads: Reads, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("relay.conversation.READ_BYTES", 4)  # one command in each read, and the next one is there
+    await answers_to(runner, b"NOP\n" * 4 * READ_BYTES)
+    assert reads.longest == MOST_AT_ONCE
 
 
 async def test_a_silent_client_is_waited_for_in_the_event_loop(runner: Runner, monkeypatch: pytest.MonkeyPatch) -> None:
