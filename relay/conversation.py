@@ -17,7 +17,7 @@ from relay.door import Visitor
 from relay.session import Close, Event, Reply, Session, SignNeeded
 from relay.signing import NotSignedError, SignatureSource
 
-__all__ = ["Conversation"]
+__all__ = ["Conversation", "Patience"]
 
 # gpg opens its connection before it hashes, and a disk image may take minutes; sq keeps one idle while it works.
 # After one to two times this nobody is there any more, or somebody does not read; and connections are bounded.
@@ -29,12 +29,32 @@ READ_BYTES = 4096  # four of Assuan's longest lines
 # not, is left to the event loop.
 SOON_MS = 1
 HASTE_SECONDS = 0.0002  # whose newline takes longer is not waited for again
+# After such a wait nobody's newline is waited for, for so many times as long: a crowd that sends half lines, or comes
+# again with each, shall take a hundredth of the event loop's time and not all of it.
+RECOVERY = 100
 MOST_AT_ONCE = 8  # commands in a row, then others have their turn; several that come together are a turn of their own
 _LUCK, _MOST_LUCK = 2, 4  # misses that are forgiven: at first, and after many hits
 
 # gpg asks these about every key it knows, and for a smartcard when nobody named a key. An answer of "not ours" is no
 # refusal that a person would look for.
 _LOOKUPS = ("HAVEKEY", "KEYINFO", "READKEY", "GETINFO", "command 'SCD'")
+
+
+class Patience:
+    """How long all conversations of a relay together keep the event loop waiting for newlines."""
+
+    __slots__ = ("_restored",)
+
+    def __init__(self) -> None:
+        self._restored = 0.0  # when it is back, by time.perf_counter
+
+    def is_left(self, now: float) -> bool:
+        """Whether anybody may be waited for."""
+        return now >= self._restored
+
+    def spend(self, began: float, now: float) -> None:
+        """A wait was in vain, or too long."""
+        self._restored = now + RECOVERY * (now - began)
 
 
 class Conversation:
@@ -47,11 +67,12 @@ class Conversation:
         observer: tells us more about who it is.
         visitor: who it is.
         is_alone: whether nobody else is served at this moment.
+        patience: the relay's, which all conversations share.
     """
 
     __slots__ = (
-        "_at_once", "_departures", "_idle", "_is_alone", "_is_hasty", "_luck", "_observer", "_service", "_stream",
-        "_visitor",
+        "_at_once", "_departures", "_idle", "_is_alone", "_is_hasty", "_luck", "_observer", "_patience", "_service",
+        "_stream", "_visitor",
     )  # fmt: skip
 
     def __init__(  # noqa: PLR0913, PLR0917  all that a relay has for one connection
@@ -62,6 +83,7 @@ class Conversation:
         observer: Observer,
         visitor: Visitor,
         is_alone: Callable[[], bool],
+        patience: Patience,
     ) -> None:
         self._stream = DirectStream(stream)
         self._service = service
@@ -69,6 +91,7 @@ class Conversation:
         self._observer = observer
         self._visitor = visitor
         self._is_alone = is_alone
+        self._patience = patience
         # One scope for the whole conversation: one for each read and write would take longer than most replies.
         self._idle = trio.CancelScope()
         self._is_hasty = True
@@ -93,14 +116,23 @@ class Conversation:
             self._at_once = 0
             untrusted = await self._stream.receive_some(READ_BYTES)
         if self._is_hasty and untrusted and not untrusted.endswith(b"\n"):
-            began = time.perf_counter()
-            rest = self._stream.receive_within(SOON_MS, READ_BYTES) or b""
-            # Who kept everybody waiting, or drips bytes so as to do it, will not do so again.
-            self._is_hasty = rest.endswith(b"\n") and time.perf_counter() - began < HASTE_SECONDS
-            untrusted += rest
+            untrusted += self._newline()
         if untrusted.count(b"\n") > 1:  # not gpg, which waits for each answer: there may be a thousand in one read
             self._at_once = MOST_AT_ONCE
         return untrusted
+
+    def _newline(self) -> bytes:
+        """What gpg writes right behind a line; empty when it does not come at once."""
+        began = time.perf_counter()
+        if not self._patience.is_left(began):
+            return b""
+        rest = self._stream.receive_within(SOON_MS, READ_BYTES) or b""
+        now = time.perf_counter()
+        # Who kept everybody waiting, or drips bytes so as to do it, will not do so again.
+        self._is_hasty = rest.endswith(b"\n") and now - began < HASTE_SECONDS
+        if not self._is_hasty:
+            self._patience.spend(began, now)
+        return rest
 
     def _soon(self) -> bytes | None:
         """The next command, if it is there at once; None: it has to be waited for."""

@@ -11,7 +11,7 @@ from agentproxy.runtime.unixsocket import peer_of
 from relay.caller import Observer
 from relay.client import Client
 from relay.config import RelayConfig
-from relay.conversation import Conversation
+from relay.conversation import Conversation, Patience
 from relay.credentials import CredentialStore, credentials_directory
 from relay.departures import Departures
 from relay.dial import Dialer
@@ -67,6 +67,7 @@ class Relay:
         self._service = SigningService(self.client, self.keys, self.log, float(config.deadline_seconds))
         self._session_keys: dict[str, tuple[SessionKey, ...]] = {}  # by the socket's name
         self._session_keys_of = -1  # the key list's count of changes that they were made from
+        self._patience = Patience()
         self.connections = 0
 
     def load(self) -> None:
@@ -134,7 +135,9 @@ class Relay:
             self.connections -= 1
 
     def _conversation(self, stream: trio.SocketStream, source: SignatureSource, visitor: Visitor) -> Conversation:
-        return Conversation(stream, source, self.departures, self._observer, visitor, lambda: self.connections == 1)
+        return Conversation(
+            stream, source, self.departures, self._observer, visitor, lambda: self.connections == 1, self._patience
+        )
 
     def _keys_for_sessions(self, door: Door) -> Sequence[SessionKey]:
         if self._session_keys_of != self.keys.changes:

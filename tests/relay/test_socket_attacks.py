@@ -117,6 +117,35 @@ async def test_who_drips_a_line_holds_the_event_loop_once_and_no_more(
     assert answers == b"OK Pleased to meet you\nOK\nOK\n"
 
 
+async def test_a_crowd_that_sends_half_lines_holds_the_event_loop_once_and_no_more(
+    runner: Runner, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    waits: list[bytes | None] = []
+    receive_within = DirectStream.receive_within
+
+    def within(stream: DirectStream, milliseconds: int, max_bytes: int) -> bytes | None:
+        waits.append(receive_within(stream, milliseconds, max_bytes))
+        return waits[-1]
+
+    monkeypatch.setattr(DirectStream, "receive_within", within)
+    monkeypatch.setattr(Conversation, "_soon", lambda _: None)  # only the wait for a newline is looked at
+    monkeypatch.setattr("relay.conversation.RECOVERY", 1_000_000)  # longer than this test takes
+    async with runner.both():
+        with ExitStack() as stack:
+            for client in crowd(stack, runner.socket, 20):
+                client.sendall(b"RESE")
+                await until(lambda client=client: _unread(client) == 0)
+                client.sendall(b"T\n")
+                client.setblocking(False)
+                answers = b""
+                with trio.fail_after(SECONDS):
+                    while answers.count(b"\n") < 2:
+                        await trio.lowlevel.wait_readable(client)
+                        answers += client.recv(4096)
+                assert answers == b"OK Pleased to meet you\nOK\n"
+    assert len(waits) == 1
+
+
 @dataclass
 class Reads:
     """How many reads of a conversation came one after the other, without the event loop in between."""
