@@ -24,9 +24,9 @@ __all__ = ["Conversation", "Patience"]
 IDLE_SECONDS = 1800.0
 READ_BYTES = 4096  # four of Assuan's longest lines
 # gpg writes a line and its newline one after the other, and a dozen lines that each wait for our answer. To wait for
-# them here takes a few microseconds, to go through the event loop takes forty. Nobody is kept waiting by that: it is
-# done while this gpg is the only one, or for what is there already; and who was not that quick twice, more often than
-# not, is left to the event loop.
+# them here takes a few microseconds, to go through the event loop takes forty. Nobody who is served is kept waiting by
+# that: it is done while this gpg is the only one, or for what is there already; who comes meanwhile is accepted some
+# milliseconds later. Who was not that quick twice, more often than not, is left to the event loop.
 SOON_MS = 1
 HASTE_SECONDS = 0.0002  # whose newline takes longer is not waited for again
 # After such a wait nobody's newline is waited for, for so many times as long: a crowd that sends half lines, or comes
