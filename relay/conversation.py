@@ -33,6 +33,8 @@ HASTE_SECONDS = 0.0002  # whose newline takes longer is not waited for again
 # again with each, shall take a hundredth of the event loop's time and not all of it.
 RECOVERY = 100
 MOST_AT_ONCE = 8  # commands in a row, then others have their turn; several that come together are a turn of their own
+# Each is a line in the log, with which a crowd that sends nothing but nonsense would keep all others waiting.
+MOST_REFUSALS = 100
 _LUCK, _MOST_LUCK = 2, 4  # misses that are forgiven: at first, and after many hits
 
 # gpg asks these about every key it knows, and for a smartcard when nobody named a key. An answer of "not ours" is no
@@ -71,8 +73,8 @@ class Conversation:
     """
 
     __slots__ = (
-        "_at_once", "_departures", "_idle", "_is_alone", "_is_hasty", "_luck", "_observer", "_patience", "_service",
-        "_stream", "_visitor",
+        "_at_once", "_departures", "_idle", "_is_alone", "_is_hasty", "_luck", "_observer", "_patience", "_refused",
+        "_service", "_stream", "_visitor",
     )  # fmt: skip
 
     def __init__(  # noqa: PLR0913, PLR0917  all that a relay has for one connection
@@ -96,6 +98,7 @@ class Conversation:
         self._idle = trio.CancelScope()
         self._is_hasty = True
         self._luck = _LUCK
+        self._refused = 0
         self._at_once = 0  # commands that did not go through the event loop, in a row
 
     async def run(self, session: Session) -> None:
@@ -158,7 +161,8 @@ class Conversation:
         while True:
             if replies := b"".join([event.data for event in events if isinstance(event, Reply)]):
                 await self._send(replies)
-            self._note_refusals(events)
+            if not self._note_refusals(events):
+                return False
             if session.has_found_key:
                 session.has_found_key = False
                 # gpg goes on to read its keyring for a millisecond: by PKSIGN nobody waits for what is seen.
@@ -173,10 +177,17 @@ class Conversation:
             await self._stream.flush()
             events = session.receive(b"")  # what gpg sent along with PKSIGN; what it sent later, the kernel has
 
-    def _note_refusals(self, events: Sequence[Event]) -> None:
+    def _note_refusals(self, events: Sequence[Event]) -> bool:
+        """Log what was refused; False when it was too much."""
         for event in events:
             if isinstance(event, Reply | Close) and event.reason and not event.reason.startswith(_LOOKUPS):
+                self._refused += 1
+                if self._refused > MOST_REFUSALS:
+                    reason = f"the connection is ended: more than {MOST_REFUSALS} commands of it were refused"
+                    self._service.refused_here(self._visitor, reason)
+                    return False
                 self._service.refused_here(self._visitor, event.reason)
+        return True
 
     async def _sign(self, session: Session, need: SignNeeded) -> None:
         """Answer PKSIGN; when gpg leaves, the whole conversation is cancelled here."""

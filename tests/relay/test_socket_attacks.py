@@ -20,7 +20,7 @@ import trio.testing
 from agentproxy.runtime.directstream import DirectStream
 from agentproxy.runtime.unixsocket import bind
 from relay.config import SocketConfig
-from relay.conversation import MOST_AT_ONCE, READ_BYTES, SOON_MS, Conversation
+from relay.conversation import MOST_AT_ONCE, MOST_REFUSALS, READ_BYTES, SOON_MS, Conversation
 from tests.relay.activation import ROOT, SECONDS, until, write_config
 from tests.relay.conftest import GPG_SECONDS, Runner
 
@@ -227,6 +227,29 @@ async def test_a_silent_client_is_waited_for_in_the_event_loop(runner: Runner, m
                 assert client.recv(4096) == b"OK\n"
     # The first, alone, may be waited for once, the second is not alone; and after two misses nobody is tried again.
     assert waits == [SOON_MS, 0, 0]
+
+
+async def test_who_is_refused_again_and_again_is_sent_away(runner: Runner, caplog: pytest.LogCaptureFixture) -> None:
+    with socket.socket(socket.AF_UNIX) as client:
+        async with runner.both():
+            client.connect(str(runner.socket))
+            client.sendall(b"NONSENSE\n" * (MOST_REFUSALS + 50))
+            client.setblocking(False)
+            with trio.fail_after(SECONDS):
+                while await _received(client):
+                    pass
+            assert (await runner.sign()).returncode == 0
+    told = [record.getMessage() for record in caplog.records if record.name == "relay.requestlog"]
+    assert sum("NONSENSE" in line for line in told) == MOST_REFUSALS
+    assert sum("the connection is ended" in line for line in told) == 1
+
+
+async def _received(client: socket.socket) -> bytes:
+    await trio.lowlevel.wait_readable(client)
+    try:
+        return client.recv(65_536)
+    except ConnectionResetError:
+        return b""
 
 
 def _unread(client: socket.socket) -> int:
