@@ -26,7 +26,7 @@ READ_BYTES = 4096  # four of Assuan's longest lines
 # gpg writes a line and its newline one after the other, and a dozen lines that each wait for our answer. To wait for
 # them here takes a few microseconds, to go through the event loop takes forty. Nobody who is served is kept waiting by
 # that: it is done while this gpg is the only one, or for what is there already; who comes meanwhile is accepted some
-# milliseconds later. Who was not that quick twice, more often than not, is left to the event loop.
+# milliseconds later. Who was not that quick twice, more often than not, is left to the event loop for a while.
 SOON_MS = 1
 HASTE_SECONDS = 0.0002  # whose newline takes longer is not waited for again
 # After such a wait nobody's newline is waited for, for so many times as long: a crowd that sends half lines, or comes
@@ -36,6 +36,7 @@ MOST_AT_ONCE = 8  # commands in a row, then others have their turn; several that
 # Each is a line in the log, with which a crowd that sends nothing but nonsense would keep all others waiting.
 MOST_REFUSALS = 100
 _LUCK, _MOST_LUCK = 2, 4  # misses that are forgiven: at first, and after many hits
+_PAUSE = 16  # commands that are left to the event loop after those: more than one gpg has
 
 # gpg asks these about every key it knows, and for a smartcard when nobody named a key. An answer of "not ours" is no
 # refusal that a person would look for.
@@ -139,10 +140,13 @@ class Conversation:
 
     def _soon(self) -> bytes | None:
         """The next command, if it is there at once; None: it has to be waited for."""
-        if self._luck == 0 or self._at_once == MOST_AT_ONCE:
+        if self._luck <= 0:
+            self._luck += 1
+            return None
+        if self._at_once == MOST_AT_ONCE:
             return None
         untrusted = self._stream.receive_within(SOON_MS if self._is_alone() else 0, READ_BYTES)
-        self._luck = max(self._luck - 1, 0) if untrusted is None else min(self._luck + 1, _MOST_LUCK)
+        self._luck = min(self._luck + 1, _MOST_LUCK) if untrusted is not None else self._luck - 1 or -_PAUSE
         self._at_once += 1
         return untrusted
 
