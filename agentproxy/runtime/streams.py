@@ -19,7 +19,7 @@ __all__ = ["EndOfStream", "FramedStream"]
 
 MAX_UNSENT = 4 * 1024 * 1024  # bytes; some 6000 answers for a peer that does not read, then it is cut off
 WRITE_SECONDS = 20.0  # a peer that takes nothing for so long is gone, or holds our memory on purpose
-GATHER_SECONDS = 0.0002  # about as long as an event loop works on what arrived together
+GATHER_SECONDS = 0.00005  # longer, and whoever waits for these messages has nothing to do meanwhile
 CLOSE_SECONDS = 2.0  # TLS wants to say goodbye; a peer that does not listen must not keep us
 
 
