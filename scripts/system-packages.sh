@@ -51,6 +51,8 @@ podman|podman|builds and runs our images
 runc|runc|runs them where cgroups are of two kinds
 /usr/bin/mmdebstrap|mmdebstrap|makes the Debian that they begin with
 /usr/lib/x86_64-linux-gnu/faketime/libfaketime.so.1|libfaketime|gives a host a wrong clock
+/usr/lib/python3/dist-packages/cryptography/__init__.py|python3-cryptography|what our package recommends, for hosts without a network
+/usr/lib/python3/dist-packages/nacl/__init__.py|python3-nacl|the same
 "
 
 missing=""
