@@ -1,3 +1,4 @@
+import contextlib
 import os
 import socket
 import subprocess
@@ -103,6 +104,12 @@ def test_a_parent_that_does_not_read_does_not_stop_us(monkeypatch: pytest.Monkey
         monkeypatch.setenv("NOTIFY_SOCKET", f"{name}/notify")
         for _ in range(1000):
             systemd.notify(STATUS="x" * 1000)
+        parent.setblocking(False)
+        kept = 0
+        with contextlib.suppress(BlockingIOError):
+            while parent.recv(4096):
+                kept += 1
+        assert 0 < kept < 1000  # what found no room was dropped, and not waited for
 
 
 ACCEPTS = """
