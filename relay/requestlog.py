@@ -12,7 +12,6 @@ from datetime import datetime
 
 from agentproxy.protocol.fields import Claims
 from agentproxy.protocol.timings import Timings
-from agentproxy.runtime.logs import log_often
 
 __all__ = ["Outcome", "RequestEntry", "RequestLog"]
 
@@ -96,14 +95,26 @@ class RequestLog:
 
 def _log(entry: RequestEntry) -> None:
     level = logging.INFO if entry.outcome in {Outcome.SIGNED, Outcome.ABANDONED} else logging.WARNING
-    line = (
-        f"{entry.outcome.value}, request={entry.id} key={entry.key or '-'} keygrip={entry.keygrip or '-'} "
-        f"hash={entry.hash_algorithm or '-'} code={entry.code or '-'} reason={entry.reason!r} "
-        f"duration_ms={entry.duration_ms} nodes={','.join(entry.nodes) or '-'} socket={entry.socket or '-'} "
-        f"uid={entry.uid} pid={entry.pid} package={_package(entry.claims)} job={_job(entry.claims)} "
-        f"fallback={entry.fallback or 'no'}"
+    logger.log(
+        level,
+        "%s, request=%s key=%s keygrip=%s hash=%s code=%s reason=%r duration_ms=%d nodes=%s socket=%s uid=%s pid=%s "
+        "package=%s job=%s fallback=%s",
+        entry.outcome.value,
+        entry.id,
+        entry.key or "-",
+        entry.keygrip or "-",
+        entry.hash_algorithm or "-",
+        entry.code or "-",
+        entry.reason,
+        entry.duration_ms,
+        ",".join(entry.nodes) or "-",
+        entry.socket or "-",
+        entry.uid,
+        entry.pid,
+        _package(entry.claims),
+        _job(entry.claims),
+        entry.fallback or "no",
     )
-    log_often(logger, level, line)
 
 
 def _package(claims: Claims | None) -> str:

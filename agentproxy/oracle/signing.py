@@ -28,7 +28,6 @@ from agentproxy.protocol.relay_messages import Sign
 from agentproxy.protocol.seal_messages import Seal, Sealed, SealState, StateSealed
 from agentproxy.protocol.signer_answers import DigestSigned
 from agentproxy.protocol.signer_requests import Record, SignDigest
-from agentproxy.runtime.logs import log_often
 
 __all__ = ["SignatureSource", "SigningService"]
 
@@ -189,8 +188,7 @@ class SigningService:
         self.head = answer.head
         self.tally.signed[job.request.keygrip, job.request.tag] += 1
         self._requests.finish(job, _made(job.request.id, answer))
-        line = f"signed, {_who(job)} rule={job.rule} sequence={answer.head.sequence} ms={milliseconds:.1f}"
-        log_often(logger, logging.INFO, line)
+        logger.info("signed, %s rule=%s sequence=%d ms=%.1f", _who(job), job.rule, answer.head.sequence, milliseconds)
 
     @property
     def waiting(self) -> Mapping[Priority, int]:

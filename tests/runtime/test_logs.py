@@ -1,12 +1,7 @@
-import logging
 import os
 import re
 import subprocess
 import sys
-
-import pytest
-
-from agentproxy.runtime.logs import log_often
 
 LINE = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{6}Z (\w+) test: (.*)")
 
@@ -50,34 +45,13 @@ def test_the_journal_gets_the_severity_and_no_second_time() -> None:
     assert lines == ["<3>test: a", "<4>test: b", "<7>test: c"]
 
 
-def test_a_line_that_is_logged_often_is_as_any_other() -> None:
-    text = repr("50% of a\nb\x1b[31m")
-    often, once = logged(
-        f"from agentproxy.runtime.logs import log_often\nconfigure()\n"
-        f"log_often(log, logging.INFO, {text})\nlog.info('%s', {text})\nlog_often(log, logging.DEBUG, 'not shown')\n"
-    )
-    found = [LINE.findall(line) for line in (often, once)]
-    assert found == [[("info", r"50% of a\nb\x1b[31m")]] * 2
-    lines = logged(
-        "from agentproxy.runtime.logs import log_often\nconfigure()\nlog_often(log, logging.WARNING, 'a')",
-        {"JOURNAL_STREAM": "8:1"},
-    )
-    assert lines == ["<4>test: a"]
-
-
 def test_who_has_no_standard_error_goes_on_without_a_log() -> None:
     script = (
-        "import logging\nfrom agentproxy.runtime.logs import configure, log_often\nlog = logging.getLogger('test')\n"
-        "configure()\nlog.info('a')\nlog_often(log, logging.INFO, 'b')\nprint('goes on')"
+        "import logging\nfrom agentproxy.runtime.logs import configure\nlog = logging.getLogger('test')\n"
+        "configure()\nlog.info('a')\nprint('goes on')"
     )
     closed = ["sh", "-c", 'exec "$@" 2>&-', "sh", sys.executable, "-c", script]
     assert subprocess.run(closed, stdout=subprocess.PIPE, check=False, timeout=20).stdout == b"goes on\n"
-
-
-def test_other_handlers_get_what_is_logged_often_too(caplog: pytest.LogCaptureFixture) -> None:
-    with caplog.at_level(logging.INFO):
-        log_often(logging.getLogger("test"), logging.INFO, "50% signed")
-    assert caplog.record_tuples == [("test", logging.INFO, "50% signed")]
 
 
 def test_a_second_configuration_replaces_the_first() -> None:
