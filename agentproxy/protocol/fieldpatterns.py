@@ -19,6 +19,7 @@ from agentproxy.protocol.wire import parse_time
 
 __all__ = [
     "ASSERTED", "DIGEST", "HEAD", "KEYGRIP", "NUMBER", "OBJECT", "SEAL", "SIGNATURE", "STATE", "TEXT",
+    "WANTED",
     "asserted_of", "claims_of", "digest_of", "head_of", "seal_of", "signature_of", "state_of",
 ]  # fmt: skip
 
@@ -36,6 +37,9 @@ SIGNATURE = rf'\{{"algorithm":"([a-z]+)",(?:"r":{_HEX},)?"s":{_HEX}\}}'
 STATE = rf'\{{"algorithm":{NUMBER},"chaining_value":{_HEX},"length":{NUMBER},"rest":{_REST}\}}'
 SEAL = rf'\{{"fingerprint":{_FINGERPRINT},"created":{_TIME},"digest":{DIGEST},"signature":{SIGNATURE}\}}'
 HEAD = rf'\{{"node":{TEXT},"sequence":{NUMBER},"hash":{_HEX}\}}'
+
+# What a request for a signature ends in; four groups.
+WANTED = rf'"remaining_ms":{NUMBER}(?:,"distribution":{TEXT})?(?:,"claims":{OBJECT})?(?:,"socket":{TEXT})?'
 
 
 def _optional(name: str, value: str) -> str:

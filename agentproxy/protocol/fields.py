@@ -8,7 +8,16 @@ from agentproxy.protocol.digests import HashAlgorithm
 from agentproxy.protocol.errors import RemoteProtocolError
 from agentproxy.protocol.keys import Fingerprint, Keygrip, PublicKey
 
-__all__ = ["Asserted", "Claims", "Head", "KeyFacts", "check_name", "check_remaining", "check_request_id", "check_text"]
+__all__ = [
+    "Asserted",
+    "Claims",
+    "Head",
+    "KeyFacts",
+    "check_name",
+    "check_request_id",
+    "check_text",
+    "check_wanted",
+]
 
 # A name of a runner, key, key type, node or distribution: it appears in file names, logs and shell lines.
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]{0,63}")
@@ -37,9 +46,14 @@ def check_request_id(untrusted: str) -> None:
         raise RemoteProtocolError("id: expected 32 lower-case hex digits")
 
 
-def check_remaining(untrusted: int) -> None:
-    """Raise RemoteProtocolError unless this is a time that somebody may wait, in milliseconds."""
-    if not 0 <= untrusted <= MAX_REMAINING_MS:
+def check_wanted(request_id: str, remaining_ms: int, distribution: str | None, socket: str | None) -> None:
+    """Raise RemoteProtocolError unless this may stand in a request for a signature."""
+    check_request_id(request_id)
+    if distribution is not None:
+        check_name(distribution, "distribution")
+    if socket is not None:
+        check_name(socket, "socket")
+    if not 0 <= remaining_ms <= MAX_REMAINING_MS:
         raise RemoteProtocolError(f"remaining_ms: expected 0 to {MAX_REMAINING_MS}")
 
 

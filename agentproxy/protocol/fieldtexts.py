@@ -22,6 +22,7 @@ __all__ = [
     "signature_text",
     "state_text",
     "texts_text",
+    "wanted_text",
 ]
 
 quoted = json.encoder.encode_basestring_ascii
@@ -80,6 +81,18 @@ def claims_text(claims: Claims) -> str:
     if claims.distributions:
         text += f',"distributions":[{",".join(map(quoted, claims.distributions))}]'
     return f"{{{text[1:]}}}"
+
+
+def wanted_text(remaining_ms: int, distribution: str | None, claims: Claims | None, socket: str | None) -> str:
+    """What a request for a signature ends in, whatever it is about; neither name holds a quote."""
+    text = f'"remaining_ms":{remaining_ms}'
+    if distribution is not None:
+        text += f',"distribution":"{distribution}"'
+    if claims is not None:
+        text += f',"claims":{claims_text(claims)}'
+    if socket is not None:
+        text += f',"socket":"{socket}"'
+    return text
 
 
 def asserted_text(asserted: Asserted) -> str:

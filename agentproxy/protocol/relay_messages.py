@@ -9,9 +9,9 @@ from typing import ClassVar, Self
 
 from agentproxy.protocol.digests import Digest
 from agentproxy.protocol.errors import RemoteProtocolError
-from agentproxy.protocol.fieldpatterns import DIGEST, KEYGRIP, NUMBER, OBJECT, TEXT, claims_of, digest_of
-from agentproxy.protocol.fields import Claims, Head, check_name, check_remaining, check_request_id, check_text
-from agentproxy.protocol.fieldtexts import claims_text, digest_text
+from agentproxy.protocol.fieldpatterns import DIGEST, KEYGRIP, TEXT, WANTED, claims_of, digest_of
+from agentproxy.protocol.fields import Claims, Head, check_request_id, check_text, check_wanted
+from agentproxy.protocol.fieldtexts import digest_text, wanted_text
 from agentproxy.protocol.keys import Fingerprint, Keygrip
 
 __all__ = [
@@ -47,10 +47,7 @@ class Sign:
     """Sign this digest with this key."""
 
     tag: ClassVar[str] = "sign"
-    pattern: ClassVar[str] = (
-        rf'"id":{TEXT},"keygrip":{KEYGRIP},"digest":{DIGEST},"remaining_ms":{NUMBER}'
-        rf'(?:,"distribution":{TEXT})?(?:,"claims":{OBJECT})?(?:,"socket":{TEXT})?'
-    )
+    pattern: ClassVar[str] = rf'"id":{TEXT},"keygrip":{KEYGRIP},"digest":{DIGEST},{WANTED}'
     id: str
     keygrip: Keygrip
     digest: Digest
@@ -60,22 +57,12 @@ class Sign:
     socket: str | None = None  # the relay's name of the socket that the caller came by
 
     def __post_init__(self) -> None:
-        check_request_id(self.id)
-        if self.distribution is not None:
-            check_name(self.distribution, "distribution")
-        if self.socket is not None:
-            check_name(self.socket, "socket")
-        check_remaining(self.remaining_ms)
+        check_wanted(self.id, self.remaining_ms, self.distribution, self.socket)
 
     def members(self) -> str:
         """The fields as JSON, for `MessageCodec`."""
-        distribution = "" if self.distribution is None else f',"distribution":"{self.distribution}"'
-        claims = "" if self.claims is None else f',"claims":{claims_text(self.claims)}'
-        socket = "" if self.socket is None else f',"socket":"{self.socket}"'
-        return (
-            f'"id":"{self.id}","keygrip":"{self.keygrip}","digest":{digest_text(self.digest)},'
-            f'"remaining_ms":{self.remaining_ms}{distribution}{claims}{socket}'
-        )
+        wanted = wanted_text(self.remaining_ms, self.distribution, self.claims, self.socket)
+        return f'"id":"{self.id}","keygrip":"{self.keygrip}","digest":{digest_text(self.digest)},{wanted}'
 
     @classmethod
     def of_match(cls, found: re.Match[str]) -> Self:

@@ -9,18 +9,18 @@ from agentproxy.protocol.fieldpatterns import (
     HEAD,
     KEYGRIP,
     NUMBER,
-    OBJECT,
     SEAL,
     STATE,
     TEXT,
+    WANTED,
     asserted_of,
     claims_of,
     head_of,
     seal_of,
     state_of,
 )
-from agentproxy.protocol.fields import Asserted, Claims, Head, check_name, check_remaining, check_request_id
-from agentproxy.protocol.fieldtexts import asserted_text, claims_text, head_text, seal_text, state_text
+from agentproxy.protocol.fields import Asserted, Claims, Head, check_request_id, check_wanted
+from agentproxy.protocol.fieldtexts import asserted_text, head_text, seal_text, state_text, wanted_text
 from agentproxy.protocol.hashstates import HashState
 from agentproxy.protocol.keys import Keygrip
 from agentproxy.protocol.openpgp import DocumentSignature
@@ -33,10 +33,7 @@ class Seal:
     """Relay to oracle: sign the document behind this state. Nothing in it can choose type, time or issuer."""
 
     tag: ClassVar[str] = "seal"
-    pattern: ClassVar[str] = (
-        rf'"id":{TEXT},"keygrip":{KEYGRIP},"state":{STATE},"remaining_ms":{NUMBER}'
-        rf'(?:,"distribution":{TEXT})?(?:,"claims":{OBJECT})?(?:,"socket":{TEXT})?'
-    )
+    pattern: ClassVar[str] = rf'"id":{TEXT},"keygrip":{KEYGRIP},"state":{STATE},{WANTED}'
     id: str
     keygrip: Keygrip
     state: HashState
@@ -46,22 +43,12 @@ class Seal:
     socket: str | None = None  # as in `sign`
 
     def __post_init__(self) -> None:
-        check_request_id(self.id)
-        if self.distribution is not None:
-            check_name(self.distribution, "distribution")
-        if self.socket is not None:
-            check_name(self.socket, "socket")
-        check_remaining(self.remaining_ms)
+        check_wanted(self.id, self.remaining_ms, self.distribution, self.socket)
 
     def members(self) -> str:
         """The fields as JSON, for `MessageCodec`."""
-        distribution = "" if self.distribution is None else f',"distribution":"{self.distribution}"'
-        claims = "" if self.claims is None else f',"claims":{claims_text(self.claims)}'
-        socket = "" if self.socket is None else f',"socket":"{self.socket}"'
-        return (
-            f'"id":"{self.id}","keygrip":"{self.keygrip}","state":{state_text(self.state)},'
-            f'"remaining_ms":{self.remaining_ms}{distribution}{claims}{socket}'
-        )
+        wanted = wanted_text(self.remaining_ms, self.distribution, self.claims, self.socket)
+        return f'"id":"{self.id}","keygrip":"{self.keygrip}","state":{state_text(self.state)},{wanted}'
 
     @classmethod
     def of_match(cls, found: re.Match[str]) -> Self:
