@@ -27,7 +27,6 @@ from relay.jobclaims import (
     claims_of_hint,
 )
 from relay.procfs import Process
-from relay.secretwords import without_secrets
 from relay.users import user_name
 from relay.workfile import WorkFile, find_work_file
 
@@ -255,22 +254,11 @@ def _lineage(pid: int) -> Iterator[Process]:
 def _command_lines(lineage: list[Process]) -> Iterator[str]:
     left = _MOST_COMMANDS_TEXT
     for process in lineage:
-        text = clean(_beginning(without_secrets(process.words), MAX_CLAIM), min(MAX_CLAIM, left))
+        text = process.claim[:left]
         if not text:
             return
         left -= len(text)
         yield text
-
-
-def _beginning(words: Iterator[str], most: int) -> str:
-    """The first words, by blanks, and at least so many characters of them: rpmsign may have a thousand more."""
-    taken, length = [], 0
-    for word in words:
-        taken.append(word)
-        length += len(word) + 1
-        if length > most:
-            break
-    return " ".join(taken)
 
 
 class _Processes:

@@ -25,8 +25,9 @@ _VARIABLES: Mapping[str, tuple[str, ...]] = {
     "url": ("CI_JOB_URL", "BUILD_URL"),
 }
 _DISTRIBUTION = "BLIND_ORACLE_DISTRIBUTION"
-WANTED_VARIABLES = frozenset(
-    name.encode("ascii") for name in (_DISTRIBUTION, *(name for names in _VARIABLES.values() for name in names))
+WANTED_VARIABLES = re.compile(
+    rb"(?:\A|\0)(%b)=([^\0]*)"
+    % "|".join((_DISTRIBUTION, *(name for names in _VARIABLES.values() for name in names))).encode("ascii")
 )
 _HINTS = frozenset({*_VARIABLES, "file", "package", "distribution"})
 _ESCAPED = re.compile(r"(?:%[0-9A-Fa-f]{2})+")
@@ -45,7 +46,7 @@ class EnvironmentClaims:
 
 
 def claims_of_environment(variables: Iterable[tuple[str, str]]) -> EnvironmentClaims:
-    """The claims in variables of WANTED_VARIABLES."""
+    """The claims in variables that WANTED_VARIABLES has found."""
     found = {name: value for name, value in variables if value}
     job = {
         claim: _value(claim, found[names[0]])

@@ -8,8 +8,12 @@ import os
 import re
 import stat
 from collections.abc import Iterator
-from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
+from functools import cached_property
+
+from agentproxy.protocol.fields import MAX_CLAIM
+from relay.cleaning import clean
+from relay.secretwords import without_secrets
 
 __all__ = ["Process", "environment", "open_files", "open_regular", "process", "read", "working_directory"]
 
@@ -20,18 +24,36 @@ _MOST_FILES = 256  # descriptors that we look at
 _PARENT = re.compile(rb"\) [A-Za-z] ([0-9]+) ")
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Process:
-    """A process as it was when we looked; its pid may be another's by now."""
+    """A process as it was when we looked; its pid may be another's by now.
+
+    What follows from its words is kept: rpmsign is looked at for each of a thousand packages on its command line.
+    """
 
     pid: int
     words: tuple[str, ...]  # its command line; whoever runs it chooses it
     parent: int
 
-    @property
+    @cached_property
     def program(self) -> str:
         """The last part of its first word."""
         return os.path.basename(self.words[0]) if self.words else ""  # noqa: PTH119  half a Path's time
+
+    @cached_property
+    def arguments(self) -> tuple[str, ...]:
+        """The words behind the first that are no options."""
+        return tuple(word for word in self.words[1:] if not word.startswith("-"))
+
+    @cached_property
+    def names(self) -> frozenset[str]:
+        """The last part of each of these, as a path."""
+        return frozenset(word.rpartition("/")[2] for word in self.arguments)  # a third of basename's time
+
+    @cached_property
+    def claim(self) -> str:
+        """The command line as one text for the audit log: its beginning, without secrets and control characters."""
+        return clean(_beginning(without_secrets(self.words), MAX_CLAIM), MAX_CLAIM)
 
 
 def process(pid: int) -> Process | None:
@@ -44,16 +66,28 @@ def process(pid: int) -> Process | None:
     return Process(pid, tuple(words), int(parents[-1]) if parents else 0)
 
 
-def environment(pid: int, wanted: AbstractSet[bytes]) -> Iterator[tuple[str, str]]:
-    """Names and values, of those wanted, that the process was started with; none when we may not look at them."""
+def _beginning(words: Iterator[str], most: int) -> str:
+    """The first words, by blanks, and at least so many characters of them: rpmsign may have a thousand more."""
+    taken, length = [], 0
+    for word in words:
+        taken.append(word)
+        length += len(word) + 1
+        if length > most:
+            break
+    return " ".join(taken)
+
+
+def environment(pid: int, wanted: re.Pattern[bytes]) -> list[tuple[str, str]]:
+    """Names and values that the process was started with; none when we may not look at them.
+
+    Args:
+        wanted: finds those that are wanted in all of them as /proc shows them, each ended by NUL: name and value.
+    """
     try:
         data = read(f"/proc/{pid}/environ", _MOST_ENVIRONMENT)
     except OSError:
-        return
-    for line in data.split(b"\0"):
-        name, equals, value = line.partition(b"=")
-        if equals and name in wanted:
-            yield name.decode("ascii"), value.decode("utf-8", "replace")
+        return []
+    return [(name.decode("ascii"), value.decode("utf-8", "replace")) for name, value in wanted.findall(data)]
 
 
 def open_files(pid: int) -> Iterator[tuple[int, str]]:

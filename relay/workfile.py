@@ -83,16 +83,14 @@ def find_work_file(lineage: Sequence[Process]) -> WorkFile | None:
 
 
 def _of_rpmsign(process: Process) -> WorkFile | None:
-    named = [word for word in process.words[1:] if not word.startswith("-")]
-    names = {word.rpartition("/")[2] for word in named}  # a third of basename's time, for up to a thousand words
     files = list(procfs.open_files(process.pid))
     # rpmsign takes one file after another; the open one is the one that is signed. By a link it has another name.
-    for fits in (lambda path: os.path.basename(path) in names, lambda path: path.endswith(".rpm")):  # noqa: PTH119
+    for fits in (lambda path: os.path.basename(path) in process.names, lambda path: path.endswith(".rpm")):  # noqa: PTH119
         found = [(number, path) for number, path in files if fits(path)]
         if found:
             number, path = found[0]
             return WorkFile(path, _package(f"/proc/{process.pid}/fd/{number}", follow=True))
-    packages = [word for word in named if word.endswith(".rpm")]
+    packages = [word for word in process.arguments if word.endswith(".rpm")]
     if len(packages) != 1:
         return None
     path = _absolute(process, packages[0])
