@@ -107,7 +107,6 @@ class Conversation:
         with self._idle:
             try:
                 while True:
-                    self._put_off()
                     untrusted = await self._received()
                     if not untrusted or not await self._answer(session, untrusted):
                         return
@@ -118,6 +117,7 @@ class Conversation:
         untrusted = self._soon()
         if untrusted is None:
             self._at_once = 0
+            self._put_off()  # here only: what comes at once is no silence
             untrusted = await self._stream.receive_some(READ_BYTES)
         if self._is_hasty and untrusted and not untrusted.endswith(b"\n"):
             untrusted += self._newline()
@@ -155,16 +155,13 @@ class Conversation:
         if self._idle.deadline - now < IDLE_SECONDS or self._idle.deadline == inf:
             self._idle.deadline = now + 2 * IDLE_SECONDS
 
-    async def _send(self, data: bytes) -> None:
-        if not self._stream.send_now(data):
-            await self._stream.flush()  # gpg does not read: neither do we
-
     async def _answer(self, session: Session, untrusted: bytes) -> bool:
         """Answer what arrived; False when the conversation is over."""
         events: Sequence[Event] = session.receive(untrusted)
         while True:
-            if replies := b"".join([event.data for event in events if isinstance(event, Reply)]):
-                await self._send(replies)
+            replies = b"".join([event.data for event in events])
+            if replies and not self._stream.send_now(replies):
+                await self._stream.flush()  # gpg does not read: neither do we
             if not self._note_refusals(events):
                 return False
             if session.has_found_key:
@@ -184,7 +181,7 @@ class Conversation:
     def _note_refusals(self, events: Sequence[Event]) -> bool:
         """Log what was refused; False when it was too much."""
         for event in events:
-            if isinstance(event, Reply | Close) and event.reason and not event.reason.startswith(_LOOKUPS):
+            if event.reason and not event.reason.startswith(_LOOKUPS):
                 self._refused += 1
                 if self._refused > MOST_REFUSALS:
                     reason = f"the connection is ended: more than {MOST_REFUSALS} commands of it were refused"

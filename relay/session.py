@@ -57,14 +57,18 @@ class Reply:
 class SignNeeded:
     """The client waits for a signature: answer with `Session.signed` or `Session.failed`."""
 
+    data: ClassVar[bytes] = b""
+    reason: ClassVar[str] = ""
+
     keygrip: Keygrip
     digest: Digest
 
 
 @dataclass(frozen=True, slots=True)
 class Close:
-    """The conversation is over; what came before this event still goes out."""
+    """The conversation is over; what came before this event still goes out, and then its own bytes."""
 
+    data: bytes = b""
     reason: str = ""  # empty when the client said good-bye
 
 
@@ -95,7 +99,7 @@ class Session:
     def __init__(self, keys: Sequence[SessionKey]) -> None:
         self.claims_hint = ""
         self.has_found_key = False
-        self._keys = {key.keygrip: key for key in keys}
+        self._keys = {key.keygrip.value: key for key in keys}
         self._lines = LineReader()
         self._key: SessionKey | None = None
         self._digest: Digest | None = None
@@ -110,9 +114,10 @@ class Session:
         self._lines.receive_data(untrusted)
         try:
             while not self._is_signing and (line := self._lines.next_line()) is not None:
-                answers = self._answer(line)
-                events += answers
-                if answers and isinstance(answers[-1], Close):
+                event = self._answer(line)
+                if event is not None:
+                    events.append(event)
+                if isinstance(event, Close):
                     return events
         except RemoteProtocolError as error:
             return [*events, self._close(str(error))]
@@ -135,23 +140,21 @@ class Session:
             raise LocalProtocolError("no signature was asked for")
         self._is_signing = False
 
-    def _close(self, reason: str = "") -> Close:
+    def _close(self, reason: str) -> Close:
         self._is_closed = True
-        return Close(reason)
+        return Close(reason=reason)
 
-    def _answer(self, line: bytes) -> Sequence[Event]:
+    def _answer(self, line: bytes) -> Event | None:
         try:
             command = parse_command(line)
         except RemoteProtocolError as error:
-            return (Reply(err_line(GpgError.SYNTAX), str(error)),)
+            return Reply(err_line(GpgError.SYNTAX), str(error))
         if command is None:
-            return ()
-        if command.name == "BYE":
-            return (Reply(ok_line("closing connection")), self._close())
+            return None
         try:
-            return (self._HANDLERS.get(command.name, Session._refuse)(self, command),)
+            return self._HANDLERS.get(command.name, Session._refuse)(self, command)
         except CommandError as error:
-            return (Reply(err_line(error.code), str(error)),)
+            return Reply(err_line(error.code), str(error))
 
     def _refuse(self, command: Command) -> Event:
         code = REFUSED_COMMANDS.get(command.name, GpgError.UNKNOWN_COMMAND)
@@ -159,6 +162,10 @@ class Session:
 
     def _nothing(self, _: Command) -> Event:
         return _OK
+
+    def _bye(self, _: Command) -> Event:
+        self._is_closed = True
+        return Close(ok_line("closing connection"))
 
     def _reset(self, _: Command) -> Event:
         # The options stay: gpg sends them once, and RESET before every signature.
@@ -186,7 +193,7 @@ class Session:
         match command.options, command.arguments:
             case {"list": limit, **rest}, () if not rest:
                 return self._list_keygrips(limit)
-        if not any(grip in self._keys for grip in keygrip_arguments(command)):
+        if not any(grip.value in self._keys for grip in keygrip_arguments(command)):
             raise CommandError(GpgError.NO_SECKEY, "HAVEKEY: none of the keygrips is ours")
         self.has_found_key = True
         return _OK
@@ -196,11 +203,11 @@ class Session:
             raise CommandError(GpgError.PARAMETER, "HAVEKEY: expected --list=N")
         if limit and len(self._keys) > int(limit):
             raise CommandError(GpgError.TRUNCATED, f"HAVEKEY: more than {limit} keys are ours")
-        return _data(b"".join(grip.value for grip in self._keys))
+        return _data(b"".join(self._keys))
 
     def _keyinfo(self, command: Command) -> Event:
         if command.options == {"list": ""} and not command.arguments:
-            return Reply(b"".join(map(_keyinfo_line, self._keys)) + _OK.data)
+            return Reply(b"".join([_keyinfo_line(key.keygrip) for key in self._keys.values()]) + _OK.data)
         key = self._named_key(command, GpgError.NOT_FOUND)
         return Reply(_keyinfo_line(key.keygrip) + _OK.data)
 
@@ -214,7 +221,7 @@ class Session:
 
     def _named_key(self, command: Command, unknown: GpgError) -> SessionKey:
         grip = keygrip_argument(command)
-        key = self._keys.get(grip)
+        key = self._keys.get(grip.value)
         if key is None:
             raise CommandError(unknown, f"{command.name}: keygrip {grip} is not ours")
         self.has_found_key = True
@@ -248,6 +255,7 @@ class Session:
         return SignNeeded(key.keygrip, digest)
 
     _HANDLERS: ClassVar[Mapping[str, Callable[["Session", Command], Event]]] = {
+        "BYE": _bye,
         "GETINFO": _getinfo,
         "HAVEKEY": _havekey,
         "KEYINFO": _keyinfo,

@@ -58,6 +58,8 @@ class LineReader:
         Raises:
             RemoteProtocolError: the peer sent MAX_LINE bytes without a newline.
         """
+        if not self._buffer:
+            return None
         end = self._buffer.find(b"\n", 0, MAX_LINE)
         if end < 0:
             if len(self._buffer) >= MAX_LINE:
@@ -100,35 +102,33 @@ def unescape_leniently(untrusted: bytes) -> bytes:
 class Command:
     """One line of a client.
 
-    `text` is what follows the name and its blanks, escapes and all. Only some commands have options and arguments
-    in the form that `options` and `arguments` read; the text of others, such as SETKEYDESC, means itself.
+    Only some commands have options and arguments in the form that is read here; the text of others, such as
+    SETKEYDESC, means itself.
+
+    Attributes:
+        name: upper case; what is not ASCII shows as a backslash escape, and so is no command's name.
+        text: what follows the name and its blanks, escapes and all.
+        options: the leading `--name` and `--name=value` words up to a bare `--`; the value is "" when there is none.
+        arguments: the words after the options, by blanks. Bytes beyond ASCII become backslash escapes.
     """
 
-    name: str  # upper case; what is not ASCII shows as a backslash escape, and so is no command's name
+    name: str
     text: bytes
-
-    @property
-    def options(self) -> dict[str, str]:
-        """The leading `--name` and `--name=value` words up to a bare `--`; the value is "" when there is none."""
-        return dict(_split(self.text)[0])
-
-    @property
-    def arguments(self) -> tuple[str, ...]:
-        """The words after the options, by blanks. Bytes beyond ASCII become backslash escapes."""
-        return _split(self.text)[1]
+    options: dict[str, str]
+    arguments: tuple[str, ...]
 
 
-def _split(text: bytes) -> tuple[list[tuple[str, str]], tuple[str, ...]]:
+def _split(text: bytes) -> tuple[dict[str, str], tuple[str, ...]]:
     words = text.decode("ascii", "backslashreplace").replace("\t", " ").split(" ")
     words = [word for word in words if word]
-    options: list[tuple[str, str]] = []
+    options: dict[str, str] = {}
     for position, word in enumerate(words):
         if word == "--":
             return options, tuple(words[position + 1 :])
         option = _OPTION.fullmatch(word)
         if option is None:
             return options, tuple(words[position:])
-        options.append((option[1], option[2] or ""))
+        options[option[1]] = option[2] or ""
     return options, ()
 
 
@@ -143,7 +143,9 @@ def parse_command(line: bytes) -> Command | None:
     if line[0] in b" \t":
         raise RemoteProtocolError("a command begins at the line's first byte")
     name, *rest = _BLANKS.split(line, maxsplit=1)
-    return Command(name.decode("ascii", "backslashreplace").upper(), rest[0] if rest else b"")
+    text = rest[0] if rest else b""
+    options, arguments = _split(text) if text else ({}, ())
+    return Command(name.decode("ascii", "backslashreplace").upper(), text, options, arguments)
 
 
 def ok_line(text: str = "") -> bytes:

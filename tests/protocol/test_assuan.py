@@ -84,27 +84,23 @@ def test_lines_before_one_that_is_too_long_are_still_given_out() -> None:
 
 
 COMMANDS = [
-    (b"NOP", Command("NOP", b""), {}, ()),
-    (b"nop", Command("NOP", b""), {}, ()),
-    (b"NOP ", Command("NOP", b""), {}, ()),
-    (b"GETINFO\tversion", Command("GETINFO", b"version"), {}, ("version",)),
-    (b"READKEY -- AB", Command("READKEY", b"-- AB"), {}, ("AB",)),
-    (b"READKEY -- --x", Command("READKEY", b"-- --x"), {}, ("--x",)),
-    (b"PASSWD  --verify AB", Command("PASSWD", b"--verify AB"), {"verify": ""}, ("AB",)),
-    (b"HAVEKEY --list=1000", Command("HAVEKEY", b"--list=1000"), {"list": "1000"}, ()),
-    (b"SETHASH 8  AB ", Command("SETHASH", b"8  AB "), {}, ("8", "AB")),
-    (b"SIGKEY \xff\x00", Command("SIGKEY", b"\xff\x00"), {}, ("\\xff\x00",)),
-    (b"\xdf\xff x", Command("\\XDF\\XFF", b"x"), {}, ("x",)),
+    (b"NOP", Command("NOP", b"", {}, ())),
+    (b"nop", Command("NOP", b"", {}, ())),
+    (b"NOP ", Command("NOP", b"", {}, ())),
+    (b"GETINFO\tversion", Command("GETINFO", b"version", {}, ("version",))),
+    (b"READKEY -- AB", Command("READKEY", b"-- AB", {}, ("AB",))),
+    (b"READKEY -- --x", Command("READKEY", b"-- --x", {}, ("--x",))),
+    (b"PASSWD  --verify AB", Command("PASSWD", b"--verify AB", {"verify": ""}, ("AB",))),
+    (b"HAVEKEY --list=1000", Command("HAVEKEY", b"--list=1000", {"list": "1000"}, ())),
+    (b"SETHASH 8  AB ", Command("SETHASH", b"8  AB ", {}, ("8", "AB"))),
+    (b"SIGKEY \xff\x00", Command("SIGKEY", b"\xff\x00", {}, ("\\xff\x00",))),
+    (b"\xdf\xff x", Command("\\XDF\\XFF", b"x", {}, ("x",))),
 ]
 
 
-@pytest.mark.parametrize(("line", "command", "options", "arguments"), COMMANDS)
-def test_a_command_line_reads_as(
-    line: bytes, command: Command, options: dict[str, str], arguments: tuple[str, ...]
-) -> None:
+@pytest.mark.parametrize(("line", "command"), COMMANDS)
+def test_a_command_line_reads_as(line: bytes, command: Command) -> None:
     assert parse_command(line) == command
-    assert command.options == options
-    assert command.arguments == arguments
 
 
 @pytest.mark.parametrize("line", [b"", b"#", b"# a comment"])

@@ -346,7 +346,7 @@ def test_ten_thousand_resets_are_ten_thousand_answers() -> None:
 
 def test_after_bye_nothing_is_answered() -> None:
     session = new_session()
-    assert session.receive(b"BYE\nNOP\n") == [Reply(b"OK closing connection\n"), Close()]
+    assert session.receive(b"BYE\nNOP\n") == [Close(b"OK closing connection\n")]
     assert session.receive(b"NOP\n") == []
 
 
