@@ -80,7 +80,7 @@ class Conversation:
 
     def __init__(  # noqa: PLR0913, PLR0917  all that a relay has for one connection
         self,
-        stream: trio.SocketStream,
+        stream: DirectStream,
         service: SignatureSource,
         departures: Departures,
         observer: Observer,
@@ -88,7 +88,7 @@ class Conversation:
         is_alone: Callable[[], bool],
         patience: Patience,
     ) -> None:
-        self._stream = DirectStream(stream)
+        self._stream = stream
         self._service = service
         self._departures = departures
         self._observer = observer

@@ -10,6 +10,7 @@ import trio
 
 from agentproxy.protocol.errors import ConfigError
 from agentproxy.runtime import logs, systemd
+from agentproxy.runtime.directstream import DirectStream
 from agentproxy.runtime.lockfile import held
 from agentproxy.runtime.metricsconfig import MetricsConfig
 from agentproxy.runtime.serve import Arrivals, Entrance, room_for, serve_until_stopped
@@ -105,14 +106,15 @@ async def serve(
             relay.close()
 
 
-def _entrances(relay: Relay, sockets: Sockets) -> Sequence[Entrance[trio.SocketStream]]:
+def _entrances(relay: Relay, sockets: Sockets) -> Sequence[Entrance[DirectStream]]:
     room = room_for(relay.config.max_connections * len(sockets.gpg) + MAX_CONTROL_CONNECTIONS)
     most = max(1, (room - MAX_CONTROL_CONNECTIONS) // max(1, len(sockets.gpg)))
     entrances = [(Greeter(one), functools.partial(relay.serve_gpg, door=door), most) for door, one in sockets.gpg]
-    return [*entrances, (sockets.control, functools.partial(_serve_control, relay), MAX_CONTROL_CONNECTIONS)]
+    control = Greeter(sockets.control, greeting=b"")  # whoever comes here speaks first
+    return [*entrances, (control, functools.partial(_serve_control, relay), MAX_CONTROL_CONNECTIONS)]
 
 
-async def _serve_control(relay: Relay, stream: trio.SocketStream) -> None:
+async def _serve_control(relay: Relay, stream: DirectStream) -> None:
     # Most relays are never asked, and starting without these is quicker.
     from relay.control import serve_control  # noqa: PLC0415
     from relay.statusanswers import control_table  # noqa: PLC0415

@@ -9,22 +9,25 @@ import socket
 
 import trio
 
+from agentproxy.runtime.directstream import DirectStream
 from relay.session import Session
 
 __all__ = ["Greeter"]
 
 
-class Greeter(trio.abc.Listener[trio.SocketStream]):  # as trio's own, wherever that may go
-    """A listener whose connections have had the session's greeting.
+class Greeter(trio.abc.Listener[DirectStream]):  # as trio's own, wherever that may go
+    """A listener whose connections have had the session's greeting, or another.
 
     Args:
         listener: where they come from; closed along with this one.
+        greeting: what they are told.
     """
 
-    def __init__(self, listener: trio.SocketListener) -> None:
+    def __init__(self, listener: trio.SocketListener, greeting: bytes = Session.greeting) -> None:
         self._listener = listener
+        self._greeting = greeting
 
-    async def accept(self) -> trio.SocketStream:
+    async def accept(self) -> DirectStream:
         """Wait for the next connection.
 
         Raises:
@@ -38,10 +41,11 @@ class Greeter(trio.abc.Listener[trio.SocketStream]):  # as trio's own, wherever 
                 connected = self._accepted()
             except (BlockingIOError, ConnectionAbortedError):
                 continue  # another process that listens here has it, or it has gone
-            # Who is gone already cannot be greeted, which is found out by reading.
-            with contextlib.suppress(OSError):
-                os.write(connected.fileno(), Session.greeting)
-            return trio.SocketStream(trio.socket.from_stdlib_socket(connected))
+            if self._greeting:
+                # Who is gone already cannot be greeted, which is found out by reading.
+                with contextlib.suppress(OSError):
+                    os.write(connected.fileno(), self._greeting)
+            return DirectStream(connected)
 
     def _accepted(self) -> socket.socket:
         listening = socket.socket(fileno=self._listener.socket.fileno())

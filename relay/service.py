@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import trio
 
 from agentproxy.protocol.key_messages import ServedKey
+from agentproxy.runtime.directstream import DirectStream
 from agentproxy.runtime.unixsocket import peer_of
 from relay.caller import Observer
 from relay.client import Client
@@ -112,7 +113,7 @@ class Relay:
         if self.fallback is not None:
             await self.fallback.run()
 
-    async def serve_gpg(self, stream: trio.SocketStream, door: Door) -> None:
+    async def serve_gpg(self, stream: DirectStream, door: Door) -> None:
         """One connection of gpg, from greeting to end; which keys it sees is fixed at its start."""
         visitor = Visitor(peer_of(stream), door)
         if objection := door.objection(visitor.peer):
@@ -134,7 +135,7 @@ class Relay:
         finally:
             self.connections -= 1
 
-    def _conversation(self, stream: trio.SocketStream, source: SignatureSource, visitor: Visitor) -> Conversation:
+    def _conversation(self, stream: DirectStream, source: SignatureSource, visitor: Visitor) -> Conversation:
         return Conversation(
             stream, source, self.departures, self._observer, visitor, lambda: self.connections == 1, self._patience
         )

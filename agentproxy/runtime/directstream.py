@@ -8,6 +8,8 @@ unless the kernel's buffer is full.
 import errno
 import os
 import select
+import socket
+from socket import SHUT_WR
 
 import trio
 
@@ -22,12 +24,16 @@ class DirectStream(trio.abc.HalfCloseableStream):  # our one base class: whereve
     """A socket's bytes, both ways; one task reads.
 
     Args:
-        stream: whose socket it is; it stays the one that closes it.
+        connected: does not block. One of the standard library's, which trio's wraps, takes a third of the time to make,
+            and to ask for its number, which is done for each operation.
+
+    Attributes:
+        socket: the same, for its options and addresses.
     """
 
-    def __init__(self, stream: trio.SocketStream) -> None:
-        self._stream = stream
-        self._fileno = stream.socket.fileno
+    def __init__(self, connected: "socket.socket | trio.socket.SocketType") -> None:
+        self.socket = connected
+        self._fileno = connected.fileno
         self._unsent = bytearray()
         self._next_bytes = LEAST_BYTES  # to ask for
         self._poll: select.poll | None = None
@@ -36,11 +42,6 @@ class DirectStream(trio.abc.HalfCloseableStream):  # our one base class: whereve
     def unsent(self) -> int:
         """Bytes that the kernel has not taken yet: `flush` waits for them."""
         return len(self._unsent)
-
-    @property
-    def socket(self) -> trio.socket.SocketType:
-        """The socket, for its options and addresses."""
-        return self._stream.socket
 
     async def receive_some(self, max_bytes: int | None = None) -> bytes:
         """Wait for bytes, as trio's streams do; empty at the end."""
@@ -115,11 +116,19 @@ class DirectStream(trio.abc.HalfCloseableStream):  # our one base class: whereve
     async def send_eof(self) -> None:
         """Tell the other side that nothing more will come."""
         await self.flush()
-        await self._stream.send_eof()
+        self.socket.shutdown(SHUT_WR)
 
     async def aclose(self) -> None:
+        """As `close`."""
+        self.close()
+        await trio.lowlevel.checkpoint()
+
+    def close(self) -> None:
         """Close the socket; whoever waits for it gets trio.ClosedResourceError."""
-        await self._stream.aclose()
+        descriptor = self._fileno()
+        if descriptor >= 0:
+            trio.lowlevel.notify_closing(descriptor)
+            self.socket.close()
 
     def _descriptor(self) -> int:
         # Asked for each time: the number of a socket that was closed may be another one's by now.

@@ -15,6 +15,7 @@ from typing import Generic, NoReturn, TypeVar
 import trio
 
 from agentproxy.runtime import systemd
+from agentproxy.runtime.directstream import DirectStream
 
 __all__ = ["Arrivals", "accept_forever", "room_for", "serve_until_stopped"]
 
@@ -224,7 +225,10 @@ async def _serve_one(stream: StreamT, handle: Callable[[StreamT], Awaitable[None
         logger.exception("a connection ended by an error of ours")
     finally:
         leave()
-        if isinstance(stream, trio.SocketStream):
-            stream.socket.close()  # at once, too, and without what it takes to cancel a moment's wait
+        # At once, too, and without what it takes to cancel a moment's wait.
+        if isinstance(stream, DirectStream):
+            stream.close()
+        elif isinstance(stream, trio.SocketStream):
+            stream.socket.close()
         else:
             await trio.aclose_forcefully(stream)

@@ -35,7 +35,7 @@ class FramedStream:
     """
 
     def __init__(self, stream: trio.abc.Stream) -> None:
-        self._stream = DirectStream(stream) if isinstance(stream, trio.SocketStream) else stream
+        self._stream = DirectStream(stream.socket) if isinstance(stream, trio.SocketStream) else stream
         self._direct = self._stream if isinstance(self._stream, DirectStream | TlsStream) else None
         self._reader = FrameReader()
         self._unsent = bytearray()

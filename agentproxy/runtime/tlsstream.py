@@ -20,7 +20,7 @@ class TlsStream(trio.abc.Stream):  # as DirectStream
     """One TLS connection, of either side; one task reads.
 
     Args:
-        stream: connected; closed along with this one.
+        stream: connected; its socket is closed along with this one.
         context: TLS 1.3 only.
         server_hostname: for a client, the name that the server's certificate must have.
 
@@ -37,7 +37,7 @@ class TlsStream(trio.abc.Stream):  # as DirectStream
         server_side: bool = False,
         server_hostname: str | None = None,
     ) -> None:
-        self.transport = DirectStream(stream)
+        self.transport = DirectStream(stream.socket)
         self._incoming = ssl.MemoryBIO()
         self._outgoing = ssl.MemoryBIO()
         self.tls = context.wrap_bio(self._incoming, self._outgoing, server_side, server_hostname)

@@ -17,6 +17,7 @@ from pathlib import Path
 import trio
 
 from agentproxy.protocol.errors import ConfigError
+from agentproxy.runtime.directstream import DirectStream
 
 __all__ = ["MAX_PATH", "Peer", "bind", "check_inherited", "peer_of"]
 
@@ -161,7 +162,7 @@ def _make_room(path: Path) -> None:
     path.unlink()
 
 
-def peer_of(stream: trio.SocketStream) -> Peer:
+def peer_of(stream: trio.SocketStream | DirectStream) -> Peer:
     """Who connected, as the kernel recorded it at connect(); groups include supplementary ones.
 
     A peer with more than 256 groups keeps its primary group only: fewer rights, never more.

@@ -81,7 +81,7 @@ async def test_a_peer_that_never_reads_is_cut_off_also_when_messages_come_one_by
 
 async def test_what_the_kernel_does_not_take_goes_out_by_flush_before_what_comes_later() -> None:
     async with connected() as (ours, theirs):
-        stream = DirectStream(ours)
+        stream = DirectStream(ours.socket)
         assert not stream.send_now(b"a" * MUCH)
         assert not stream.send_now(b"b")
         assert stream.unsent
@@ -105,7 +105,7 @@ async def test_a_peer_that_is_gone_is_told_by_the_sender_and_ends_the_reader() -
 
 async def test_closing_ends_who_waits_and_refuses_who_writes() -> None:
     async with connected() as (ours, _):
-        stream = DirectStream(ours)
+        stream = DirectStream(ours.socket)
         with pytest.RaisesGroup(trio.ClosedResourceError):
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(stream.receive_some)
