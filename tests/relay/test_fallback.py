@@ -312,6 +312,11 @@ def agent_pid(home: Path) -> int:
     return int(shown.split()[1])
 
 
+def is_stopped(pid: int) -> bool:
+    states = [(task / "stat").read_text().rpartition(") ")[2][0] for task in Path(f"/proc/{pid}/task").iterdir()]
+    return set(states) == {"T"}
+
+
 async def test_an_agent_that_hangs_costs_its_own_deadline_and_no_record(
     host: Host, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -323,10 +328,12 @@ async def test_an_agent_that_hangs_costs_its_own_deadline_and_no_record(
         pid, before = await trio.to_thread.run_sync(agent_pid, host.places.home), len(host.journal)
         os.kill(pid, signal.SIGSTOP)
         try:
+            await until(lambda: is_stopped(pid))  # the signal is only on its way when kill returns
             done = await host.sign()
+            assert is_stopped(pid)
         finally:
             os.kill(pid, signal.SIGCONT)
-        assert done.returncode == 2
+        assert done.returncode == 2, relay.log.last(1)
         assert b"No agent running" in done.stderr
         assert relay.log.last(1)[0].reason == "the local agent did not answer within 1 s"
         assert len(host.journal) == before
