@@ -33,11 +33,11 @@ from agentproxy.oracle.http.models import (
     Version,
 )
 from agentproxy.oracle.http.problems import Problem, RejectedError, problem_of
-from agentproxy.oracle.policy import Deny
+from agentproxy.oracle.policy import Deny, header_mismatch
 from agentproxy.oracle.reception import SOFTWARE, Reception
 from agentproxy.oracle.selection import select_key
 from agentproxy.protocol.armor import armored
-from agentproxy.protocol.codes import RejectionCode
+from agentproxy.protocol.codes import RefusalCode, RejectionCode
 from agentproxy.protocol.errors import BlindOracleError, RefusedError
 from agentproxy.protocol.key_messages import ServedKey
 from agentproxy.protocol.wire import format_time
@@ -78,7 +78,7 @@ class Api:
     ) -> SignatureReport:
         """Sign the header of an RPM."""
         caller = await self._caller(request, body.token)
-        asked = Asked(body.package_hash, body.distribution, body.key_type, body.claims)
+        asked = Asked(body.package_hash, body.distribution, body.key_type, body.claims, is_package=True)
         return await self._sign(caller, asked, request_id(idempotency_key))
 
     async def sign_repodata(
@@ -106,7 +106,9 @@ class Api:
 
     async def _sign_item(self, caller: Caller, item: BatchItem, name: str) -> SignatureReport:
         wanted = the_hash(item.package_hash, item.repodata_hash)
-        return await self._sign(caller, Asked(wanted, item.distribution, item.key_type, item.claims), name)
+        is_package = item.package_hash is not None
+        asked = Asked(wanted, item.distribution, item.key_type, item.claims, is_package=is_package)
+        return await self._sign(caller, asked, name)
 
     async def _sign(self, caller: Caller, asked: Asked, name: str) -> SignatureReport:
         service = self._reception.service
@@ -114,15 +116,22 @@ class Api:
             service.policy, asked.distribution, asked.key_type, runner=caller.runner, served=service.keys.values()
         )
         if isinstance(chosen, Deny):
-            refusal = RefusedError(chosen.code, chosen.reason)
-            asserted = caller.asserted(asked.distribution, asked.protocol_claims)
-            service.refusals.record_keyless(caller, name, asserted, refusal)
-            service.tally.refused[refusal.code] += 1
-            raise refusal
+            raise self._refused(caller, asked, name, chosen)
         fingerprint = service.policy.keys[chosen].fingerprint
         (facts,) = (key for key in service.keys.values() if key.fingerprint == fingerprint)
+        reason = header_mismatch(facts.public_key)
+        if reason and asked.is_package and not asked.is_statement:
+            raise self._refused(caller, asked, name, Deny(RefusalCode.FORBIDDEN, f"keys.{chosen}: {reason}"))
         sealed = await service.seal(caller, seal_for(asked, facts, service.policy, name))
         return reported(asked, chosen, sealed)
+
+    def _refused(self, caller: Caller, asked: Asked, name: str, denied: Deny) -> RefusedError:
+        """Record what no key was asked for; the error to raise."""
+        service, refusal = self._reception.service, RefusedError(denied.code, denied.reason)
+        asserted = caller.asserted(asked.distribution, asked.protocol_claims)
+        service.refusals.record_keyless(caller, name, asserted, refusal)
+        service.tally.refused[refusal.code] += 1
+        return refusal
 
     async def keys(self, request: Request) -> KeyList:
         """The keys that this runner may use."""

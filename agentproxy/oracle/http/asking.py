@@ -33,6 +33,7 @@ class Asked:
     distribution: str | None
     key_type: str | None
     claims: ClaimsField | None
+    is_package: bool = False  # whether the content is the header of an RPM
 
     @property
     def is_statement(self) -> bool:

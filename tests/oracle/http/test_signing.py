@@ -10,8 +10,10 @@ import trio
 from agentproxy.oracle.http import health as health_module
 from agentproxy.protocol.digests import HashAlgorithm
 from agentproxy.protocol.hashstates import HashState
+from agentproxy.protocol.keys import Curve, EccPublicKey
 from agentproxy.protocol.seal_messages import SealState
 from agentproxy.protocol.signer_requests import Outcome
+from tests.oracle import signerserver
 from tests.oracle.http.conftest import Api, bearer
 from tests.oracle.signerserver import ED25519
 from tests.oracle.world import SECONDS, until
@@ -100,6 +102,27 @@ async def test_what_the_policy_forbids_is_403_recorded_and_touches_no_key(api: A
     assert api.signer.sealed == []
     await until(lambda: len(api.signer.records) == 3)
     assert {(record.outcome, record.asserted.channel) for record in api.signer.records} == {(Outcome.REFUSED, "http")}
+
+
+@pytest.fixture
+def ed448_signer(monkeypatch: pytest.MonkeyPatch) -> None:
+    public_key = EccPublicKey(Curve.ED448, bytes(57))
+    served = replace(ED25519, public_key=public_key, keygrip=public_key.keygrip)
+    monkeypatch.setattr(signerserver, "ED25519", served)
+
+
+@pytest.mark.usefixtures("ed448_signer")
+async def test_no_header_of_an_rpm_is_signed_with_an_ed448_key(api: Api) -> None:
+    async with api.connect(api.t) as client:
+        header = {"package_hash": str(STATE), "distribution": "fedora-41", "key_type": "modern"}
+        alone = await client.post("/sign/rpm", header, bearer(api.t))
+        batch = await client.post("/sign/batch", {"items": [header]}, bearer(api.t))
+    assert alone.problem == (403, "forbidden")
+    assert "Ed448" in str(alone.json["detail"])
+    assert [result["status"] for result in batch.items("results")] == [403]
+    assert api.signer.sealed == []
+    await until(lambda: len(api.signer.records) == 2)
+    assert {record.outcome for record in api.signer.records} == {Outcome.REFUSED}
 
 
 async def test_too_many_a_second_is_429_and_says_when_to_come_again(api: Api) -> None:
