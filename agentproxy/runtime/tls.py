@@ -15,7 +15,7 @@ from typing import NoReturn
 import trio
 
 from agentproxy.protocol.errors import ConfigError, RemoteProtocolError
-from agentproxy.runtime.tlsstream import TlsStream
+from agentproxy.runtime.tlsstream import TlsStream, tls_reason
 
 __all__ = ["certificate_sha256", "client_context", "explain", "handshake", "server_context"]
 
@@ -168,7 +168,7 @@ def explain(error: BaseException) -> str:
         if isinstance(cause, ssl.SSLCertVerificationError):
             return f"the certificate of the other side is not good: {cause.verify_message}{_clock(cause.verify_code)}"
         if isinstance(cause, ssl.SSLError):
-            return _ALERTS.get(cause.reason or "", f"TLS failed: {cause.reason or type(cause).__name__}")
+            return _ALERTS.get(cause.reason or "", f"TLS failed: {tls_reason(cause)}")
         if isinstance(cause, OSError) and cause.errno and not isinstance(cause, socket.gaierror):
             return os.strerror(cause.errno)  # trio's own words name the address, which stands beside this anyway
         if isinstance(cause, OSError) and cause.strerror:

@@ -5,15 +5,21 @@ reading and writing need no lock between them.
 """
 
 import contextlib
+import re
 import ssl
 
 import trio
 
 from agentproxy.runtime.directstream import DirectStream
 
-__all__ = ["TlsStream"]
+__all__ = ["TlsStream", "tls_reason"]
 
 _READ_BYTES = 65_536
+
+
+def tls_reason(error: ssl.SSLError) -> str:
+    """OpenSSL's words for an error: the name of its reason, or where it has none, its text without the place."""
+    return error.reason or re.sub(r"^\[SSL\] | \(_ssl\.c:[0-9]+\)$", "", error.strerror or "") or type(error).__name__
 
 
 class TlsStream(trio.abc.Stream):  # as DirectStream
@@ -159,4 +165,4 @@ class TlsStream(trio.abc.Stream):  # as DirectStream
 
     def _failed(self, error: ssl.SSLError) -> trio.BrokenResourceError:
         self._is_whole = False
-        return trio.BrokenResourceError(f"TLS failed: {error.reason}")
+        return trio.BrokenResourceError(f"TLS failed: {tls_reason(error)}")

@@ -236,6 +236,20 @@ async def two_ends(server: Files, client: Files) -> tuple[TlsStream, TlsStream]:
     return ours, theirs
 
 
+async def test_a_record_that_somebody_changed_ends_the_connection_with_openssls_words(
+    server: Files, client: Files
+) -> None:
+    ours, theirs = await two_ends(server, client)
+    async with ours, theirs:
+        forged = b"\x17\x03\x03\x00\x20" + bytes(32)  # application data whose tag is wrong
+        with trio.fail_after(20):
+            await theirs.transport.send_all(forged)
+            with pytest.raises(trio.BrokenResourceError, match=r"TLS failed: [A-Za-z_ ]{5,}$") as caught:
+                await ours.receive_some()
+    assert explain(caught.value) == str(caught.value)
+    assert "None" not in str(caught.value)
+
+
 async def test_megabytes_cross_both_ways_at_once_while_nobody_hurries_to_read(server: Files, client: Files) -> None:
     ours, theirs = await two_ends(server, client)
     much = bytes(range(256)) * 16_384
