@@ -9,7 +9,6 @@ import errno
 import os
 import select
 import socket
-from socket import SHUT_WR
 
 import trio
 
@@ -31,7 +30,7 @@ class DirectStream(trio.abc.HalfCloseableStream):  # our one base class: whereve
         socket: the same, for its options and addresses.
     """
 
-    def __init__(self, connected: "socket.socket | trio.socket.SocketType") -> None:
+    def __init__(self, connected: socket.socket | trio.socket.SocketType) -> None:
         self.socket = connected
         self._fileno = connected.fileno
         self._unsent = bytearray()
@@ -114,9 +113,18 @@ class DirectStream(trio.abc.HalfCloseableStream):  # our one base class: whereve
         await trio.lowlevel.wait_writable(self._descriptor())
 
     async def send_eof(self) -> None:
-        """Tell the other side that nothing more will come."""
+        """Tell the other side that nothing more will come.
+
+        Raises:
+            trio.BrokenResourceError: the other side is gone.
+        """
+        await trio.lowlevel.checkpoint()
         await self.flush()
-        self.socket.shutdown(SHUT_WR)
+        self._descriptor()
+        try:
+            self.socket.shutdown(socket.SHUT_WR)
+        except OSError as error:  # the other side has reset the connection, for example
+            raise _broken(error) from error
 
     async def aclose(self) -> None:
         """As `close`."""

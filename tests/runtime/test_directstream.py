@@ -1,5 +1,6 @@
+import os
 import socket
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 
 import pytest
@@ -113,3 +114,61 @@ async def test_closing_ends_who_waits_and_refuses_who_writes() -> None:
                 await stream.aclose()
         with pytest.raises(trio.ClosedResourceError):
             stream.send_now(b"late")
+
+
+@pytest.fixture
+def plain() -> Iterator[tuple[DirectStream, socket.socket]]:
+    """Our end as a socket of the standard library, which is ours to close, and the other end."""
+    ours, theirs = socket.socketpair()
+    ours.setblocking(False)
+    theirs.setblocking(False)
+    with theirs:
+        yield DirectStream(ours), theirs
+    ours.close()
+
+
+async def test_a_plain_socket_is_closed_along_with_its_stream_and_ends_who_waits(
+    plain: tuple[DirectStream, socket.socket],
+) -> None:
+    stream, theirs = plain
+    with pytest.RaisesGroup(trio.ClosedResourceError):
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(stream.receive_some)
+            await trio.testing.wait_all_tasks_blocked()
+            stream.close()
+    assert theirs.recv(100) == b""
+    await stream.aclose()
+    with pytest.raises(trio.ClosedResourceError):
+        await stream.send_eof()
+    with pytest.raises(trio.ClosedResourceError):
+        stream.receive_within(0, 100)
+
+
+async def test_a_closed_stream_does_not_touch_the_socket_that_got_its_number(
+    plain: tuple[DirectStream, socket.socket],
+) -> None:
+    stream, _ = plain
+    number = stream.socket.fileno()
+    other, its_peer = socket.socketpair()
+    with other, its_peer:
+        stream.close()
+        os.dup2(other.fileno(), number)
+        try:
+            its_peer.sendall(b"for somebody else")
+            with pytest.raises(trio.ClosedResourceError):
+                await stream.receive_some()
+            with pytest.raises(trio.ClosedResourceError):
+                stream.send_now(b"to nobody")
+            await stream.aclose()
+            assert os.read(number, 100) == b"for somebody else"
+        finally:
+            os.close(number)
+
+
+async def test_half_a_stream_can_be_ended(plain: tuple[DirectStream, socket.socket]) -> None:
+    stream, theirs = plain
+    with trio.testing.assert_checkpoints():
+        await stream.send_eof()
+    assert theirs.recv(100) == b""
+    theirs.sendall(b"more")
+    assert await stream.receive_some() == b"more"

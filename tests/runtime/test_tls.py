@@ -1,5 +1,7 @@
 import hashlib
+import socket
 import ssl
+import struct
 import subprocess
 from dataclasses import dataclass
 from pathlib import Path
@@ -215,6 +217,22 @@ async def test_a_handshake_that_is_cancelled_leaves_no_socket_open(server: Files
                 await trio.testing.wait_all_tasks_blocked()
                 scope.cancel()
         assert tcp.socket.fileno() == -1
+
+
+@pytest.mark.parametrize("first", [b"", b"GET / HTTP/1.0\r\n\r\n"])
+async def test_who_resets_the_connection_during_the_handshake_fails_it_and_nothing_else(
+    server: Files, first: bytes
+) -> None:
+    context = server_context(server.certificate, server.key, server.authority)
+    [listener] = await trio.open_tcp_listeners(0, host="127.0.0.1")
+    async with listener:
+        with socket.create_connection(listener.socket.getsockname()) as prober:
+            served = TlsStream(await listener.accept(), context, server_side=True)
+            prober.sendall(first)
+            prober.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))  # close resets
+        with trio.fail_after(20), pytest.raises(RemoteProtocolError):
+            await handshake(served)
+        assert served.transport.socket.fileno() == -1
 
 
 async def two_ends(server: Files, client: Files) -> tuple[TlsStream, TlsStream]:
