@@ -105,6 +105,7 @@ class Conversation:
     async def run(self, session: Session) -> None:
         """Serve until gpg closes, breaks the protocol, or keeps us waiting beyond the limits above."""
         with self._idle:
+            self._put_off()
             try:
                 while True:
                     untrusted = await self._received()
@@ -117,7 +118,7 @@ class Conversation:
         untrusted = self._soon()
         if untrusted is None:
             self._at_once = 0
-            self._put_off()  # here only: what comes at once is no silence
+            self._put_off()  # what comes at once is no silence, and not worth the time
             untrusted = await self._stream.receive_some(READ_BYTES)
         if self._is_hasty and untrusted and not untrusted.endswith(b"\n"):
             untrusted += self._newline()
@@ -155,13 +156,19 @@ class Conversation:
         if self._idle.deadline - now < IDLE_SECONDS or self._idle.deadline == inf:
             self._idle.deadline = now + 2 * IDLE_SECONDS
 
+    async def _flush(self) -> None:
+        """Wait until gpg reads; before that, we do not read either."""
+        if self._stream.unsent:
+            self._put_off()
+            await self._stream.flush()
+
     async def _answer(self, session: Session, untrusted: bytes) -> bool:
         """Answer what arrived; False when the conversation is over."""
         events: Sequence[Event] = session.receive(untrusted)
         while True:
             replies = b"".join([event.data for event in events])
             if replies and not self._stream.send_now(replies):
-                await self._stream.flush()  # gpg does not read: neither do we
+                await self._flush()
             if not self._note_refusals(events):
                 return False
             if session.has_found_key:
@@ -175,7 +182,7 @@ class Conversation:
                 await self._sign(session, last)
             finally:
                 self._service.log.write_late()  # only now: gpg need not wait for it
-            await self._stream.flush()
+            await self._flush()
             events = session.receive(b"")  # what gpg sent along with PKSIGN; what it sent later, the kernel has
 
     def _note_refusals(self, events: Sequence[Event]) -> bool:
