@@ -44,6 +44,7 @@ _MOST_STUCK = 64
 # comes back sooner only on a host that starts 30000 processes a second, and then a claim is wrong, which it may be.
 _FRESH_SECONDS = 1.0
 _MOST_KEPT = 256
+_MOST_WORDS = 50_000  # on the command lines of what is kept: a hundred bytes each, and whoever asks chooses them
 _MOST_COMMANDS_TEXT = 4096  # characters of all command lines: a frame has room for all claims, in whatever script
 
 
@@ -272,9 +273,12 @@ class _Processes:
         if known is not None and now - known[0] < _FRESH_SECONDS:
             return known[1]
         process = procfs.process(pid)
-        if len(self._kept) >= _MOST_KEPT:
+        kept = [known for _, known in list(self._kept.values()) if known is not None]
+        words = sum(len(known.words) for known in kept) + (0 if process is None else len(process.words))
+        if len(self._kept) >= _MOST_KEPT or words > _MOST_WORDS:
             self._kept.clear()
-        self._kept[pid] = (now, process)
+        if process is None or len(process.words) <= _MOST_WORDS:
+            self._kept[pid] = (now, process)
         return process
 
 

@@ -26,7 +26,7 @@ _VARIABLES: Mapping[str, tuple[str, ...]] = {
 }
 _DISTRIBUTION = "BLIND_ORACLE_DISTRIBUTION"
 WANTED_VARIABLES = re.compile(
-    rb"(?:\A|\0)(%b)=([^\0]*)"
+    rb"\0(%b)=([^\0]*)"
     % "|".join((_DISTRIBUTION, *(name for names in _VARIABLES.values() for name in names))).encode("ascii")
 )
 _HINTS = frozenset({*_VARIABLES, "file", "package", "distribution"})

@@ -1,4 +1,5 @@
-"""Looks at other processes: command lines, parents, open files, environment. Every read is bounded.
+"""Looks at other processes: command lines, parents, open files, environment. Every read is bounded, and a command line
+is made fit for the audit log.
 
 Any of it may block, since the memory and the files are another's (a page on a dead NFS server, a userfaultfd), so
 only `relay.caller`'s threads call this. Sources: proc(5); CVE-2018-1120 for what a caller can do to its readers.
@@ -53,7 +54,8 @@ class Process:
     @cached_property
     def claim(self) -> str:
         """The command line as one text for the audit log: its beginning, without secrets and control characters."""
-        return clean(_beginning(without_secrets(self.words), MAX_CLAIM), MAX_CLAIM)
+        words = without_secrets(word[:MAX_CLAIM] for word in self.words)
+        return clean(_beginning(words, MAX_CLAIM), MAX_CLAIM)
 
 
 def process(pid: int) -> Process | None:
@@ -81,13 +83,14 @@ def environment(pid: int, wanted: re.Pattern[bytes]) -> list[tuple[str, str]]:
     """Names and values that the process was started with; none when we may not look at them.
 
     Args:
-        wanted: finds those that are wanted in all of them as /proc shows them, each ended by NUL: name and value.
+        wanted: finds those that are wanted, name and value, in a text in which NUL precedes each NAME=VALUE. It is one
+            call for hundreds of variables, quick when it begins with that NUL.
     """
     try:
         data = read(f"/proc/{pid}/environ", _MOST_ENVIRONMENT)
     except OSError:
         return []
-    return [(name.decode("ascii"), value.decode("utf-8", "replace")) for name, value in wanted.findall(data)]
+    return [(name.decode("ascii"), value.decode("utf-8", "replace")) for name, value in wanted.findall(b"\0" + data)]
 
 
 def open_files(pid: int) -> Iterator[tuple[int, str]]:

@@ -1,17 +1,23 @@
 import os
 import pwd
+import re
 import threading
 from collections.abc import Iterator
 
 import pytest
 import trio
+from hypothesis import assume, given
+from hypothesis import strategies as st
 
 from agentproxy.protocol.fields import Claims
 from agentproxy.protocol.frames import MAX_PAYLOAD
 from agentproxy.protocol.messages import FROM_RELAY
 from agentproxy.protocol.relay_messages import Sign
 from agentproxy.runtime.unixsocket import Peer
+from relay import caller, procfs
 from relay.caller import Observer, Sighting
+from relay.procfs import Process
+from relay.secretwords import without_secrets
 from tests.oracle.samples import sign
 from tests.relay.callers import process_like
 
@@ -49,6 +55,42 @@ async def test_secrets_on_the_command_line_stay_here() -> None:
     with process_like("sh", *words) as peer:
         first = (await claims_of(peer)).commands[0]
     assert first.endswith("-sbo x-PASSWORD=[hidden] --TOKEN [hidden] --new-passwd=[hidden] --secret [hidden] passes")
+
+
+# Says what is meant, in time that grows with the square of a word's length.
+_VALUE = re.compile(
+    r"(--?[a-z-]*(?:passphrase|password|passwd|token|secret)[a-z-]*)=.*", re.IGNORECASE | re.DOTALL | re.ASCII
+)
+_PIECES = st.sampled_from(["-", "--", "=", "x", "token", "Secret", "pass", "passwd", "new-", " ", "1", "\n"])
+
+
+@given(st.lists(_PIECES, max_size=9).map("".join))
+def test_a_value_is_hidden_wherever_an_option_in_the_word_names_a_secret(word: str) -> None:
+    assume("passphrase-" not in word)
+    (shown,) = without_secrets([word])
+    assert shown == _VALUE.sub(r"\1=[hidden]", word)
+
+
+@pytest.mark.parametrize(
+    "word", ["-" * 130_000 + "pass", "-token" * 20_000, "-x=" * 40_000 + "token", "-" + "token" * 26_000]
+)
+async def test_no_word_is_so_long_that_everybody_waits_for_it(word: str) -> None:
+    with process_like("gpg", word) as peer:
+        assert len((await claims_of(peer)).commands[0]) == 1024
+    assert list(without_secrets([word])) == [word]
+
+
+def test_few_words_are_kept_however_many_there_are(monkeypatch: pytest.MonkeyPatch) -> None:
+    words = ("rpmsign",) * 20_000
+    monkeypatch.setattr(procfs, "process", lambda pid: Process(pid, words if pid < 1000 else words * 3, 1))
+    processes = caller._Processes()
+    for pid in range(2, 50):
+        assert processes.get(pid) == Process(pid, words, 1)
+        kept = [process for _, process in processes._kept.values() if process is not None]
+        assert processes.get(pid) in kept
+        assert sum(len(process.words) for process in kept) <= 50_000
+    assert len((processes.get(1000) or kept[0]).words) == 60_000
+    assert 1000 not in processes._kept
 
 
 async def test_the_command_line_of_a_mass_rebuild_shows_by_its_beginning() -> None:

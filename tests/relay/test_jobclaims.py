@@ -1,6 +1,12 @@
 import pytest
 
-from relay.jobclaims import EnvironmentClaims, claims_of_disttag, claims_of_environment, claims_of_hint
+from relay.jobclaims import (
+    WANTED_VARIABLES,
+    EnvironmentClaims,
+    claims_of_disttag,
+    claims_of_environment,
+    claims_of_hint,
+)
 
 
 @pytest.mark.parametrize(
@@ -68,3 +74,20 @@ def test_a_disttag_names_a_distribution(disttag: str | None, names: tuple[str, .
 )  # fmt: skip
 def test_jobs_of_several_ci_systems_are_known(variables: dict[str, str], job: dict[str, str]) -> None:
     assert claims_of_environment(variables.items()) == EnvironmentClaims(job)
+
+
+@pytest.mark.parametrize(
+    ("environ", "found"),
+    [
+        (b"", []),
+        (b"CI_JOB_ID=1\0PATH=/bin\0CI_PIPELINE_ID=2\0", [(b"CI_JOB_ID", b"1"), (b"CI_PIPELINE_ID", b"2")]),
+        (b"A=1\0CI_JOB_ID=1\0CI_JOB_ID=2\0", [(b"CI_JOB_ID", b"1"), (b"CI_JOB_ID", b"2")]),
+        (b"XCI_JOB_ID=1\0CI_JOB_ID_=2\0ci_job_id=3\0", []),
+        (b"A=CI_JOB_ID=1\0B=x\nCI_JOB_ID=2\0", []),
+        (b"CI_JOB_ID=a=b\nc\0", [(b"CI_JOB_ID", b"a=b\nc")]),
+        (b"CI_JOB_ID=\0\0CI_JOB_ID\0=\0", [(b"CI_JOB_ID", b"")]),
+        (b"CI_JOB_URL=https://cut", [(b"CI_JOB_URL", b"https://cut")]),
+    ],
+)
+def test_of_an_environment_only_whole_names_count(environ: bytes, found: list[tuple[bytes, bytes]]) -> None:
+    assert WANTED_VARIABLES.findall(b"\0" + environ) == found
