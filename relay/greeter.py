@@ -4,6 +4,7 @@ gpg does nothing before it is greeted, and a connection's own task begins in the
 """
 
 import contextlib
+import errno
 import os
 import socket
 
@@ -13,6 +14,9 @@ from agentproxy.runtime.directstream import DirectStream
 from relay.session import Session
 
 __all__ = ["Greeter"]
+
+# Another process that listens here has it, it has gone, or somebody (a security module) did not let it in.
+_NOBODY = frozenset({errno.EAGAIN, errno.ECONNABORTED, errno.EPERM, errno.EPROTO})
 
 
 class Greeter(trio.abc.Listener[DirectStream]):  # as trio's own, wherever that may go
@@ -35,12 +39,16 @@ class Greeter(trio.abc.Listener[DirectStream]):  # as trio's own, wherever that 
             trio.ClosedResourceError: the listener was closed.
         """
         while True:
+            if self._listener.socket.fileno() < 0:
+                raise trio.ClosedResourceError("this listener was closed here")
             # Without a first attempt: mostly nobody is there yet. trio's own accept also lets others run behind it.
             await trio.lowlevel.wait_readable(self._listener.socket)
             try:
                 connected = self._accepted()
-            except (BlockingIOError, ConnectionAbortedError):
-                continue  # another process that listens here has it, or it has gone
+            except OSError as error:
+                if error.errno in _NOBODY:
+                    continue
+                raise
             if self._greeting:
                 # Who is gone already cannot be greeted, which is found out by reading.
                 with contextlib.suppress(OSError):

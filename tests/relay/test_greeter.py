@@ -82,3 +82,21 @@ async def test_it_can_be_closed_while_somebody_waits(path: Path) -> None:
             nursery.start_soon(wait)
             await trio.testing.wait_all_tasks_blocked()
             await greeter.aclose()
+
+
+async def test_nobody_can_come_to_one_that_is_closed(path: Path) -> None:
+    greeter = Greeter(bind(path, 0o600))
+    await greeter.aclose()
+    with pytest.raises(trio.ClosedResourceError):
+        await greeter.accept()
+
+
+async def test_without_a_greeting_the_other_side_speaks_first(path: Path) -> None:
+    with trio.fail_after(SECONDS):
+        async with Greeter(bind(path, 0o600), greeting=b"") as greeter:
+            with connected(path) as client:
+                async with await greeter.accept() as stream:
+                    client.sendall(b"question")
+                    assert await stream.receive_some() == b"question"
+                    await stream.send_all(b"answer")
+                    assert client.recv(100) == b"answer"
