@@ -7,10 +7,10 @@ __all__ = ["cpu_seconds", "private_kib"]
 
 
 def private_kib(pid: int) -> int:
-    """KiB of memory that only this process has: its heap and stacks, and what it wrote into mapped files.
+    """KiB of memory that no file stands behind: heap, stacks, and what was written into mapped files.
 
-    The proportional set size counts shared pages by how many processes map them, so it moves when another Python on the
-    machine starts or ends.
+    Not the proportional set size, nor the private pages: both count mapped files by how many processes map them, so
+    they move when another Python on the machine starts or ends.
     """
     for line in Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines():
         if line.startswith("Anonymous:"):
