@@ -14,6 +14,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from agentproxy.admin.dev.ports import free_ports
 from bench.sides import RELAY, Ours, Reference
 
 __all__ = ["DELAYS", "Distant", "by_relay", "by_ssh"]
@@ -158,7 +159,7 @@ def _sshd(directory: Path) -> Iterator[int]:
     shutil.copy(directory / "client.pub", directory / "authorized_keys")
     if os.geteuid() == 0:
         Path("/run/sshd").mkdir(exist_ok=True)  # as root it wants an empty directory to lock its network part into
-    port = _free_port()
+    (port,) = free_ports(1)
     config = directory / "sshd_config"
     config.write_text(
         f"ListenAddress 127.0.0.1:{port}\nHostKey {directory}/host\nPidFile none\n"
@@ -171,12 +172,3 @@ def _sshd(directory: Path) -> Iterator[int]:
             yield port
         finally:
             process.terminate()
-
-
-def _free_port() -> int:
-    import socket  # noqa: PLC0415  for this alone
-
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port

@@ -2,13 +2,14 @@
 
 import os
 import pwd
-import socket
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 import trio
+
+from agentproxy.admin.dev.ports import free_ports
 
 FILES = Path(__file__).parents[2] / "deployment" / "nginx"
 SECONDS = 20.0
@@ -50,13 +51,6 @@ class Nginx:
         return (self.root / "access.log").read_text().splitlines()
 
 
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
-
-
 def _write(root: Path, certificates: Path, proxy_socket: Path, oracle: str, ports: tuple[int, int]) -> None:
     parts = root / "blind-oracle"
     parts.mkdir()
@@ -82,7 +76,8 @@ async def nginx(root: Path, certificates: Path, proxy_socket: Path, oracle: str)
         proxy_socket: of the oracle's API.
         oracle: host:port of the relays' port.
     """
-    ports = _free_port(), _free_port()
+    api, relay = free_ports(2)
+    ports = api, relay
     _write(root, certificates, proxy_socket, oracle, ports)
     command = ["nginx", "-e", str(root / "start.log"), "-p", str(root), "-c", str(root / "nginx.conf")]
     process = await trio.lowlevel.open_process(command)

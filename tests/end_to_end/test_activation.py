@@ -1,6 +1,5 @@
 """All three daemons get their sockets as from systemd, and start when somebody wants them."""
 
-import socket
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -9,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from agentproxy.admin.dev.ports import free_ports
 from tests.end_to_end.offline import Offline
 from tests.end_to_end.place import SECONDS, System, system_with, until
 
@@ -84,16 +84,9 @@ def test_a_signature_starts_relay_oracle_and_signer(offline: Offline, stopped: S
 def test_a_socket_that_the_oracle_cannot_use_stops_its_start(
     stopped: System, listen: str, name: str, words: str
 ) -> None:
-    listen = listen.format(directory=stopped.directory).replace(":0", f":{free_port()}")
+    listen = listen.format(directory=stopped.directory).replace(":0", f":{free_ports(1)[0]}")
     command = ("agentproxy.admin", "serve", "--config", str(stopped.directory / "oracle.yaml"))
     with activated(stopped, listen, name, *command) as log:
         target = f"UNIX-CONNECT:{listen}" if listen.startswith("/") else f"TCP:{listen}"
         subprocess.run(["socat", "-u", target, "-"], check=False, capture_output=True, timeout=SECONDS)
         until(lambda: words in log.read_text(), "the oracle says why")
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port

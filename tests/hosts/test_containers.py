@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 
+from agentproxy.admin.dev.ports import free_ports
 from tests.end_to_end.place import until
 from tests.hosts.podman import BASE, Podman, podman
 from tests.signer.logs import records_in
-from tests.ssh.sshd import free_port
 
 pytestmark = pytest.mark.hosts
 
@@ -102,7 +102,7 @@ def _lay_out(site: Site, material: Path) -> None:
 
 
 def _start(site: Site) -> None:
-    port = free_port()
+    (port,) = free_ports(1)
     words = ("--system", "--host", "localhost", "--host", "127.0.0.1", "--listen", f"127.0.0.1:{port}", "--node", "box")
     site.operator("init", *words)
     passphrase = ("--passphrase-file", "/material/modern.passphrase")

@@ -9,9 +9,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from agentproxy.admin.dev.ports import free_ports
 from tests.end_to_end.place import until
 
-__all__ = ["SECONDS", "Sshd", "free_port", "make_key", "sshd_in"]
+__all__ = ["SECONDS", "Sshd", "make_key", "sshd_in"]
 
 SECONDS = 60.0
 _SSHD = "/usr/sbin/sshd"
@@ -39,14 +40,6 @@ Host *
 """
 
 
-def free_port() -> int:
-    """A port of the loopback interface that is free just now."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
-
-
 def make_key(path: Path) -> None:
     """An ed25519 key without a passphrase at `path`, its public half beside it."""
     command = ["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-C", "", "-f", str(path)]
@@ -58,7 +51,7 @@ class Sshd:
 
     def __init__(self, directory: Path, extra: str) -> None:
         self.directory = directory
-        self.port = free_port()
+        (self.port,) = free_ports(1)
         self.user = pwd.getpwuid(os.geteuid()).pw_name
         directory.mkdir()
         for name in ("host", "client"):

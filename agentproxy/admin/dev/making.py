@@ -1,14 +1,13 @@
 """Makes a dev system: a state directory with keys, and one build server that is enrolled."""
 
 import shutil
-import socket
 from collections.abc import Mapping
-from contextlib import ExitStack
 from pathlib import Path
 
 from agentproxy.admin.dev.freshkeys import ALGORITHMS, fresh_subkey
 from agentproxy.admin.dev.nodes import add_nodes, first_node
 from agentproxy.admin.dev.place import RUNNER, Place
+from agentproxy.admin.dev.ports import free_ports
 from agentproxy.admin.enrolment import add_runner, enrol_again, known_credentials
 from agentproxy.admin.importing import KeyImport
 from agentproxy.admin.intake import take_key
@@ -47,7 +46,7 @@ def make(place: Place, exports: Mapping[str, Path], oracles: int = 1) -> None:
 
 
 def _fill(place: Place, contents: Mapping[str, bytes], oracles: int) -> None:
-    http, *ports = _free_ports(1 + oracles)
+    http, *ports = free_ports(1 + oracles)
     layout = first_node(place, ports)
     with layout.oracle_config.open("a", encoding="ascii") as file:
         file.write(f"\nhttp:\n  listen: 127.0.0.1:{http}\n")
@@ -86,12 +85,3 @@ def _read(file: Path) -> bytes:
         return file.read_bytes()
     except OSError as error:
         raise ConfigError(f"{file}: cannot be read: {error.strerror}") from error
-
-
-def _free_ports(number: int) -> list[int]:
-    # The relay's configuration names them, so an oracle that starts again must get the same one.
-    with ExitStack() as stack:
-        probes = [stack.enter_context(socket.socket()) for _ in range(number)]
-        for probe in probes:
-            probe.bind(("127.0.0.1", 0))
-        return [probe.getsockname()[1] for probe in probes]

@@ -2,13 +2,13 @@
 
 import os
 import pwd
-import socket
 import ssl
 import sys
 
 import pytest
 import trio
 
+from agentproxy.admin.dev.ports import free_ports
 from agentproxy.oracle.config import OracleConfig
 from agentproxy.oracle.daemon import Oracle
 from agentproxy.protocol.errors import ConfigError
@@ -22,20 +22,13 @@ from tests.oracle.test_metrics import scrape
 from tests.oracle.world import SECONDS, World, context, until
 
 
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
-
-
 async def test_systemd_s_sockets_are_taken_by_their_names(world: World, signer: FakeSigner) -> None:
     directory, who = world.directory, world.enrol("a")
     config = directory / "oracle.yaml"
     user = pwd.getpwuid(os.geteuid()).pw_name
     http = f"http: {{proxy: {{socket: unused.sock, user: {user}}}}}\nmetrics: {{socket: unused-metrics.sock}}\n"
     config.write_text(config.read_text() + http)
-    relay, port = free_port(), free_port()
+    relay, port = free_ports(2)
     places = [f"127.0.0.1:{relay}", f"127.0.0.1:{port}", directory / "p.sock", directory / "m.sock"]
     command = ["systemd-socket-activate", "--fdname=relay:http:http-proxy:metrics"]
     command += [f"--listen={place}" for place in places]
