@@ -17,6 +17,7 @@ from tests.admin.exports import PASSPHRASE, make_exports
 from tests.end_to_end.packages import build_packages
 from tests.hosts.machine import Machine, machine
 from tests.hosts.manual import steps
+from tests.trees import remove_tree
 
 NEXT_VERSION = "0.1.0+1"  # the same programs, for upgrades
 
@@ -50,7 +51,7 @@ def material(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         (output / "modern.pub").write_text(armored(exports.public("locked")).decode("ascii"))
     finally:
         subprocess.run(["gpgconf", "--homedir", home / "offline", "--kill", "gpg-agent"], check=True, timeout=30)
-        shutil.rmtree(home)
+        remove_tree(home)
     (output / "modern.passphrase").write_text(f"{PASSPHRASE}\n")
     (rpm,) = build_packages(output, ["hello"])
     rpm.rename(output / "hello.rpm")

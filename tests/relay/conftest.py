@@ -26,6 +26,7 @@ from relay.config import OracleAddress, RelayConfig, SocketConfig
 from relay.credentials import CredentialStore, credentials_directory
 from relay.daemon import serve
 from tests.relay.fakeoracle import FakeOracle
+from tests.trees import remove_tree
 
 GPG_SECONDS = 60.0
 TOKEN = "bo_" + "t" * 43
@@ -55,7 +56,7 @@ def keys() -> Iterator[Keys]:
         yield Keys(run_gpg(home, "--export").stdout, facts, SoftwareBackend(secrets))
     finally:
         subprocess.run(["gpgconf", "--homedir", str(home), "--kill", "gpg-agent"], check=True, timeout=30)
-        shutil.rmtree(home)
+        remove_tree(home)
 
 
 def make_key(home: Path, name: str, algorithm: str) -> KeyFacts:
@@ -180,7 +181,7 @@ def runner(keys: Keys, authority: trustme.CA) -> Iterator[Runner]:
         if not agent.startswith(str(directory)):
             shutil.rmtree(Path(agent).parent)
     finally:
-        shutil.rmtree(directory)
+        remove_tree(directory)
 
 
 def oracle_context(directory: Path, authority: trustme.CA) -> ssl.SSLContext:

@@ -32,6 +32,7 @@ from relay.status import ControlRequest
 from relay.statusanswers import control_table
 from tests.end_to_end.assuanclient import AssuanClient, AssuanError
 from tests.relay.conftest import Runner, relay_config, run_gpg
+from tests.trees import remove_tree
 
 SECONDS = 60.0
 ROOT = Peer(1, 0, 0, (0,))
@@ -92,7 +93,7 @@ def made_fallback_state(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pa
         forget(home)
         yield state / "fallback"
     finally:
-        shutil.rmtree(state)
+        remove_tree(state)
 
 
 def forget(home: Path) -> None:
