@@ -17,7 +17,7 @@ from pathlib import Path
 from tests.admin.shell import Result, blind_oracle
 from tests.signer.logs import records_in
 
-__all__ = ["SECONDS", "Done", "System", "forget_home", "gpg_in", "system_with", "until"]
+__all__ = ["SECONDS", "Done", "System", "forget_home", "gpg_in", "is_traced", "system_with", "until"]
 
 SECONDS = 60  # no step of a test takes so long, also on a busy machine
 _LOOK_SECONDS = 0.02
@@ -29,6 +29,15 @@ def until(fact: Callable[[], bool], what: str, seconds: float = SECONDS) -> None
     while not fact():
         assert time.monotonic() < deadline, f"not within {seconds} s: {what}"
         time.sleep(_LOOK_SECONDS)
+
+
+def is_traced(pid: int | None, tracer: int) -> bool:
+    """Whether every thread of a process has this tracer."""
+    try:
+        found = [(task / "status").read_text() for task in Path(f"/proc/{pid}/task").iterdir()]
+    except (FileNotFoundError, ProcessLookupError):  # a thread ended while we looked
+        return False
+    return all(f"TracerPid:\t{tracer}\n" in status for status in found)
 
 
 Done = subprocess.CompletedProcess[str]
@@ -176,6 +185,13 @@ class System:
             text = re.sub(rf"(\n  {name}:\n(?:    .*\n)*?)(?=  \S|\n)", rf'\1    distributions: ["{pattern}"]\n', text)
         policy.write_text(text)
         self.reload_policy()
+
+    def wait_for_claims(self) -> None:
+        """Start the relay anew, so patient that each signature has all claims: 5 ms may not do on a busy machine."""
+        with (self.directory / "relay" / "relay.yaml").open("a") as file:
+            file.write("claims_ms: 10000\n")
+        self.stop("relay")
+        self.start("relay")
 
     def is_connected(self) -> bool:
         return self.run("blind-oracle-relay", "status").returncode == 0

@@ -24,11 +24,7 @@ JOB = {
 @pytest.fixture(name="made", scope="module")
 def made_system(offline: Offline) -> Iterator[System]:
     with system_with({"modern": offline.exports["modern"]}) as system:
-        # On a busy machine the usual few milliseconds may not do.
-        with (system.directory / "relay" / "relay.yaml").open("a") as file:
-            file.write("claims_ms: 10000\n")
-        system.stop("relay")
-        system.start()
+        system.wait_for_claims()
         yield system
 
 

@@ -20,7 +20,7 @@ from tests.admin.shell import blind_oracle
 from tests.end_to_end.fallbackhost import FallbackHost, allow, fallback_host
 from tests.end_to_end.hostile import hostile_relay
 from tests.end_to_end.offline import Offline
-from tests.end_to_end.place import SECONDS, System, forget_home, until
+from tests.end_to_end.place import SECONDS, System, forget_home, is_traced, until
 
 
 @pytest.fixture(name="made", scope="module")
@@ -94,9 +94,7 @@ def killed_at(host: FallbackHost, calls: str) -> Iterator[None]:
     words = ["strace", "-f", "-qq", "-o", "/dev/null", "-e", f"trace={calls}"]
     tracer = subprocess.Popen([*words, "-e", f"inject={calls}:signal=SIGKILL", "-p", str(pid)])
     try:
-        tasks = Path(f"/proc/{pid}/task")
-        traced = f"TracerPid:\t{tracer.pid}\n"
-        until(lambda: all(traced in (task / "status").read_text() for task in tasks.iterdir()), "the tracer is there")
+        until(lambda: is_traced(pid, tracer.pid), "the tracer is there")
         yield
         tracer.wait(SECONDS)
     finally:

@@ -18,7 +18,6 @@ from tests.end_to_end.offline import Offline
 from tests.end_to_end.place import SECONDS, System, until
 
 DEADLINE_SECONDS = 10  # of a dev system's relay
-SLACK_SECONDS = 5  # for gpg and the relay to notice, on a busy machine
 SPEC = """\
 Name: hello
 Version: 1.0
@@ -57,8 +56,14 @@ def test_gpg_signs_with_a_key_that_is_not_there_and_the_record_says_so(
 
 
 def _sha256_of_rsa_number(signature: Path, offline: Offline) -> str:
-    """What the record keeps of a signature: SHA-256 of RSA's number, the last field of the packet (RFC 9580, 5.2.3)."""
-    return hashlib.sha256(offline.gpg("--dearmor", "--output", "-", str(signature))[-256:]).hexdigest()
+    """What the record keeps of a signature: SHA-256 of RSA's number, the last field of the packet (RFC 9580, 5.2.3).
+
+    One in 200 numbers is shorter than the modulus.
+    """
+    body = offline.gpg("--dearmor", "--output", "-", str(signature))[3:]  # behind tag and two octets of length
+    at = 6 + int.from_bytes(body[4:6])  # the hashed subpackets
+    at += 2 + int.from_bytes(body[at : at + 2]) + 2  # the others, and the digest's first two octets
+    return hashlib.sha256(body[at + 2 :]).hexdigest()
 
 
 def test_rpmsign_signs_a_package_that_rpm_then_accepts(
@@ -194,7 +199,7 @@ def test_without_the_oracle_gpg_ends_within_the_deadline_and_afterwards_signs_ag
     _kill(system, "oracle")
     began = time.monotonic()
     done = system.sign("modern", "--output", tmp_path / "sig")
-    assert time.monotonic() - began < DEADLINE_SECONDS + SLACK_SECONDS
+    assert time.monotonic() - began < 2 * DEADLINE_SECONDS
     assert done.returncode == 2
     assert "signing failed: Network error" in done.stderr
     assert not (tmp_path / "sig").exists()
@@ -213,7 +218,7 @@ def test_an_oracle_that_dies_while_rpmsign_waits_leaves_the_package_as_it_was(sy
         until(lambda: json.loads(system.run(*status).stdout)["waiting"] == 1, "rpmsign's gpg asks for a signature")
         _kill(system, "oracle")
         _, errors = rpmsign.communicate(timeout=SECONDS)
-    assert time.monotonic() - began < DEADLINE_SECONDS + SLACK_SECONDS
+    assert time.monotonic() - began < 2 * DEADLINE_SECONDS
     assert rpmsign.returncode != 0
     assert "signing failed" in errors
     assert package.read_bytes() == before

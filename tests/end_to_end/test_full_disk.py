@@ -11,7 +11,7 @@ import pytest
 
 from tests.end_to_end.offline import Offline
 from tests.end_to_end.packages import build_packages, is_signed, rpmsign
-from tests.end_to_end.place import SECONDS, System, system_with, until
+from tests.end_to_end.place import SECONDS, System, is_traced, system_with, until
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="mounting needs root")
 
@@ -59,10 +59,7 @@ def read_only(system: System) -> Iterator[str]:
         ["strace", "-f", "-qq", "-o", "/dev/null", "-e", "inject=pwrite64:error=EROFS", "-p", str(pid)]
     )
     try:
-        tasks = Path(f"/proc/{pid}/task")
-        until(
-            lambda: all(f"TracerPid:\t{tracer.pid}\n" in (task / "status").read_text() for task in tasks.iterdir()), ""
-        )
+        until(lambda: is_traced(pid, tracer.pid), "the tracer is there")
         yield "Read-only file system"
     finally:
         tracer.terminate()

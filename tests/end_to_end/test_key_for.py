@@ -13,6 +13,7 @@ from tests.end_to_end.place import System, system_with
 def system_with_distributions(offline: Offline) -> Iterator[System]:
     with system_with({name: offline.exports[name] for name in ("modern", "legacy")}) as system:
         system.restrict({"modern": "el10-*", "legacy": "el7-*"})
+        system.wait_for_claims()
         yield system
 
 

@@ -39,8 +39,7 @@ def system_with_distributions(offline: Offline) -> Iterator[System]:
         )
         config.write_text(config.read_text().replace("sockets:\n", f"sockets:\n{sockets}"))
         system.restrict({"modern": "el10-*", "legacy": "el7-*"})
-        system.stop("relay")
-        system.start("relay")
+        system.wait_for_claims()
         homes = [system.directory / "relay" / name for name in ("el10", "el7")]
         for home in homes:
             done = system.run(
@@ -209,6 +208,7 @@ def test_what_is_signed_by_fallback_is_said_loudly(offline: Offline, packages: l
     package = Path(shutil.copy(packages[0], place))
     (place / "repomd.xml").write_text("<repomd/>")
     with fallback_host(offline) as host:
+        host.system.wait_for_claims()
         before = sign(host.system, place, package)
         assert (before.returncode, before.stdout, before.stderr) == (0, f"signed: {package}\n", "")
         host.on(reason="a drill")
