@@ -8,6 +8,7 @@ from datetime import UTC, datetime
 
 import trio
 
+from agentproxy.admin.dev.ports import free_ports
 from agentproxy.protocol.errors import RemoteProtocolError
 from agentproxy.protocol.fields import Head, KeyFacts
 from agentproxy.protocol.journal import JournalRecord, Report, Reported
@@ -56,8 +57,8 @@ class FakeOracle:
 
     async def serve(self, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Listen until cancelled, each time on the same port."""
+        self.port = self.port or free_ports(1)[0]  # not one that others get while we are away
         listeners = await trio.open_tcp_listeners(self.port, host="127.0.0.1")
-        self.port = listeners[0].socket.getsockname()[1]
         task_status.started()
         await trio.serve_listeners(self._connection, listeners)
 
