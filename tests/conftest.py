@@ -2,6 +2,6 @@
 
 import hypothesis
 
-# How long one example takes depends on what else the machine does, and so does how long it takes to make one up.
-hypothesis.settings.register_profile("busy", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow])
+# How long one example takes depends on what else the machine does.
+hypothesis.settings.register_profile("busy", deadline=None)
 hypothesis.settings.load_profile("busy")

@@ -18,6 +18,7 @@ from tests.end_to_end.offline import Offline
 from tests.end_to_end.place import SECONDS, System, until
 
 DEADLINE_SECONDS = 10  # of a dev system's relay
+SLACK_SECONDS = 5  # for gpg and the relay to notice, on a busy machine
 SPEC = """\
 Name: hello
 Version: 1.0
@@ -199,7 +200,7 @@ def test_without_the_oracle_gpg_ends_within_the_deadline_and_afterwards_signs_ag
     _kill(system, "oracle")
     began = time.monotonic()
     done = system.sign("modern", "--output", tmp_path / "sig")
-    assert time.monotonic() - began < 2 * DEADLINE_SECONDS
+    assert time.monotonic() - began < DEADLINE_SECONDS + SLACK_SECONDS
     assert done.returncode == 2
     assert "signing failed: Network error" in done.stderr
     assert not (tmp_path / "sig").exists()
@@ -218,7 +219,7 @@ def test_an_oracle_that_dies_while_rpmsign_waits_leaves_the_package_as_it_was(sy
         until(lambda: json.loads(system.run(*status).stdout)["waiting"] == 1, "rpmsign's gpg asks for a signature")
         _kill(system, "oracle")
         _, errors = rpmsign.communicate(timeout=SECONDS)
-    assert time.monotonic() - began < 2 * DEADLINE_SECONDS
+    assert time.monotonic() - began < DEADLINE_SECONDS + SLACK_SECONDS
     assert rpmsign.returncode != 0
     assert "signing failed" in errors
     assert package.read_bytes() == before

@@ -5,7 +5,7 @@ import re
 from pathlib import Path
 
 import pytest
-from hypothesis import example, given, settings
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from agentproxy.protocol.digests import HashAlgorithm
@@ -18,7 +18,6 @@ SHA256, SHA512 = FUNCTIONS[HashAlgorithm.SHA256].initial.hex(), FUNCTIONS[HashAl
 DOCUMENTS = Path(__file__).parent.parent.parent / "docs"
 
 
-@settings(deadline=None)
 @given(ALGORITHMS, st.lists(st.binary(max_size=300), max_size=4), st.binary(max_size=300))
 @example(HashAlgorithm.SHA256, [b"x" * 55], b"")  # the padding just fits
 @example(HashAlgorithm.SHA256, [b"x" * 56], b"")
@@ -37,7 +36,6 @@ def test_a_state_goes_on_to_the_digest_of_the_whole(
     assert state.finished(trailer).value == hashlib.new(algorithm.name, content + trailer).digest()
 
 
-@settings(deadline=None)
 @given(ALGORITHMS, st.binary(max_size=300))
 def test_every_state_reads_as_it_was_written(algorithm: HashAlgorithm, content: bytes) -> None:
     state = HashState.initial(algorithm).updated(content)

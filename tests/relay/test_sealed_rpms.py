@@ -225,7 +225,7 @@ def content_of_a_package() -> bytes:
         return made(Path(directory)).read_bytes()
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(st.data())
 def test_a_damaged_package_is_refused_or_signed_as_what_it_is(data: st.DataObject) -> None:
     content = content_of_a_package()

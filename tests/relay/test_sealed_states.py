@@ -7,7 +7,7 @@ import io
 from collections.abc import Iterator
 
 import pytest
-from hypothesis import example, given, settings
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from agentproxy.protocol.digests import HashAlgorithm
@@ -26,7 +26,6 @@ def without_libcrypto(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     libcrypto.find.cache_clear()
 
 
-@settings(deadline=None)
 @given(ALGORITHMS, st.lists(st.binary(max_size=400), max_size=5), st.binary(max_size=100))
 @example(HashAlgorithm.SHA256, [b"x" * 64], b"")
 @example(HashAlgorithm.SHA512, [b"x" * 128], b"")

@@ -333,7 +333,7 @@ GRAMMAR = st.recursive(
 )
 
 
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=400)
 @given(st.binary(max_size=300) | GRAMMAR | GRAMMAR.map(lambda text: b"Key: " + text + b"\n"))
 def test_any_octets_are_a_key_or_our_error(untrusted: bytes) -> None:
     for passphrase in (None, b"x"):
@@ -341,7 +341,7 @@ def test_any_octets_are_a_key_or_our_error(untrusted: bytes) -> None:
             keyfile.parse(untrusted, Keygrip(bytes(20)), passphrase)
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(data=st.data())
 def test_any_change_of_a_real_file_is_a_key_or_our_error(home: GnupgHome, data: st.DataObject) -> None:
     name = data.draw(st.sampled_from(["rsa2048", "dsa2048", "ed25519", "p256"]))
