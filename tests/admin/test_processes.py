@@ -83,6 +83,7 @@ def test_ending_twice_is_no_error(started: list[Process], tmp_path: Path) -> Non
     process = start(started, tmp_path, SLEEP)
     end(process, 5)
     end(process, 5)
+    assert not process.is_running
 
 
 def test_processes_are_found_by_their_arguments_and_the_place_below_which_they_work(

@@ -217,4 +217,5 @@ def test_the_lock_does_not_reach_child_processes(tmp_path: Path) -> None:
     descriptor = os.open(tmp_path, os.O_RDONLY)
     fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     os.close(descriptor)
+    assert child.poll() is None  # or it would have given the lock back anyway
     child.communicate(timeout=10)
