@@ -143,9 +143,7 @@ def mismatch(rule: KeyRule, public_key: PublicKey | None, distribution: str) -> 
         return f"a legacy key is not for EL{release}"
     if public_key is not None and public_key.algorithm == "ecc" and release <= _LAST_EL_WITHOUT_ECC:
         return f"EL{release}'s rpm verifies no elliptic-curve signatures"
-    if isinstance(public_key, EccPublicKey) and public_key.curve is Curve.ED448:
-        return f"EL{release}'s rpm verifies no Ed448 signatures"
-    return ""
+    return "" if public_key is None else header_mismatch(public_key)
 
 
 def header_mismatch(public_key: PublicKey) -> str:
