@@ -9,7 +9,7 @@ from agentproxy.protocol.errors import ConfigError
 
 __all__ = ["free_ports"]
 
-_LOWEST = 16_384
+_LOWEST, _LEAST = 16_384, 4096  # the first port of ours, and how many there must be for others not to have each
 # The kernel gives these to outgoing connections and to whoever asks for any: one that is free now may be in use when
 # we listen, a second later, or when an oracle that was stopped starts again.
 _GIVEN_AWAY = Path("/proc/sys/net/ipv4/ip_local_port_range")
@@ -37,9 +37,9 @@ def free_ports(number: int) -> list[int]:
 
 
 def _first_given_away() -> int:
-    """The first port that the kernel chooses by itself; where it may choose any, ours is as likely as others."""
+    """The first port that the kernel chooses by itself, or its usual one where that leaves us too few."""
     try:
         first = int(_GIVEN_AWAY.read_text().split()[0])
     except (OSError, ValueError, IndexError):
         first = 0
-    return first if first >= 2 * _LOWEST - 1 else 32_768
+    return first if first >= _LOWEST + _LEAST else 32_768
