@@ -273,13 +273,17 @@ class _Processes:
         if known is not None and now - known[0] < _FRESH_SECONDS:
             return known[1]
         process = procfs.process(pid)
-        kept = [known for _, known in list(self._kept.values()) if known is not None]
-        words = sum(len(known.words) for known in kept) + (0 if process is None else len(process.words))
-        if len(self._kept) >= _MOST_KEPT or words > _MOST_WORDS:
+        words = _words_of(process)
+        kept = sum(_words_of(one) for _, one in list(self._kept.values()))
+        if len(self._kept) >= _MOST_KEPT or kept + words > _MOST_WORDS:
             self._kept.clear()
-        if process is None or len(process.words) <= _MOST_WORDS:
+        if words <= _MOST_WORDS:
             self._kept[pid] = (now, process)
         return process
+
+
+def _words_of(process: Process | None) -> int:
+    return 0 if process is None else len(process.words)
 
 
 _processes = _Processes()
