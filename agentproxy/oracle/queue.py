@@ -69,6 +69,9 @@ class Turns(Generic[T]):
             waits for a few signatures only.
         most: how many may wait, all runners together.
         most_per_runner: how many of one runner may wait.
+
+    Attributes:
+        waiting: how many wait for a turn.
     """
 
     def __init__(self, start: Callable[[T], None], *, window: int, most: int, most_per_runner: int) -> None:
@@ -78,12 +81,8 @@ class Turns(Generic[T]):
         self._most_per_runner = most_per_runner
         self._lines: dict[Priority, _Line[T]] = {priority: _Line() for priority in Priority}
         self._turn = 0
-        self._dispatching = False
-
-    @property
-    def waiting(self) -> int:
-        """How many wait for a turn."""
-        return sum(line.length for line in self._lines.values())
+        self._starting = False
+        self.waiting = 0
 
     @property
     def waiting_by_priority(self) -> Mapping[Priority, int]:
@@ -96,11 +95,16 @@ class Turns(Generic[T]):
         Raises:
             LimitedError: the queue is full, or this runner's part of it.
         """
+        if not self.waiting and self._free > 0 and not self._starting:
+            self._begin(weight, item)  # as mostly: it need not stand in a line
+            self._dispatch()
+            return
         mine = sum(line.count(runner) for line in self._lines.values())
         if mine >= self._most_per_runner or self.waiting >= self._most:
             whose = f"runner {runner} has" if mine >= self._most_per_runner else "there are"
             raise LimitedError(RefusalCode.QUEUE_FULL, f"{whose} too many requests waiting", _RETRY_AFTER_MS)
         self._lines[priority].add(runner, weight, item)
+        self.waiting += 1
         self._dispatch()
 
     def done(self, weight: int) -> None:
@@ -110,24 +114,26 @@ class Turns(Generic[T]):
 
     def remove(self, is_over: Callable[[T], bool]) -> list[T]:
         """Take out those who wait in vain; they get no turn."""
-        return [item for line in self._lines.values() for item in line.remove(is_over)]
+        removed = [item for line in self._lines.values() for item in line.remove(is_over)]
+        self.waiting -= len(removed)
+        return removed
 
     def _dispatch(self) -> None:
-        # An item may end while it is started (the signer is away): its `done` must not recurse into us.
-        if self._dispatching:
-            return
-        self._dispatching = True
-        try:
-            while self._free > 0 and (line := self._next_line()) is not None:
-                weight, item = line.take()
-                self._free -= weight
-                self._start(item)
-        finally:
-            self._dispatching = False
+        while self.waiting and self._free > 0 and not self._starting:
+            weight, item = self._next_line().take()
+            self.waiting -= 1
+            self._begin(weight, item)
 
-    def _next_line(self) -> _Line[T] | None:
+    def _begin(self, weight: int, item: T) -> None:
+        self._free -= weight
+        # An item may end while it is started (the signer is away): its `done` must not start the next one inside.
+        self._starting = True
+        try:
+            self._start(item)
+        finally:
+            self._starting = False
+
+    def _next_line(self) -> _Line[T]:
         waiting = [line for line in self._lines.values() if line.length]
-        if not waiting:
-            return None
         self._turn += 1
         return waiting[-1] if self._turn % _AGING == 0 else waiting[0]

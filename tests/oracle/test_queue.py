@@ -30,6 +30,24 @@ def test_a_free_signer_starts_at_once() -> None:
     assert signer.started == ["a1", "a2", "a3"]
 
 
+def test_what_ends_while_it_is_started_makes_the_next_ones_start_in_order() -> None:
+    started: list[str] = []
+
+    def start(item: str) -> None:
+        started.append(item)
+        turns.done(1)  # as when the signer is away
+        if item == "a":
+            turns.submit("r", NORMAL, 1, "c")  # somebody has heard, and asks again
+            assert started == ["a"]
+
+    turns: Turns[str] = Turns(start, window=1, most=10, most_per_runner=10)
+    turns.submit("r", NORMAL, 1, "a")
+    assert started == ["a", "c"]
+    turns.submit("r", NORMAL, 1, "b")
+    assert started == ["a", "c", "b"]
+    assert turns.waiting == 0
+
+
 def test_one_signature_waits_for_a_few_of_a_flood_only() -> None:
     signer = Signer(window=4)
     for number in range(2000):
