@@ -3,10 +3,11 @@
 `cryptography` releases the interpreter's lock while OpenSSL works, so two signing threads use two processors.
 """
 
-from collections.abc import Mapping
+import functools
+from collections.abc import Callable, Mapping
 
 from cryptography.exceptions import UnsupportedAlgorithm
-from cryptography.hazmat.primitives.asymmetric import dsa, ec, padding, rsa
+from cryptography.hazmat.primitives.asymmetric import dsa, ec, ed448, ed25519, padding, rsa
 from cryptography.hazmat.primitives.asymmetric.utils import NoDigestInfo, decode_dss_signature
 
 from agentproxy.protocol.digests import Digest, digest_info
@@ -36,6 +37,7 @@ class SoftwareBackend:
 
     def __init__(self, keys: Mapping[Keygrip, SecretKey]) -> None:
         self._keys = dict(keys)
+        self._signers = {keygrip: _signer(key.private) for keygrip, key in keys.items()}
 
     def keygrips(self) -> frozenset[Keygrip]:
         """The keys that are here."""
@@ -54,7 +56,7 @@ class SoftwareBackend:
                 f"key {keygrip} signs digests of at least {least} bytes, not {digest.algorithm.name}"
             )
         try:
-            return _sign(key.private, digest)
+            return self._signers[keygrip](digest)
         except (ValueError, UnsupportedAlgorithm, RemoteProtocolError) as error:
             raise BackendError(f"OpenSSL did not sign with key {keygrip}: {type(error).__name__}") from error
 
@@ -65,17 +67,33 @@ class SoftwareBackend:
             raise KeyUnavailableError(f"no secret key {keygrip}") from None
 
 
-def _sign(key: PrivateKey, digest: Digest) -> Signature:
+def _signer(key: PrivateKey) -> Callable[[Digest], Signature]:
+    """What signs with this key; its kind is asked once."""
     if isinstance(key, rsa.RSAPrivateKey):
-        octets = key.sign(digest_info(digest), padding.PKCS1v15(), NoDigestInfo())
-        return RsaSignature(octets.lstrip(b"\x00"))
+        return functools.partial(_sign_rsa, key)
     if isinstance(key, ec.EllipticCurvePrivateKey):
-        # OpenSSL takes the leftmost bits of a digest that is longer than the curve's order, as gpg-agent does.
-        r, s = decode_dss_signature(key.sign(digest.value, ec.ECDSA(prehashed(digest))))
-        return EcdsaSignature(unsigned(r), unsigned(s))
+        return functools.partial(_sign_ecdsa, key)
     if isinstance(key, dsa.DSAPrivateKey):
-        r, s = decode_dss_signature(key.sign(digest.value, prehashed(digest)))
-        return DsaSignature(unsigned(r), unsigned(s))
+        return functools.partial(_sign_dsa, key)
+    return functools.partial(_sign_eddsa, key)
+
+
+def _sign_rsa(key: rsa.RSAPrivateKey, digest: Digest) -> Signature:
+    return RsaSignature(key.sign(digest_info(digest), padding.PKCS1v15(), NoDigestInfo()).lstrip(b"\x00"))
+
+
+def _sign_ecdsa(key: ec.EllipticCurvePrivateKey, digest: Digest) -> Signature:
+    # OpenSSL takes the leftmost bits of a digest that is longer than the curve's order, as gpg-agent does.
+    r, s = decode_dss_signature(key.sign(digest.value, ec.ECDSA(prehashed(digest))))
+    return EcdsaSignature(unsigned(r), unsigned(s))
+
+
+def _sign_dsa(key: dsa.DSAPrivateKey, digest: Digest) -> Signature:
+    r, s = decode_dss_signature(key.sign(digest.value, prehashed(digest)))
+    return DsaSignature(unsigned(r), unsigned(s))
+
+
+def _sign_eddsa(key: ed25519.Ed25519PrivateKey | ed448.Ed448PrivateKey, digest: Digest) -> Signature:
     # EdDSA hashes its input again: for OpenPGP the digest is the message.
     octets = key.sign(digest.value)
     half = len(octets) // 2

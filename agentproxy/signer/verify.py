@@ -5,6 +5,7 @@ processor or device must end here. OpenSSL makes an Ed25519 signature, and libso
 """
 
 import functools
+from collections.abc import Callable
 
 from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives import hashes
@@ -20,7 +21,6 @@ from agentproxy.signer.secretkey import ECDSA_CURVES
 
 __all__ = ["check", "prehashed"]
 
-_Loaded = rsa.RSAPublicKey | dsa.DSAPublicKey | ec.EllipticCurvePublicKey | SodiumKey | ed448.Ed448PublicKey
 _HASHES: dict[HashAlgorithm, hashes.HashAlgorithm] = {
     HashAlgorithm.SHA224: hashes.SHA224(),
     HashAlgorithm.SHA256: hashes.SHA256(),
@@ -44,7 +44,7 @@ def prehashed(digest: Digest) -> Prehashed:
 def check(public_key: PublicKey, digest: Digest, signature: Signature) -> None:
     """Raise BackendError unless `signature` is the key's over `digest`. It blocks for a fraction of a millisecond."""
     try:
-        _verify(_loaded(public_key), public_key, digest, signature)
+        _checker(public_key)(digest, signature)
     except (InvalidSignature, UnsupportedAlgorithm, ValueError) as error:
         raise BackendError(
             f"the signature made by key {public_key.keygrip} is wrong: a fault in memory, processor or device"
@@ -52,33 +52,48 @@ def check(public_key: PublicKey, digest: Digest, signature: Signature) -> None:
 
 
 @functools.lru_cache(maxsize=256)
-def _loaded(key: PublicKey) -> _Loaded:
+def _checker(key: PublicKey) -> Callable[[Digest, Signature], None]:
+    """What checks signatures of this key; it raises InvalidSignature, UnsupportedAlgorithm or ValueError."""
     if isinstance(key, RsaPublicKey):
-        return rsa.RSAPublicNumbers(int.from_bytes(key.e, "big"), int.from_bytes(key.n, "big")).public_key()
+        numbers = rsa.RSAPublicNumbers(int.from_bytes(key.e, "big"), int.from_bytes(key.n, "big"))
+        return functools.partial(_check_rsa, numbers.public_key(), len(key.n))
     if isinstance(key, DsaPublicKey):
         p, q, g, y = (int.from_bytes(value, "big") for value in (key.p, key.q, key.g, key.y))
-        return dsa.DSAPublicNumbers(y, dsa.DSAParameterNumbers(p, q, g)).public_key()
+        parameters = dsa.DSAParameterNumbers(p, q, g)
+        return functools.partial(_check_dsa, dsa.DSAPublicNumbers(y, parameters).public_key())
     if key.curve is Curve.ED25519:
-        return SodiumKey(key.q)
+        return functools.partial(_check_eddsa, SodiumKey(key.q))
     if key.curve is Curve.ED448:
-        return ed448.Ed448PublicKey.from_public_bytes(key.q)
-    return ec.EllipticCurvePublicKey.from_encoded_point(ECDSA_CURVES[key.curve](), key.q)
+        return functools.partial(_check_eddsa, ed448.Ed448PublicKey.from_public_bytes(key.q))
+    return functools.partial(
+        _check_ecdsa, ec.EllipticCurvePublicKey.from_encoded_point(ECDSA_CURVES[key.curve](), key.q)
+    )
 
 
-def _verify(loaded: _Loaded, public_key: PublicKey, digest: Digest, signature: Signature) -> None:
-    match loaded, signature:
-        case rsa.RSAPublicKey(), RsaSignature(s) if isinstance(public_key, RsaPublicKey):
-            padded = s.rjust(len(public_key.n), b"\x00")
-            if loaded.recover_data_from_signature(padded, padding.PKCS1v15(), None) != digest_info(digest):
-                raise InvalidSignature
-        case dsa.DSAPublicKey(), DsaSignature(r, s):
-            loaded.verify(_der(r, s), digest.value, prehashed(digest))
-        case ec.EllipticCurvePublicKey(), EcdsaSignature(r, s):
-            loaded.verify(_der(r, s), digest.value, ec.ECDSA(prehashed(digest)))
-        case ((SodiumKey() | ed448.Ed448PublicKey()), EddsaSignature(r, s)):
-            loaded.verify(r + s, digest.value)
-        case _:
-            raise InvalidSignature
+def _check_rsa(key: rsa.RSAPublicKey, size: int, digest: Digest, signature: Signature) -> None:
+    if not isinstance(signature, RsaSignature):
+        raise InvalidSignature
+    padded = signature.s.rjust(size, b"\x00")
+    if key.recover_data_from_signature(padded, padding.PKCS1v15(), None) != digest_info(digest):
+        raise InvalidSignature
+
+
+def _check_dsa(key: dsa.DSAPublicKey, digest: Digest, signature: Signature) -> None:
+    if not isinstance(signature, DsaSignature):
+        raise InvalidSignature
+    key.verify(_der(signature.r, signature.s), digest.value, prehashed(digest))
+
+
+def _check_ecdsa(key: ec.EllipticCurvePublicKey, digest: Digest, signature: Signature) -> None:
+    if not isinstance(signature, EcdsaSignature):
+        raise InvalidSignature
+    key.verify(_der(signature.r, signature.s), digest.value, ec.ECDSA(prehashed(digest)))
+
+
+def _check_eddsa(key: SodiumKey | ed448.Ed448PublicKey, digest: Digest, signature: Signature) -> None:
+    if not isinstance(signature, EddsaSignature):
+        raise InvalidSignature
+    key.verify(signature.r + signature.s, digest.value)
 
 
 def _der(r: bytes, s: bytes) -> bytes:
