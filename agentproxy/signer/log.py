@@ -27,6 +27,8 @@ from agentproxy.signer.segment import ChainEnd, Segment
 
 __all__ = ["AuditLog", "LogLimits", "LogUnavailableError"]
 
+Places = list[Head | None]
+
 MAX_BATCH = 1 << 20  # bytes that one write may hold; what a crash can tear is this, what was unsynced, and zeros
 
 
@@ -100,8 +102,14 @@ class AuditLog:
         last = None if self._checkpoints is None else self._checkpoints.last
         return None if last is None else last.time
 
-    def append(self, entries: Sequence[Entry], *, durable: bool = True) -> list[Head | None]:
+    def append(
+        self, entries: Sequence[Entry], meanwhile: Callable[[Places], object] = lambda _: None, *, durable: bool = True
+    ) -> Places:
         """Write records in this order; with `durable` the disk has them when this returns.
+
+        Args:
+            meanwhile: called once with what this will return, while the disk works. What it makes of that must not
+                leave before this returns: until then the records may be taken back.
 
         Returns:
             The place of each; None for a refusal or failure that was left out since the disk is nearly full.
@@ -114,12 +122,22 @@ class AuditLog:
                 self._repair()
             kept = self._limits.kept(entries, self._pen.descriptor)
             written = [entry for entry, keep in zip(entries, kept, strict=True) if keep]
-            ends = iter(self._append(written, durable=durable) if written else [])
+            places: Places = []
+
+            def place(heads: Sequence[Head]) -> None:
+                found = iter(heads)
+                places.extend(next(found) if keep else None for keep in kept)
+                meanwhile(places)
+
+            if written:
+                self._append(written, place, durable=durable)
+            else:
+                place([])
         except OSError as error:
             raise self._failed(error) from error
         self._dropped += len(entries) - len(written)
         self.keep_up()
-        return [self._place(next(ends)) if keep else None for keep in kept]
+        return places
 
     def probe(self) -> None:
         """Find out whether writing works again, after trouble.
@@ -197,18 +215,24 @@ class AuditLog:
         self._pen = Pen(opened, self._limits)
         self._born = opened.born
 
-    def _append(self, entries: Sequence[Entry], *, durable: bool) -> list[ChainEnd]:
+    def _append(self, entries: Sequence[Entry], meanwhile: Callable[[list[Head]], object], *, durable: bool) -> None:
         """Write entries, at least one, behind a record that counts what was left out before."""
         dropped = self._dropped
         summary = [_left_out(dropped)] if dropped else []
         data, ends = self._encode([*summary, *entries])
         if len(data) > MAX_BATCH and len(entries) > 1:
-            half = len(entries) // 2
-            return self._append(entries[:half], durable=durable) + self._append(entries[half:], durable=durable)
-        self._write(data, ends[-1], durable=durable)
+            half, first = len(entries) // 2, list[Head]()
+            self._append(entries[:half], first.extend, durable=durable)
+            self._append(entries[half:], lambda second: meanwhile(first + second), durable=durable)
+            return
+        self._rotate_if_due(len(data))
+        places = [self._place(end) for end in ends]
+        synced = self._pen.write(data, lambda: meanwhile(places[len(summary) :]), durable=durable)
+        self._end = ends[-1]
+        if synced:
+            self.head = places[-1]
         self._dropped -= dropped
         self.trouble = ""
-        return ends[len(summary) :]
 
     def _encode(self, entries: Sequence[Entry]) -> tuple[bytes, list[ChainEnd]]:
         now, node, end = self._clock(), self._segment.node, self._end
@@ -219,13 +243,6 @@ class AuditLog:
             lines += [line, b"\n"]
             ends.append(end)
         return b"".join(lines), ends
-
-    def _write(self, data: bytes, end: ChainEnd, *, durable: bool) -> None:
-        self._rotate_if_due(len(data))
-        synced = self._pen.write(data, durable=durable)
-        self._end = end
-        if synced:
-            self._set_head()
 
     def _seal(self) -> None:
         self._pen.seal()

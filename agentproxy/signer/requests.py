@@ -178,7 +178,7 @@ class Requests:
             not trouble,
             trouble,
             len(self.keyring.facts),
-            self._signing.signatures,
+            self.pipeline.signatures,
             self.pipeline.head,
             self._signing.times.report(),
             self.pipeline.audit_times.report(),
