@@ -3,7 +3,6 @@
 A caller that is slow, silent or half gone holds its own connection and nothing else.
 """
 
-import contextlib
 import time
 from collections.abc import Callable, Sequence
 from math import inf
@@ -178,10 +177,7 @@ class Conversation:
             last = events[-1] if events else None
             if not isinstance(last, SignNeeded):
                 return not isinstance(last, Close)
-            try:
-                await self._sign(session, last)
-            finally:
-                self._service.log.write_late()  # only now: gpg need not wait for it
+            await self._sign(session, last)
             await self._flush()
             events = session.receive(b"")  # what gpg sent along with PKSIGN; what it sent later, the kernel has
 
@@ -212,5 +208,7 @@ class Conversation:
             self._departures.forget(descriptor)
 
     def _deliver(self, reply: Reply) -> None:
-        with contextlib.suppress(trio.BrokenResourceError, trio.ClosedResourceError):  # reading tells
+        try:
             self._stream.send_now(reply.data)
+        except (trio.BrokenResourceError, trio.ClosedResourceError):
+            return  # reading tells

@@ -89,7 +89,14 @@ async def serve(
         try:
             async with trio.open_nursery() as nursery:
                 status = functools.partial(keep_status, relay)
-                for task in (relay.client.run, relay.heads.keep, relay.departures.run, relay.keep_fallback, status):
+                for task in (
+                    relay.client.run,
+                    relay.heads.keep,
+                    relay.departures.run,
+                    relay.keep_fallback,
+                    relay.log.afterwards.run,
+                    status,
+                ):
                     nursery.start_soon(task)
                 if config.metrics is not None:
                     nursery.start_soon(await _metrics(relay, config.metrics))
@@ -149,6 +156,7 @@ async def keep_status(relay: Relay) -> None:
 
 def _status(relay: Relay) -> str:
     state = relay.client.state
+    relay.log.write_late()
     way = f"connected to {state.node} at {state.address}" if state.connected else f"not connected: {state.problem}"
     counts = ", ".join(f"{count} {outcome.value}" for outcome, count in relay.log.counts.items())
     own = "FALLBACK ACTIVE; " if relay.fallback is not None and relay.fallback.is_active else ""

@@ -40,6 +40,7 @@ class RelayMetrics:
 
     def _requests(self) -> Iterator[Metric]:
         log = self._relay.log
+        log.write_late()
         outcomes = by_name({outcome.value: count for outcome, count in log.counts.items()})
         yield counter("relay_requests", "Requests of gpg, by their end.", outcomes, "outcome")
         yield counter("relay_not_signed", "Requests that got no signature, by code.", by_name(log.codes), "code")

@@ -12,6 +12,7 @@ from datetime import datetime
 
 from agentproxy.protocol.fields import Claims
 from agentproxy.protocol.timings import Timings
+from agentproxy.runtime.afterwards import Afterwards
 
 __all__ = ["Outcome", "RequestEntry", "RequestLog"]
 
@@ -58,6 +59,7 @@ class RequestLog:
 
     def __init__(self, length: int) -> None:
         self._entries: deque[RequestEntry] = deque(maxlen=length)
+        self.afterwards = Afterwards()  # somebody must run it
         self._late: list[Callable[[], RequestEntry]] = []
         self.counts: dict[Outcome, int] = dict.fromkeys(Outcome, 0)
         self.codes: dict[str, int] = {}  # of those that were not signed
@@ -69,11 +71,13 @@ class RequestLog:
         self._keep(entry)
 
     def put_off(self, make: Callable[[], RequestEntry]) -> None:
-        """Make, keep and log an entry when somebody has time: at `write_late`, or before the next one."""
+        """Make, keep and log an entry a moment later, or before the next one that is not put off."""
+        if not self._late:
+            self.afterwards.put_off(self.write_late)
         self._late.append(make)
 
     def write_late(self) -> None:
-        """Write what was put off; called when gpg has its signature."""
+        """Write what was put off; called before anybody is told of what is here."""
         late, self._late = self._late, []
         for make in late:
             self._keep(make())

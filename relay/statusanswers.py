@@ -60,6 +60,7 @@ async def _switch(relay: Relay, peer: Peer, request: ControlRequest) -> Fallback
 
 
 def _status(relay: Relay, fallback: Fallback, request: ControlRequest) -> StatusReport:
+    relay.log.write_late()
     return StatusReport(
         runner=relay.config.name,
         software=SOFTWARE,

@@ -2,6 +2,7 @@
 
 import logging
 import ssl
+import time
 from itertools import chain
 from pathlib import Path
 
@@ -102,7 +103,7 @@ class Oracle:
         self._view = RegistryView(registry, self._follow)
         self._ledger = Ledger(registry, self._link, self._view)
         self._service = SigningService(
-            load_policy(config.policy), self._link, trio.current_time, lambda: self._view.is_fresh
+            load_policy(config.policy), self._link, time.monotonic, lambda: self._view.is_fresh
         )
         self._reception = Reception(
             config.node,
@@ -165,6 +166,7 @@ class Oracle:
             self._ledger.run,
             self._doors.keep_alive,
             self._sweep,
+            self._service.afterwards.run,
             self._warn,
         ):
             nursery.start_soon(part)

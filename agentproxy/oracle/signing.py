@@ -28,6 +28,7 @@ from agentproxy.protocol.relay_messages import Sign
 from agentproxy.protocol.seal_messages import Seal, Sealed, SealState, StateSealed
 from agentproxy.protocol.signer_answers import DigestSigned
 from agentproxy.protocol.signer_requests import Record, SignDigest
+from agentproxy.runtime.afterwards import Afterwards
 
 __all__ = ["SignatureSource", "SigningService"]
 
@@ -77,6 +78,7 @@ class SigningService:
         self.head: Head | None = None  # of the audit log, as far as we have heard
         self.refusals = Refusals(signer, clock)
         self.tally = Tally()
+        self.afterwards = Afterwards()  # somebody must run it
         self._signer = signer
         self._is_open = is_open
         self._clock = clock
@@ -149,14 +151,15 @@ class SigningService:
         began = self._clock()
         facts = self.keys.get(request.keygrip)
         decision = decide(self.policy, caller, _question(request), facts)
-        self.tally.policy.observe(self._clock() - began)
+        decided = self._clock()
+        self.tally.policy.observe(decided - began)
         if facts is None or isinstance(decision, Deny):
             denied = decision if isinstance(decision, Deny) else Deny(RefusalCode.KEY_UNKNOWN, "no such key")
             raise RefusedError(denied.code, denied.reason)
         self._limits.take(caller, decision.runner)
         job, is_new = self._requests.open(caller, request)
         if is_new:
-            job.rule, job.weight, job.started = decision.rule, _weight(facts.public_key), self._clock()
+            job.rule, job.weight, job.started = decision.rule, _weight(facts.public_key), decided
             try:
                 self._turns.submit(caller.runner, decision.runner.priority, job.weight, job)
             except RefusedError as refusal:
@@ -188,7 +191,8 @@ class SigningService:
         self.head = answer.head
         self.tally.signed[job.request.keygrip, job.request.tag] += 1
         self._requests.finish(job, _made(job.request.id, answer))
-        logger.info("signed, %s rule=%s sequence=%d ms=%.1f", _who(job), job.rule, answer.head.sequence, milliseconds)
+        sequence = answer.head.sequence
+        self.afterwards.put_off(lambda: _log_signed(job, sequence, milliseconds))
 
     @property
     def waiting(self) -> Mapping[Priority, int]:
@@ -242,6 +246,10 @@ def _made(id_: str, answer: DigestSigned | StateSealed) -> Made:
 
 def _weight(public_key: PublicKey) -> int:
     return _RSA_WEIGHT if isinstance(public_key, RsaPublicKey) else _SMALL_WEIGHT
+
+
+def _log_signed(job: Job, sequence: int, milliseconds: float) -> None:
+    logger.info("signed, %s rule=%s sequence=%d ms=%.1f", _who(job), job.rule, sequence, milliseconds)
 
 
 def _who(job: Job) -> str:
