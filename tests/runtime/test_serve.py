@@ -295,3 +295,17 @@ def test_what_is_loaded_at_the_start_is_left_alone_by_collections() -> None:
         "assert gc.get_threshold() == COLLECTIONS and gc.get_freeze_count() > 10_000\n"
     )
     subprocess.run([sys.executable, "-c", code], check=True, timeout=60)  # it is for the whole process
+
+
+def test_collections_look_once_at_what_is_kept_for_long() -> None:
+    code = (
+        "import gc\n"
+        "from agentproxy.runtime.serve import keep_what_is_loaded\n"
+        "keep_what_is_loaded()\n"
+        "runs = []\n"
+        "gc.callbacks.append(lambda phase, info: runs.append(info['generation']) if phase == 'start' else None)\n"
+        "kept = [[number] for number in range(400_000)]\n"  # as much as 32,768 answers of an oracle
+        "gc.callbacks.clear()\n"
+        "assert len(runs) > 100 and set(runs) == {0}, (len(runs), set(runs))\n"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
