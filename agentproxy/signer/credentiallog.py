@@ -1,13 +1,16 @@
 """What the audit log says about credentials, for an oracle whose registry may be older. Reads only, in bounded parts.
 
-It reads what is surely on disk and never maps a file: the pen may cut a file back at any time, and touching a page
-behind the cut would kill the signer.
+What this process wrote itself it remembers: oracles ask every minute, and to look through a busy minute's records took
+the interpreter from everybody for half a second. The rest it reads, as far as it is surely on disk, and never maps a
+file: the pen may cut a file back at any time, and touching a page behind the cut would kill the signer.
 """
 
+import bisect
 import contextlib
+import json
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,11 +20,12 @@ from agentproxy.protocol.signer_requests import Outcome
 from agentproxy.signer.record import AuditRecord
 from agentproxy.signer.segment import list_segments, place_of
 
-__all__ = ["CredentialsPage", "read_credentials", "read_line"]
+__all__ = ["CredentialsPage", "WrittenCredentials", "read_credentials", "read_line"]
 
 PAGE_BYTES = 8 << 20  # of the log; about 20 ms of one thread
 ANSWER_BYTES = 32 << 10  # of records' lines; their part that is sent is smaller, so an answer fits into a frame
 _LINE_BYTES = 1 << 20  # a line is shorter, so that a block of this size has the end of one in it
+_STEP_BYTES = 16 << 10  # most lines are much shorter
 
 # Anchored at both ends of what stands before it: no text from outside can look like an operation.
 _OF_CREDENTIALS = re.compile(
@@ -38,8 +42,44 @@ class CredentialsPage:
     through: int  # sequence of the last record that was looked at
 
 
-def read_credentials(directory: Path, after: int, last: int) -> CredentialsPage:
+class WrittenCredentials:
+    """The credential records that one process has written; one thread adds, any may look.
+
+    Args:
+        since: sequence of the last record before its first one.
+    """
+
+    def __init__(self, since: int) -> None:
+        self.since = since
+        self._records: list[CredentialRecord] = []
+
+    def add(self, records: Iterable[CredentialRecord]) -> None:
+        """Remember records that are written, in order."""
+        self._records += records
+
+    def page(self, after: int, last: int) -> CredentialsPage:
+        """As `read_credentials`, for an `after` that is not below `since`."""
+        start = bisect.bisect_right(self._records, after, key=_sequence)
+        stop = bisect.bisect_right(self._records, last, key=_sequence)
+        size = 0
+        for place in range(start, stop):
+            size += len(json.dumps(self._records[place].details))
+            if place > start and size > ANSWER_BYTES:
+                return CredentialsPage(tuple(self._records[start:place]), self._records[place - 1].sequence)
+        return CredentialsPage(tuple(self._records[start:stop]), last)
+
+
+def _sequence(record: CredentialRecord) -> int:
+    return record.sequence
+
+
+def read_credentials(
+    directory: Path, after: int, last: int, written: WrittenCredentials | None = None
+) -> CredentialsPage:
     """Look at records behind sequence `after`, at most up to `last`, which must be on disk. It blocks.
+
+    Args:
+        written: by this process; without it everything is read.
 
     Raises:
         BackendError: the log ends before `after`, the records behind it were archived, or a file cannot be read.
@@ -48,6 +88,10 @@ def read_credentials(directory: Path, after: int, last: int) -> CredentialsPage:
         raise BackendError(f"the log ends with record {last}, before record {after}")
     if after == last:
         return CredentialsPage((), last)
+    if written is not None and after >= written.since:
+        return written.page(after, last)
+    if written is not None:
+        last = min(last, written.since)
     with _opened(directory, after + 1) as descriptor:
         return _page(descriptor, after, last)
 
@@ -100,6 +144,17 @@ def _page(descriptor: int, after: int, last: int) -> CredentialsPage:
     return CredentialsPage(tuple(found), through)
 
 
+def _line_behind(descriptor: int, place: int) -> tuple[int, bytes]:
+    """Where the first whole line behind `place` begins, and the line without its newline; empty when there is none."""
+    for size in (_STEP_BYTES, _LINE_BYTES):
+        block = os.pread(descriptor, size, place)
+        start = block.find(b"\n") + 1
+        end = block.find(b"\n", start)
+        if start and end >= 0:
+            return place + start, block[start:end]
+    return place, b""
+
+
 def _parsed(line: bytes) -> list[CredentialRecord]:
     record = AuditRecord.parse(line)
     if record.entry.outcome is not Outcome.DONE:
@@ -110,17 +165,14 @@ def _parsed(line: bytes) -> list[CredentialRecord]:
 def _offset_behind(descriptor: int, after: int) -> int:
     """Where the record behind `after` begins, found by halving: a segment has up to 64 MiB."""
     low, high = 0, os.fstat(descriptor).st_size  # the record begins in low … high
-    while high - low > _LINE_BYTES:
+    while high - low > _STEP_BYTES:
         middle = (low + high) // 2
-        block = os.pread(descriptor, _LINE_BYTES, middle)
-        start = block.find(b"\n") + 1
-        end = block.find(b"\n", start)
-        line = block[start : max(0, end)]
+        start, line = _line_behind(descriptor, middle)
         # Behind it may be zeros, or a part of a line, with zeros in it: one that is being written into them now.
-        if start == 0 or end < 0 or b"\x00" in line or place_of(line)[0] > after:
+        if not line or b"\x00" in line or place_of(line)[0] > after:
             high = middle
         else:
-            low = middle + start
+            low = start
     block = os.pread(descriptor, high - low + 2 * _LINE_BYTES, low)
     start = 0
     while (end := block.find(b"\n", start)) >= 0:

@@ -15,9 +15,11 @@ from typing import Self
 
 from agentproxy.protocol.errors import BackendError
 from agentproxy.protocol.fields import Head
+from agentproxy.protocol.signer_answers import CREDENTIAL_OPERATIONS, CredentialRecord
 from agentproxy.protocol.signer_requests import Outcome
 from agentproxy.signer.checkpoint import Checkpoint
 from agentproxy.signer.checkpointfile import CheckpointFile
+from agentproxy.signer.credentiallog import WrittenCredentials
 from agentproxy.signer.logkey import LogKey
 from agentproxy.signer.loglimits import LogLimits, require_room
 from agentproxy.signer.pen import Pen
@@ -46,6 +48,7 @@ class AuditLog:
     Attributes:
         trouble: why the last attempt to write failed; empty when all is well.
         head: the last record that is surely on disk; None for an empty log.
+        credentials: those that this object has written, synced or not.
     """
 
     def __init__(self, lock: int, opened: OpenedSegment, limits: LogLimits, clock: Callable[[], datetime]) -> None:
@@ -58,6 +61,7 @@ class AuditLog:
         self._dropped = 0
         self._take(opened)
         self._end = opened.end  # of what is written, synced or not
+        self.credentials = WrittenCredentials(self._end.sequence)
         self._set_head()
 
     @classmethod
@@ -219,7 +223,7 @@ class AuditLog:
         """Write entries, at least one, behind a record that counts what was left out before."""
         dropped = self._dropped
         summary = [_left_out(dropped)] if dropped else []
-        data, ends = self._encode([*summary, *entries])
+        data, ends, credentials = self._encode([*summary, *entries])
         if len(data) > MAX_BATCH and len(entries) > 1:
             half, first = len(entries) // 2, list[Head]()
             self._append(entries[:half], first.extend, durable=durable)
@@ -229,20 +233,23 @@ class AuditLog:
         places = [self._place(end) for end in ends]
         synced = self._pen.write(data, lambda: meanwhile(places[len(summary) :]), durable=durable)
         self._end = ends[-1]
+        self.credentials.add(credentials)
         if synced:
             self.head = places[-1]
         self._dropped -= dropped
         self.trouble = ""
 
-    def _encode(self, entries: Sequence[Entry]) -> tuple[bytes, list[ChainEnd]]:
+    def _encode(self, entries: Sequence[Entry]) -> tuple[bytes, list[ChainEnd], list[CredentialRecord]]:
         now, node, end = self._clock(), self._segment.node, self._end
-        lines, ends = [], []
+        lines, ends, credentials = [], [], []
         for entry in entries:
             line = AuditRecord(end.sequence + 1, now, node, entry, end.hash).line()
             end = ChainEnd(end.sequence + 1, hash_of_line(line))
             lines += [line, b"\n"]
             ends.append(end)
-        return b"".join(lines), ends
+            if entry.operation in CREDENTIAL_OPERATIONS and entry.outcome is Outcome.DONE:
+                credentials.append(CredentialRecord(end.sequence, now, entry.operation, entry.details))
+        return b"".join(lines), ends, credentials
 
     def _seal(self) -> None:
         self._pen.seal()

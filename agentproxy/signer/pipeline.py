@@ -23,6 +23,7 @@ from agentproxy.protocol.signer_answers import NotDone
 from agentproxy.protocol.signer_messages import FROM_SIGNER, FromSigner
 from agentproxy.protocol.timings import Timings
 from agentproxy.signer.checkpoint import Checkpoint
+from agentproxy.signer.credentiallog import WrittenCredentials
 from agentproxy.signer.log import AuditLog, LogUnavailableError
 from agentproxy.signer.record import Entry
 from agentproxy.signer.shortcut import Shortcut
@@ -97,6 +98,11 @@ class Pipeline:
     def head(self) -> Head | None:
         """The last record on disk."""
         return self._log.head
+
+    @property
+    def credentials(self) -> WrittenCredentials:
+        """The credential records that went through here; those behind `head` may not be on disk."""
+        return self._log.credentials
 
     def submit(self, jobs: Sequence[Job]) -> None:
         """Take jobs that came together; an answer comes later, or before this returns.

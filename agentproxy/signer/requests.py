@@ -144,7 +144,7 @@ class Requests:
         head = self.pipeline.head
         last = 0 if head is None else head.sequence
         try:
-            page = read_credentials(self.audit, request.after, last)
+            page = read_credentials(self.audit, request.after, last, self.pipeline.credentials)
         except (BackendError, RemoteProtocolError) as error:
             reply: FromSigner = NotDone(request.id, FailureCode.NOT_OPERATIONAL, str(error)[:1024], retryable=False)
         else:

@@ -1,5 +1,7 @@
 """A registry that is older than the log learns what it missed, without access to the log."""
 
+import errno
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -10,8 +12,8 @@ from agentproxy.protocol.fields import Asserted
 from agentproxy.protocol.signer_answers import CREDENTIAL_OPERATIONS, CredentialRecord, CredentialRecords, NotDone
 from agentproxy.protocol.signer_requests import ListCredentialRecords, Outcome, Record
 from agentproxy.signer import credentiallog
-from agentproxy.signer.credentiallog import read_credentials
-from agentproxy.signer.log import AuditLog, LogLimits
+from agentproxy.signer.credentiallog import WrittenCredentials, read_credentials
+from agentproxy.signer.log import AuditLog, LogLimits, LogUnavailableError
 from agentproxy.signer.record import Entry
 from agentproxy.signer.segment import ZEROS_AHEAD
 from tests.signer.conftest import GnupgHome
@@ -30,9 +32,11 @@ def write(directory: Path, entries: list[Entry], limits: LogLimits = LIMITS) -> 
         return 0 if log.head is None else log.head.sequence
 
 
-def read_all(directory: Path, after: int, last: int) -> Iterator[CredentialRecord]:
+def read_all(
+    directory: Path, after: int, last: int, written: WrittenCredentials | None = None
+) -> Iterator[CredentialRecord]:
     while after < last:
-        page = read_credentials(directory, after, last)
+        page = read_credentials(directory, after, last, written)
         assert after < page.through <= last
         yield from page.records
         after = page.through
@@ -44,12 +48,46 @@ def test_from_any_record_on_exactly_the_later_ones_are_told(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, limits: LogLimits, line_bytes: int
 ) -> None:
     monkeypatch.setattr(credentiallog, "_LINE_BYTES", line_bytes)
+    monkeypatch.setattr(credentiallog, "_STEP_BYTES", min(line_bytes, 4000))
     monkeypatch.setattr(credentiallog, "PAGE_BYTES", 3000)
     entries = [revoked(number) if number % 7 == 3 else signed(number) for number in range(1, 60)]
     last = write(tmp_path, entries, limits)
     for after in range(last + 1):
         found = [record.sequence for record in read_all(tmp_path, after, last)]
         assert found == [number for number in range(after + 1, last + 1) if number % 7 == 3]
+
+
+def test_what_this_process_wrote_is_told_from_memory_as_it_stands_in_the_files(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(credentiallog, "ANSWER_BYTES", 300)  # several answers
+    before = write(tmp_path, [revoked(1), signed(2), revoked(3)])
+    with AuditLog.open(tmp_path, NODE, LIMITS) as log:
+        for number in range(4, 40):
+            failed = Entry("token_revoked", Outcome.FAILED, details={"token": "0" * 12})
+            log.append([signed(number), revoked(number), failed] if number % 3 else [signed(number)])
+        last = 0 if log.head is None else log.head.sequence
+        log.append([Entry("token_issued", Outcome.DONE)], durable=False)  # behind the head
+        for after in range(last + 1):
+            expected = list(read_all(tmp_path, after, last))
+            assert list(read_all(tmp_path, after, last, log.credentials)) == expected
+        monkeypatch.setattr(credentiallog, "_opened", pytest.fail)  # no file
+        assert len(list(read_all(tmp_path, before, last, log.credentials))) == 24
+
+
+def test_a_record_that_was_taken_back_is_not_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(_: int) -> None:
+        raise OSError(errno.EIO, "Input/output error")
+
+    with AuditLog.open(tmp_path, NODE, LIMITS) as log:
+        log.append([signed(1)])
+        with monkeypatch.context() as patch:
+            patch.setattr(os, "fdatasync", fail)
+            with pytest.raises(LogUnavailableError):
+                log.append([revoked(2)])
+        log.append([revoked(3)])
+        assert [record.details for record in log.credentials.page(0, 100).records] == [revoked(3).details]
+        assert [record.sequence for record in read_all(tmp_path, 0, 2)] == [2]
 
 
 def test_only_what_was_done_counts_and_no_text_can_look_like_it(tmp_path: Path) -> None:
