@@ -1,13 +1,14 @@
 """The relay's own check of a signature, with keys of every kind that gpg makes."""
 
 import hashlib
+import subprocess
 import sys
 import threading
 
 import pytest
 
 from agentproxy.protocol.digests import Digest, HashAlgorithm
-from agentproxy.protocol.keys import Keygrip, PublicKey
+from agentproxy.protocol.keys import EccPublicKey, Keygrip, PublicKey
 from agentproxy.protocol.signatures import EddsaSignature, RsaSignature, Signature
 from agentproxy.signer import keyfile
 from agentproxy.signer.software import SoftwareBackend
@@ -26,7 +27,7 @@ class Checks:
 
     def __init__(self) -> None:
         self.busy = Verifier()
-        self.busy._load()
+        self.busy._ed25519 = self.busy._load()
 
     def __call__(self, public: PublicKey, digest: Digest, signature: Signature) -> Verdict:
         verdicts = {Verifier().verify(public, digest, signature), self.busy.verify(public, digest, signature)}
@@ -56,13 +57,37 @@ def test_a_signature_is_good_for_its_digest_and_key_and_for_no_other(home: Gnupg
 
 def test_a_runner_without_pynacl_checks_as_well(home: GnupgHome, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "agentproxy.runtime.sodium", None)
+    monkeypatch.delitem(sys.modules, "relay.verify_sodium", raising=False)
     verify_compiled._loaded.cache_clear()
     backend, grip, public = load(home, "ed25519")
-    signature = backend.sign(grip, DIGEST)
+    signature, verifier = backend.sign(grip, DIGEST), Verifier()
 
-    assert verify_compiled.is_good(public, DIGEST, signature)
-    assert not verify_compiled.is_good(public, OTHER, signature)
+    for _ in range(2):
+        assert verifier.verify(public, DIGEST, signature) is Verdict.GOOD
+        assert verifier.verify(public, OTHER, signature) is Verdict.BAD
     verify_compiled._loaded.cache_clear()
+
+
+@pytest.mark.parametrize("missing", [["cryptography"], ["cryptography", "nacl"]])
+def test_what_a_runner_can_check_depends_on_what_it_has(home: GnupgHome, missing: list[str]) -> None:
+    backend, grip, public = load(home, "ed25519")
+    signature = backend.sign(grip, DIGEST)
+    assert isinstance(public, EccPublicKey)
+    assert isinstance(signature, EddsaSignature)
+    code = (
+        "import sys\n"
+        f"for name in {missing}: sys.modules[name] = None\n"
+        "from agentproxy.protocol.digests import Digest, HashAlgorithm\n"
+        "from agentproxy.protocol.keys import Curve, EccPublicKey\n"
+        "from agentproxy.protocol.signatures import EddsaSignature\n"
+        "from relay.verify import Verifier\n"
+        f"key = EccPublicKey(Curve.ED25519, {public.q!r})\n"
+        f"signature = EddsaSignature({signature.r!r}, {signature.s!r})\n"
+        f"for value in ({DIGEST.value!r}, {OTHER.value!r}):\n"
+        "    print(Verifier().verify(key, Digest(HashAlgorithm.SHA512, value), signature).value)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], check=True, timeout=60, capture_output=True, text=True)
+    assert done.stdout.split() == (["unchecked", "unchecked"] if "nacl" in missing else ["good", "bad"])
 
 
 @pytest.mark.parametrize("name", ["rsa2048", "ed25519", "p256", "dsa2048"])
