@@ -3,6 +3,7 @@
 A caller that is slow, silent or half gone holds its own connection and nothing else.
 """
 
+import contextlib
 import time
 from collections.abc import Callable, Sequence
 from math import inf
@@ -208,7 +209,5 @@ class Conversation:
             self._departures.forget(descriptor)
 
     def _deliver(self, reply: Reply) -> None:
-        try:
+        with contextlib.suppress(trio.BrokenResourceError, trio.ClosedResourceError):  # reading tells
             self._stream.send_now(reply.data)
-        except (trio.BrokenResourceError, trio.ClosedResourceError):
-            return  # reading tells

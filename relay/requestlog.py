@@ -60,7 +60,6 @@ class RequestLog:
     def __init__(self, length: int) -> None:
         self._entries: deque[RequestEntry] = deque(maxlen=length)
         self.afterwards = Afterwards()  # somebody must run it
-        self._late: list[Callable[[], RequestEntry]] = []
         self.counts: dict[Outcome, int] = dict.fromkeys(Outcome, 0)
         self.codes: dict[str, int] = {}  # of those that were not signed
         self.times = Timings()  # of signatures, as gpg waited for them
@@ -72,15 +71,11 @@ class RequestLog:
 
     def put_off(self, make: Callable[[], RequestEntry]) -> None:
         """Make, keep and log an entry a moment later, or before the next one that is not put off."""
-        if not self._late:
-            self.afterwards.put_off(self.write_late)
-        self._late.append(make)
+        self.afterwards.put_off(lambda: self._keep(make()))
 
     def write_late(self) -> None:
         """Write what was put off; called before anybody is told of what is here."""
-        late, self._late = self._late, []
-        for make in late:
-            self._keep(make())
+        self.afterwards.do()
 
     def _keep(self, entry: RequestEntry) -> None:
         self._entries.append(entry)

@@ -72,6 +72,12 @@ class NotSignedError(BlindOracleError):
         self.code = code
 
 
+@dataclass(frozen=True, slots=True)
+class _End:
+    time: datetime
+    took_ms: int
+
+
 class SignatureSource(Protocol):
     """Where a conversation gets its signatures: from an oracle, or from the host's own key."""
 
@@ -110,14 +116,14 @@ class SigningService:
         try:
             await self._obtain(need, request, deliver)
         except NotSignedError as error:
-            self.log.add(self._entry(need, visitor, request, _ms_since(started), error))
+            self.log.add(self._entry(need, visitor, request, _end(started), error))
             raise
         except trio.Cancelled:
             gone = NotSignedError(GpgError.CANCELED, Outcome.ABANDONED, "caller_gone", "gpg ended, or the relay stops")
-            self.log.add(self._entry(need, visitor, request, _ms_since(started), gone))
+            self.log.add(self._entry(need, visitor, request, _end(started), gone))
             raise
-        took_ms = _ms_since(started)
-        self.log.put_off(lambda: self._entry(need, visitor, request, took_ms, None))
+        end = _end(started)
+        self.log.put_off(lambda: self._entry(need, visitor, request, end, None))
 
     async def _obtain(self, need: SignNeeded, request: SignRequest, deliver: Deliver) -> None:
         def hear(answer: Answer) -> None:
@@ -153,17 +159,17 @@ class SigningService:
             raise NotSignedError(GpgError.BAD_SIGNATURE, Outcome.FAILED, "bad_signature", reason)
 
     def _entry(
-        self, need: SignNeeded, visitor: Visitor, request: SignRequest, took_ms: int, error: NotSignedError | None
+        self, need: SignNeeded, visitor: Visitor, request: SignRequest, end: _End, error: NotSignedError | None
     ) -> RequestEntry:
         key = self.keys.find(need.keygrip)
         return RequestEntry(
-            time=datetime.now(UTC),
+            time=end.time,
             id=request.id,
             outcome=error.outcome if error else Outcome.SIGNED,
             code=error.code if error else "",
             reason=str(error) if error else "",
             gpg_says=error.gpg_error.text if error else "",
-            duration_ms=took_ms,
+            duration_ms=end.took_ms,
             key=key.facts.name if key else "",
             keygrip=str(need.keygrip),
             hash_algorithm=need.digest.algorithm.name.lower(),
@@ -196,8 +202,8 @@ def refusal_entry(visitor: Visitor, reason: str, fallback: str = "") -> RequestE
     )
 
 
-def _ms_since(started: float) -> int:
-    return round((time.perf_counter() - started) * 1000)
+def _end(started: float) -> _End:
+    return _End(datetime.now(UTC), round((time.perf_counter() - started) * 1000))
 
 
 def _request(need: SignNeeded, visitor: Visitor, claims: Claims | None) -> SignRequest:

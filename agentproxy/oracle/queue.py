@@ -69,9 +69,6 @@ class Turns(Generic[T]):
             waits for a few signatures only.
         most: how many may wait, all runners together.
         most_per_runner: how many of one runner may wait.
-
-    Attributes:
-        waiting: how many wait for a turn.
     """
 
     def __init__(self, start: Callable[[T], None], *, window: int, most: int, most_per_runner: int) -> None:
@@ -82,7 +79,12 @@ class Turns(Generic[T]):
         self._lines: dict[Priority, _Line[T]] = {priority: _Line() for priority in Priority}
         self._turn = 0
         self._starting = False
-        self.waiting = 0
+        self._waiting = 0
+
+    @property
+    def waiting(self) -> int:
+        """How many wait for a turn."""
+        return self._waiting
 
     @property
     def waiting_by_priority(self) -> Mapping[Priority, int]:
@@ -95,16 +97,16 @@ class Turns(Generic[T]):
         Raises:
             LimitedError: the queue is full, or this runner's part of it.
         """
-        if not self.waiting and self._free > 0 and not self._starting:
+        if not self._waiting and self._free > 0 and not self._starting:
             self._begin(weight, item)  # as mostly: it need not stand in a line
             self._dispatch()
             return
         mine = sum(line.count(runner) for line in self._lines.values())
-        if mine >= self._most_per_runner or self.waiting >= self._most:
+        if mine >= self._most_per_runner or self._waiting >= self._most:
             whose = f"runner {runner} has" if mine >= self._most_per_runner else "there are"
             raise LimitedError(RefusalCode.QUEUE_FULL, f"{whose} too many requests waiting", _RETRY_AFTER_MS)
         self._lines[priority].add(runner, weight, item)
-        self.waiting += 1
+        self._waiting += 1
         self._dispatch()
 
     def done(self, weight: int) -> None:
@@ -115,13 +117,13 @@ class Turns(Generic[T]):
     def remove(self, is_over: Callable[[T], bool]) -> list[T]:
         """Take out those who wait in vain; they get no turn."""
         removed = [item for line in self._lines.values() for item in line.remove(is_over)]
-        self.waiting -= len(removed)
+        self._waiting -= len(removed)
         return removed
 
     def _dispatch(self) -> None:
-        while self.waiting and self._free > 0 and not self._starting:
+        while self._waiting and self._free > 0 and not self._starting:
             weight, item = self._next_line().take()
-            self.waiting -= 1
+            self._waiting -= 1
             self._begin(weight, item)
 
     def _begin(self, weight: int, item: T) -> None:

@@ -192,7 +192,11 @@ class SigningService:
         self.tally.signed[job.request.keygrip, job.request.tag] += 1
         self._requests.finish(job, _made(job.request.id, answer))
         sequence = answer.head.sequence
-        self.afterwards.put_off(lambda: _log_signed(job, sequence, milliseconds))
+        self.afterwards.put_off(lambda: self._note_signed(job, sequence, milliseconds))
+
+    def _note_signed(self, job: Job, sequence: int, milliseconds: float) -> None:
+        logger.info("signed, %s rule=%s sequence=%d ms=%.1f", _who(job), job.rule, sequence, milliseconds)
+        self._requests.put_away(job)
 
     @property
     def waiting(self) -> Mapping[Priority, int]:
@@ -246,10 +250,6 @@ def _made(id_: str, answer: DigestSigned | StateSealed) -> Made:
 
 def _weight(public_key: PublicKey) -> int:
     return _RSA_WEIGHT if isinstance(public_key, RsaPublicKey) else _SMALL_WEIGHT
-
-
-def _log_signed(job: Job, sequence: int, milliseconds: float) -> None:
-    logger.info("signed, %s rule=%s sequence=%d ms=%.1f", _who(job), job.rule, sequence, milliseconds)
 
 
 def _who(job: Job) -> str:

@@ -25,15 +25,19 @@ class Afterwards:
     def __init__(self) -> None:
         self._pieces: list[Callable[[], object]] = []
         self._pause = trio.CancelScope()
+        self._is_over = False
 
     def put_off(self, piece: Callable[[], object]) -> None:
-        """Do this within DELAY_SECONDS. What it raises is logged, since nobody is there to hear of it."""
+        """Do this within DELAY_SECONDS; at once when `run` has ended.
+
+        What it raises is logged, since nobody is there to hear of it.
+        """
         self._pieces.append(piece)
-        if len(self._pieces) == 1:
+        if self._is_over or len(self._pieces) >= MOST:
+            self.do()
+        elif len(self._pieces) == 1:
             # To wake a task would make the event loop go round once more right now.
             self._pause.deadline = trio.current_time() + DELAY_SECONDS
-        elif len(self._pieces) >= MOST:
-            self.do()
 
     def do(self) -> None:
         """Do all that waits now."""
@@ -46,7 +50,7 @@ class Afterwards:
                 logger.exception("put off, and failed")
 
     async def run(self) -> NoReturn:
-        """Do what is put off, until cancelled; then what is left, at once."""
+        """Do what is put off, until cancelled; then what is left, and what others still have to put off, at once."""
         try:
             while True:
                 with self._pause:
@@ -54,4 +58,5 @@ class Afterwards:
                 self._pause = trio.CancelScope()
                 self.do()
         finally:
+            self._is_over = True
             self.do()

@@ -28,9 +28,9 @@ FULL_PAUSE_SECONDS = 0.1
 OWN_FILES = 64  # descriptors for everything that is no accepted connection: listeners, files, TLS to the oracle, pipes
 
 # New containers before a collection of the young ones (below a millisecond), how many of those before one of the
-# middle-aged, and of those before a full one. Only reference cycles wait for any of them. What an oracle keeps for
-# repeats is middle-aged for ten minutes: looking at it stopped a busy oracle for 40 to 90 ms, every five seconds.
-COLLECTIONS = (2_000, 10_000, 10)
+# middle-aged (a few), and of those before a full one. Only reference cycles wait for any of them; those that we have
+# found in our own code are gone, but a library's may hold a connection's buffers.
+COLLECTIONS = (2_000, 10, 50)
 
 StreamT = TypeVar("StreamT", bound=trio.abc.AsyncResource)
 Entrance = tuple[trio.abc.Listener[StreamT], Callable[[StreamT], Awaitable[None]], int]

@@ -126,7 +126,10 @@ async def handshake(stream: TlsStream) -> None:
         await trio.aclose_forcefully(stream)
         raise RemoteProtocolError(f"no TLS handshake within {HANDSHAKE_SECONDS:.0f} s")
     await _let_alert_arrive(stream)
-    raise RemoteProtocolError(explain(failure)) from failure
+    try:
+        raise RemoteProtocolError(explain(failure)) from failure
+    finally:
+        failure = None  # it knows this frame: together they would keep the stream until a collection finds them
 
 
 async def _let_alert_arrive(stream: TlsStream) -> None:

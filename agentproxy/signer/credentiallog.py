@@ -7,10 +7,9 @@ file: the pen may cut a file back at any time, and touching a page behind the cu
 
 import bisect
 import contextlib
-import json
 import os
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -24,6 +23,7 @@ __all__ = ["CredentialsPage", "WrittenCredentials", "read_credentials", "read_li
 
 PAGE_BYTES = 8 << 20  # of the log; about 20 ms of one thread
 ANSWER_BYTES = 32 << 10  # of records' lines; their part that is sent is smaller, so an answer fits into a frame
+KEPT_BYTES = 8 << 20  # of lines whose records are remembered: years of honest use, and little for a dishonest oracle
 _LINE_BYTES = 1 << 20  # a line is shorter, so that a block of this size has the end of one in it
 _STEP_BYTES = 16 << 10  # most lines are much shorter
 
@@ -32,6 +32,9 @@ _OF_CREDENTIALS = re.compile(
     rb'\{"sequence":[0-9]+,"time":"[^"]*","node":"[^"]*","request":(?:null|"[0-9a-f]*"),"operation":"(?:%s)",'
     % b"|".join(sorted(name.encode() for name in CREDENTIAL_OPERATIONS))
 )
+
+
+_Written = tuple[CredentialRecord, int]  # with its line's length
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,34 +46,52 @@ class CredentialsPage:
 
 
 class WrittenCredentials:
-    """The credential records that one process has written; one thread adds, any may look.
+    """The newest credential records that one process has written; one thread adds, any may look.
 
     Args:
         since: sequence of the last record before its first one.
     """
 
     def __init__(self, since: int) -> None:
-        self.since = since
-        self._records: list[CredentialRecord] = []
+        self._kept: tuple[int, tuple[_Written, ...]] = (since, ())  # one object: readers take it without a lock
+        self._bytes = 0
 
-    def add(self, records: Iterable[CredentialRecord]) -> None:
-        """Remember records that are written, in order."""
-        self._records += records
+    def add(self, written: Sequence[tuple[CredentialRecord, int]]) -> None:
+        """Remember records that are written, in order, each with its line's length in bytes."""
+        if not written:
+            return
+        since, kept = self._kept
+        kept += tuple(written)
+        self._bytes += sum(size for _, size in written)
+        dropped = 0
+        while self._bytes > KEPT_BYTES:
+            since = kept[dropped][0].sequence
+            self._bytes -= kept[dropped][1]
+            dropped += 1
+        self._kept = since, kept[dropped:]
 
-    def page(self, after: int, last: int) -> CredentialsPage:
-        """As `read_credentials`, for an `after` that is not below `since`."""
-        start = bisect.bisect_right(self._records, after, key=_sequence)
-        stop = bisect.bisect_right(self._records, last, key=_sequence)
+    def part(self, after: int, last: int) -> tuple[int, CredentialsPage | None]:
+        """As `read_credentials`, or None for an `after` that was before those that are remembered.
+
+        Returns:
+            First the sequence of the last record before those.
+        """
+        since, kept = self._kept
+        if after < since:
+            return since, None
+        start = bisect.bisect_right(kept, after, key=_sequence)
+        stop = bisect.bisect_right(kept, last, key=_sequence)
         size = 0
         for place in range(start, stop):
-            size += len(json.dumps(self._records[place].details))
+            size += kept[place][1]
             if place > start and size > ANSWER_BYTES:
-                return CredentialsPage(tuple(self._records[start:place]), self._records[place - 1].sequence)
-        return CredentialsPage(tuple(self._records[start:stop]), last)
+                stop, last = place, kept[place - 1][0].sequence
+                break
+        return since, CredentialsPage(tuple(record for record, _ in kept[start:stop]), last)
 
 
-def _sequence(record: CredentialRecord) -> int:
-    return record.sequence
+def _sequence(written: _Written) -> int:
+    return written[0].sequence
 
 
 def read_credentials(
@@ -88,10 +109,11 @@ def read_credentials(
         raise BackendError(f"the log ends with record {last}, before record {after}")
     if after == last:
         return CredentialsPage((), last)
-    if written is not None and after >= written.since:
-        return written.page(after, last)
     if written is not None:
-        last = min(last, written.since)
+        since, page = written.part(after, last)
+        if page is not None:
+            return page
+        last = min(last, since)
     with _opened(directory, after + 1) as descriptor:
         return _page(descriptor, after, last)
 

@@ -29,7 +29,7 @@ from agentproxy.signer.segment import ChainEnd, Segment
 
 __all__ = ["AuditLog", "LogLimits", "LogUnavailableError"]
 
-Places = list[Head | None]
+_Places = list[Head | None]  # of entries, in their order; None: left out
 
 MAX_BATCH = 1 << 20  # bytes that one write may hold; what a crash can tear is this, what was unsynced, and zeros
 
@@ -107,13 +107,14 @@ class AuditLog:
         return None if last is None else last.time
 
     def append(
-        self, entries: Sequence[Entry], meanwhile: Callable[[Places], object] = lambda _: None, *, durable: bool = True
-    ) -> Places:
+        self, entries: Sequence[Entry], meanwhile: Callable[[_Places], object] = lambda _: None, *, durable: bool = True
+    ) -> _Places:
         """Write records in this order; with `durable` the disk has them when this returns.
 
         Args:
-            meanwhile: called once with what this will return, while the disk works. What it makes of that must not
-                leave before this returns: until then the records may be taken back.
+            meanwhile: called once with what this will return, before the disk is waited for, and while it works already
+                when there is little to write. What it makes of that must not leave before this returns: until then the
+                records may be taken back. It must not raise.
 
         Returns:
             The place of each; None for a refusal or failure that was left out since the disk is nearly full.
@@ -126,7 +127,7 @@ class AuditLog:
                 self._repair()
             kept = self._limits.kept(entries, self._pen.descriptor)
             written = [entry for entry, keep in zip(entries, kept, strict=True) if keep]
-            places: Places = []
+            places: _Places = []
 
             def place(heads: Sequence[Head]) -> None:
                 found = iter(heads)
@@ -239,7 +240,7 @@ class AuditLog:
         self._dropped -= dropped
         self.trouble = ""
 
-    def _encode(self, entries: Sequence[Entry]) -> tuple[bytes, list[ChainEnd], list[CredentialRecord]]:
+    def _encode(self, entries: Sequence[Entry]) -> tuple[bytes, list[ChainEnd], list[tuple[CredentialRecord, int]]]:
         now, node, end = self._clock(), self._segment.node, self._end
         lines, ends, credentials = [], [], []
         for entry in entries:
@@ -248,7 +249,7 @@ class AuditLog:
             lines += [line, b"\n"]
             ends.append(end)
             if entry.operation in CREDENTIAL_OPERATIONS and entry.outcome is Outcome.DONE:
-                credentials.append(CredentialRecord(end.sequence, now, entry.operation, entry.details))
+                credentials.append((CredentialRecord(end.sequence, now, entry.operation, entry.details), len(line)))
         return b"".join(lines), ends, credentials
 
     def _seal(self) -> None:

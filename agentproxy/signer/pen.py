@@ -56,7 +56,7 @@ class Pen:
         """Write behind the last record; whether the disk has it, and all before it, now.
 
         Args:
-            meanwhile: called once, while the disk works.
+            meanwhile: called once, before fdatasync; while the disk works already when there is little to write.
 
         Raises:
             OSError: some of it may be written.
@@ -114,7 +114,7 @@ class Pen:
     def _begin_sync(self, start: int, end: int) -> None:
         """Let the disk begin with what little was written from `start` on; fdatasync would, too, but only wait then."""
         if end - start > mmap.PAGESIZE:
-            return  # a batch: one request for all of it is better than several, and nobody has the time to wait
+            return  # a batch: fdatasync sends all of it in one request
         # The kernel writes pages before it forgets them, and forgets none of which only a part was named.
         os.posix_fadvise(self.descriptor, start, 1, os.POSIX_FADV_DONTNEED)
         if start // mmap.PAGESIZE != (end - 1) // mmap.PAGESIZE:

@@ -49,7 +49,8 @@ class PipelineFullError(BackendError):
 class Draft:
     """What a job came to, before its record is written."""
 
-    reply: Callable[[Head | None], FromSigner]  # given the record's place; None when there is none
+    # Given the record's place; None when there is none. It only makes the answer, which may be thrown away.
+    reply: Callable[[Head | None], FromSigner]
     entry: Entry | None = None  # None: nothing to record
     durable: bool = True  # answer only when the disk has the record
     signs: bool = False  # the answer is a signature
@@ -74,7 +75,7 @@ class Pipeline:
         threads: how many may sign at once; one more is started, for the writing.
 
     Attributes:
-        audit_times: of writing records, for those who wait.
+        audit_times: of writing records to the disk, without the time of making answers meanwhile.
         signatures: released since the start.
     """
 
@@ -208,19 +209,28 @@ class Pipeline:
                 if not batch:
                     self._writing = False
                     return
-            self._release(self._commit(batch), wake)
+            try:
+                self._release(self._commit(batch), wake)
+            except BaseException:
+                with self._lock:
+                    self._writing = False  # a bug: others must not wait for us for ever
+                raise
 
     def _commit(self, batch: list[tuple[Job, Draft]]) -> list[tuple[Answer, bytes]]:
         """Write the records of a batch; an answer that needs its record comes out only behind this."""
         recorded = [draft for _, draft in batch if draft.entry is not None]
         entries = [draft.entry for draft in recorded if draft.entry is not None]
         answers: list[tuple[Answer, bytes]] = []
+        writing = 0.0
 
         def write_answers(places: Sequence[Head | None]) -> None:
+            nonlocal writing
+            begun = time.perf_counter()
             heads = iter(places)
             for job, draft in batch:
                 reply = draft.reply(next(heads) if draft.entry is not None else None)
                 answers.append((job.answer, FROM_SIGNER.encode(reply)))
+            writing = time.perf_counter() - begun
 
         began = time.perf_counter()
         try:
@@ -230,7 +240,7 @@ class Pipeline:
             logger.error("the audit log cannot be written, nothing is signed: %s", error)  # noqa: TRY400  no bug of ours
             return [(job.answer, FROM_SIGNER.encode(_unrecorded(job, draft, error))) for job, draft in batch]
         if entries:
-            self.audit_times.observe(time.perf_counter() - began)
+            self.audit_times.observe(time.perf_counter() - began - writing)
         self.signatures += sum(draft.signs for draft in recorded)
         return answers
 

@@ -1,3 +1,4 @@
+import contextlib
 import os
 import signal
 import ssl
@@ -10,9 +11,10 @@ import trio
 from agentproxy.oracle.config import ListenAddress, OracleConfig, parse_address
 from agentproxy.oracle.daemon import Oracle, load_policy
 from agentproxy.protocol.errors import ConfigError, RemoteProtocolError
-from agentproxy.protocol.oracle_messages import Drain, KeysChanged, Signed, Welcome
+from agentproxy.protocol.oracle_messages import Drain, KeysChanged, Rejected, Signed, Welcome
 from agentproxy.runtime.config import load
 from tests.oracle.conftest import Running
+from tests.oracle.garbage import tls_streams, without_collections
 from tests.oracle.samples import sign
 from tests.oracle.signerserver import ED25519, FakeSigner
 from tests.oracle.world import AUTHORITY, POLICY, SECONDS, World, connected, context, until
@@ -134,3 +136,21 @@ def test_an_address_is_host_and_port(text: str, address: ListenAddress) -> None:
 def test_another_form_is_no_address(text: str) -> None:
     with pytest.raises(RemoteProtocolError):
         parse_address(text)
+
+
+async def test_a_connection_that_is_over_leaves_nothing_for_a_collection(running: Running) -> None:
+    """With its buffers each holds a third of a megabyte, and the oracle's collections are rare."""
+    host, _, port = running.address.rpartition(":")
+    with without_collections():
+        before = tls_streams()
+        for _ in range(5):
+            async with running.connect(running.a) as client:
+                assert isinstance(await client.hello(running.a.token), Welcome)
+            async with running.connect(running.b) as client:
+                assert isinstance(await client.hello(running.a.token), Rejected)
+            async with await trio.open_tcp_stream(host, int(port)) as stream:
+                await stream.send_all(b"GET / HTTP/1.1\r\n\r\n")
+                with contextlib.suppress(trio.BrokenResourceError), trio.fail_after(SECONDS):
+                    while await stream.receive_some():
+                        pass
+        await until(lambda: tls_streams() <= before)

@@ -1,3 +1,6 @@
+import gc
+from datetime import UTC, datetime
+
 import pytest
 import trio
 import trio.testing
@@ -8,6 +11,7 @@ from agentproxy.oracle.requests import KEPT_SECONDS, MOST_KEPT, Requests
 from agentproxy.oracle.signing import SigningService
 from agentproxy.protocol.digests import HashAlgorithm
 from agentproxy.protocol.errors import BackendError, LimitedError, RefusedError
+from agentproxy.protocol.openpgp import DocumentSignature
 from agentproxy.protocol.oracle_messages import Signed
 from agentproxy.protocol.relay_messages import Sign
 from agentproxy.protocol.seal_messages import Sealed, SealState
@@ -256,6 +260,42 @@ async def test_a_flood_of_refusals_becomes_one_summary_a_minute(autojump_clock: 
     made.sweep()
     assert len(signer.records) == MOST_A_MINUTE + 1
     assert signer.records[-1].details == {"count": str(1000 - MOST_A_MINUTE)}
+
+
+def sealed_answer() -> Sealed:
+    made = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
+    return Sealed(f"{1:032x}", DocumentSignature(MODERN.fingerprint, made, sign(1).digest, signature()), head())
+
+
+@pytest.mark.parametrize("made", [Signed(f"{1:032x}", signature(), head()), sealed_answer()])
+def test_an_answer_that_was_put_away_is_the_same_and_for_the_same_request_only(made: Signed | Sealed) -> None:
+    requests = Requests(lambda: 0.0)
+    first, other = (sign(1), sign(1, SMALL)) if isinstance(made, Signed) else (seal(1), seal(1, text="another"))
+    job, _ = requests.open(caller(), first)
+    requests.put_away(job)  # before its time: nothing
+    assert requests.open(caller(), first) == (job, False)
+    requests.finish(job, made)
+    requests.put_away(job)
+    again, is_new = requests.open(caller(), first)
+    assert (again.outcome, is_new) == (made, False)
+    with pytest.raises(RefusedError, match="stands for another"):
+        requests.open(caller(), other)
+    assert requests.open(caller("b"), first)[1]
+
+
+def test_what_was_put_away_is_nothing_for_collections() -> None:
+    requests = Requests(lambda: 0.0)
+    signed = Signed(f"{1:032x}", signature(), head())
+    gc.collect()
+    before = len(gc.get_objects())
+    for number in range(2000):
+        job, _ = requests.open(caller(), sign(number))
+        requests.finish(job, signed)
+        requests.put_away(job)
+    del job
+    for _ in range(3):  # tuples are let go when what is in them has been
+        gc.collect()
+    assert len(gc.get_objects()) - before < 200
 
 
 def test_kept_answers_are_bounded() -> None:

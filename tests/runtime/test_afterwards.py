@@ -34,14 +34,16 @@ async def test_pieces_are_done_together_a_moment_later_in_their_order(autojump_c
         nursery.cancel_scope.cancel()
 
 
-async def test_what_was_put_off_before_the_task_began_is_done_when_it_does() -> None:
+async def test_what_was_put_off_before_the_task_began_is_done_when_it_does(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
     running = Running()
     running.put_off("early")
+    await trio.sleep(1)
     async with trio.open_nursery() as nursery:
         nursery.start_soon(running.afterwards.run)
-        with trio.fail_after(10):
-            while not running.done:
-                await trio.sleep(DELAY_SECONDS)
+        await trio.testing.wait_all_tasks_blocked()
+        assert [name for name, _ in running.done] == ["early"]
         nursery.cancel_scope.cancel()
 
 
@@ -55,7 +57,27 @@ async def test_nothing_is_lost_at_the_end() -> None:
     assert [name for name, _ in running.done] == ["last"]
 
 
+async def test_what_others_put_off_while_they_end_is_not_lost_either() -> None:
+    running = Running()
+
+    async def last_words(number: int) -> None:
+        try:
+            await trio.sleep_forever()
+        finally:
+            running.put_off(number)
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(running.afterwards.run)
+        for number in range(50):
+            nursery.start_soon(last_words, number)
+        await trio.testing.wait_all_tasks_blocked()
+        running.afterwards.put_off(lambda: running.put_off("by a piece"))
+        nursery.cancel_scope.cancel()
+    assert {name for name, _ in running.done} == {*range(50), "by a piece"}
+
+
 async def test_a_crowd_does_not_pile_up() -> None:
+    await trio.lowlevel.checkpoint()
     running = Running()
     for number in range(MOST):
         running.put_off(number)
@@ -63,6 +85,7 @@ async def test_a_crowd_does_not_pile_up() -> None:
 
 
 async def test_a_piece_that_fails_keeps_no_other_from_being_done(caplog: pytest.LogCaptureFixture) -> None:
+    await trio.lowlevel.checkpoint()
     running = Running()
     running.afterwards.put_off(lambda: 1 // 0)
     running.put_off("next")

@@ -9,7 +9,9 @@ import pytest
 
 from agentproxy.protocol.errors import BackendError
 from agentproxy.protocol.fields import Asserted
+from agentproxy.protocol.frames import MAX_PAYLOAD
 from agentproxy.protocol.signer_answers import CREDENTIAL_OPERATIONS, CredentialRecord, CredentialRecords, NotDone
+from agentproxy.protocol.signer_messages import FROM_SIGNER
 from agentproxy.protocol.signer_requests import ListCredentialRecords, Outcome, Record
 from agentproxy.signer import credentiallog
 from agentproxy.signer.credentiallog import WrittenCredentials, read_credentials
@@ -86,8 +88,36 @@ def test_a_record_that_was_taken_back_is_not_told(tmp_path: Path, monkeypatch: p
             with pytest.raises(LogUnavailableError):
                 log.append([revoked(2)])
         log.append([revoked(3)])
-        assert [record.details for record in log.credentials.page(0, 100).records] == [revoked(3).details]
+        _, page = log.credentials.part(0, 100)
+        assert page is not None
+        assert [record.details for record in page.records] == [revoked(3).details]
         assert [record.sequence for record in read_all(tmp_path, 0, 2)] == [2]
+
+
+@pytest.mark.parametrize("details", [{}, {"token": "0" * 12}, {"a": "\U0001f600" * 1024}])
+def test_what_is_told_fits_into_a_frame(tmp_path: Path, details: dict[str, str]) -> None:
+    with AuditLog.open(tmp_path, NODE, LIMITS) as log:
+        log.append([Entry("token_revoked", Outcome.DONE, details=details)] * 1500)
+        after = 0
+        while after < 1500:
+            page = read_credentials(tmp_path, after, 1500, log.credentials)
+            answer = CredentialRecords(2**62, NODE, page.records, page.through, 1500)
+            assert len(FROM_SIGNER.encode(answer)) <= MAX_PAYLOAD
+            assert after < page.through
+            after = page.through
+
+
+def test_of_very_many_the_oldest_are_read_from_the_files_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(credentiallog, "KEPT_BYTES", 3000)
+    with AuditLog.open(tmp_path, NODE, LIMITS) as log:
+        for number in range(1, 60):
+            log.append([signed(number), revoked(number)])
+        since, page = log.credentials.part(0, 118)
+        assert page is None
+        assert 90 < since < 118
+        for after in (0, 50, since - 1, since, since + 1, 117):
+            expected = list(read_all(tmp_path, after, 118))
+            assert list(read_all(tmp_path, after, 118, log.credentials)) == expected
 
 
 def test_only_what_was_done_counts_and_no_text_can_look_like_it(tmp_path: Path) -> None:

@@ -70,19 +70,18 @@ class HttpConnection:
         self._protocol: H11Protocol
 
     async def serve(self) -> None:
-        """Answer requests until either side has enough."""
+        """Answer requests until either side has enough; it is called once."""
+        try:
+            await self._serve()
+        finally:
+            del self._protocol  # it knows us: together the two would keep the stream until a collection finds them
+
+    async def _serve(self) -> None:
         is_tls = isinstance(self._stream, TlsStream)
         async with trio.open_nursery() as nursery:
+            tasks = AppTasks(nursery)
             self._protocol = H11Protocol(
-                self._app,
-                self._config,
-                self._context,
-                AppTasks(nursery),
-                self._state,
-                is_tls,
-                None,
-                None,
-                self._take,
+                self._app, self._config, self._context, tasks, self._state, is_tls, None, None, self._take
             )
             with self._scope:
                 await self._read()

@@ -9,6 +9,7 @@ import trio
 
 from agentproxy.oracle.http import connection as connection_module
 from agentproxy.oracle.http import guard
+from tests.oracle.garbage import tls_streams, without_collections
 from tests.oracle.http.client import HttpClient
 from tests.oracle.http.conftest import Api, bearer
 from tests.oracle.http.test_signing import RPM
@@ -167,3 +168,13 @@ async def test_a_request_under_way_is_answered_before_the_oracle_ends(api: Api) 
 async def still_serves(api: Api) -> None:
     async with api.connect(api.a) as client:
         assert (await client.post("/sign/rpm", RPM, bearer(api.a))).status == 200
+
+
+async def test_a_connection_that_is_over_leaves_nothing_for_a_collection(api: Api) -> None:
+    """As with relays' connections: with its buffers each holds a third of a megabyte."""
+    with without_collections():
+        before = tls_streams()
+        for _ in range(5):
+            async with api.connect(api.a) as client:
+                assert (await client.get("/health")).status == 200
+        await until(lambda: tls_streams() <= before)
