@@ -6,17 +6,13 @@ Python's garbage collections look again and again at every object that could hol
 of answers that stopped an oracle for 40 to 90 ms.
 """
 
-import hashlib
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from agentproxy.oracle.caller import Caller
 from agentproxy.protocol.codes import RefusalCode
-from agentproxy.protocol.digests import Digest
 from agentproxy.protocol.errors import BlindOracleError, RefusedError
-from agentproxy.protocol.hashstates import HashState
-from agentproxy.protocol.keys import Keygrip
 from agentproxy.protocol.messages import FROM_ORACLE
 from agentproxy.protocol.oracle_messages import Signed
 from agentproxy.protocol.relay_messages import Sign
@@ -31,22 +27,9 @@ MOST_KEPT = 32_768  # answers
 Wanted = Sign | Seal
 Made = Signed | Sealed
 Answer = Callable[[Made | BlindOracleError], None]
-_Kept = tuple[bytes, bytes]  # a digest of what the id stands for, and the answer's message
-
-
-@dataclass(frozen=True, slots=True)
-class _Bound:
-    """What an id stands for; of the claims only those that can decide something."""
-
-    operation: str
-    keygrip: Keygrip
-    subject: Digest | HashState
-    distribution: str | None
-    claimed_distributions: tuple[str, ...]
-
-    def digest(self) -> bytes:
-        """The same for the same, and for nothing else."""
-        return hashlib.sha256(repr(self).encode()).digest()
+# What an id stands for; of the claims only those that can decide something. Nothing but bytes, numbers and texts.
+_Bound = tuple[object, ...]
+_Kept = tuple[_Bound, bytes]  # and the answer's message
 
 
 @dataclass(slots=True, eq=False)
@@ -93,19 +76,15 @@ class Requests:
         now = self._clock()
         self._forget(now)
         deadline = now + request.remaining_ms / 1000
-        claimed = request.claims.distributions if request.claims else ()
-        bound = _Bound(request.tag, request.keygrip, _subject(request), request.distribution, claimed)
+        bound = _bound(request)
         name = (caller.runner, request.id)
         job = self._jobs.get(name)
         if job is None:
             job = self._jobs[name] = Job(caller, request, bound, deadline)
             return job, True
-        if isinstance(job, Job):
-            is_same = job.bound == bound
-        else:
-            is_same = job[0] == bound.digest()
-            job = Job(caller, request, bound, deadline, outcome=_read(job[1]))
-        if not is_same:
+        if not isinstance(job, Job):
+            job = Job(caller, request, job[0], deadline, outcome=_read(job[1]))
+        if job.bound != bound:
             raise RefusedError(RefusalCode.ID_REUSED, f"id {request.id} already stands for another request")
         job.deadline = max(job.deadline, deadline)
         return job, False
@@ -126,7 +105,7 @@ class Requests:
         """Keep of a job with a signature what a repeat needs; called when there is time for it."""
         name = (job.caller.runner, job.request.id)
         if self._jobs.get(name) is job and isinstance(job.outcome, Made):
-            self._jobs[name] = (job.bound.digest(), FROM_ORACLE.encode(job.outcome))
+            self._jobs[name] = (job.bound, FROM_ORACLE.encode(job.outcome))
 
     def _forget(self, now: float) -> None:
         while self._finished and (self._finished[0][0] <= now - KEPT_SECONDS or len(self._finished) > MOST_KEPT):
@@ -141,5 +120,10 @@ def _read(message: bytes) -> Made:
     return made
 
 
-def _subject(request: Wanted) -> Digest | HashState:
-    return request.digest if isinstance(request, Sign) else request.state
+def _bound(request: Wanted) -> _Bound:
+    claimed = request.claims.distributions if request.claims else ()
+    wanted = (request.tag, request.keygrip.value, request.distribution, claimed)
+    if isinstance(request, Sign):
+        return *wanted, int(request.digest.algorithm), request.digest.value
+    state = request.state
+    return *wanted, int(state.algorithm), state.chaining_value, state.length, state.rest
