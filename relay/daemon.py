@@ -1,7 +1,6 @@
 """`blind-oracle-relay serve`: sockets, the connection to the oracle, and the end of both."""
 
 import functools
-import gc
 import logging
 from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
@@ -13,7 +12,7 @@ from agentproxy.runtime import logs, systemd
 from agentproxy.runtime.directstream import DirectStream
 from agentproxy.runtime.lockfile import held
 from agentproxy.runtime.metricsconfig import MetricsConfig
-from agentproxy.runtime.serve import Arrivals, Entrance, room_for, serve_until_stopped
+from agentproxy.runtime.serve import Arrivals, Entrance, keep_what_is_loaded, room_for, serve_until_stopped
 from agentproxy.runtime.unixsocket import peer_of
 from relay.config import RelayConfig, load_config
 from relay.dial import Dialer
@@ -67,9 +66,7 @@ async def _serve_ready(config: RelayConfig, stop: trio.Event) -> None:
     async with trio.open_nursery() as nursery:
         relay = await nursery.start(serve, config, stop)
         systemd.notify(READY="1", STATUS=_status(relay))
-        # What the imports left behind lives as long as we do: no need to look at it in each collection.
-        gc.collect()
-        gc.freeze()
+        keep_what_is_loaded()
 
 
 async def serve(

@@ -17,7 +17,7 @@ import trio
 from agentproxy.runtime import systemd
 from agentproxy.runtime.directstream import DirectStream
 
-__all__ = ["Arrivals", "accept_forever", "room_for", "serve_until_stopped"]
+__all__ = ["Arrivals", "accept_forever", "keep_what_is_loaded", "room_for", "serve_until_stopped"]
 
 logger = logging.getLogger(__name__)
 
