@@ -19,7 +19,7 @@ from demo.steps import play
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 _END_SECONDS = 10
-_PARTING = 5  # attempts: an agent that was told to end removes its sockets while we do
+_PARTING = 5  # attempts: an agent that was told to end removes its sockets while we do, and one may just begin
 
 
 def _stop(number: int, _frame: FrameType | None) -> NoReturn:
@@ -46,10 +46,11 @@ def _workplace() -> Iterator[Path]:
         for home in (directory / "offline", directory / "system" / "relay" / "gnupg"):
             if home.exists():
                 _leave_home(home)
-        # An agent that gpg was just about to start, or that makes a key, hears no request to end.
-        for process in find(at=directory):
-            end(process, _END_SECONDS)
+        # An agent that gpg was just about to start, or that makes a key, hears no request to end. And one look at all
+        # processes can miss it, in the moment in which it becomes another program.
         for _ in range(_PARTING):
+            for process in find(at=directory):
+                end(process, _END_SECONDS)
             shutil.rmtree(directory, ignore_errors=True)
 
 

@@ -1,7 +1,7 @@
 """Work that nobody waits for, such as lines of the log: put off until whoever waits has been served.
 
 What a process does behind its answer keeps the processor from the one that the answer is for. A moment later the
-processor mostly has nothing to do; and several pieces together cost a third of as many that each find cold caches.
+processor mostly has nothing to do; and several pieces together cost less than as many that each find cold caches.
 """
 
 import logging
