@@ -29,8 +29,6 @@ from agentproxy.signer.segment import ChainEnd, Segment
 
 __all__ = ["AuditLog", "LogLimits", "LogUnavailableError"]
 
-_Places = list[Head | None]  # of entries, in their order; None: left out
-
 MAX_BATCH = 1 << 20  # bytes that one write may hold; what a crash can tear is this, what was unsynced, and zeros
 
 
@@ -106,15 +104,8 @@ class AuditLog:
         last = None if self._checkpoints is None else self._checkpoints.last
         return None if last is None else last.time
 
-    def append(
-        self, entries: Sequence[Entry], meanwhile: Callable[[_Places], object] = lambda _: None, *, durable: bool = True
-    ) -> _Places:
+    def append(self, entries: Sequence[Entry], *, durable: bool = True) -> list[Head | None]:
         """Write records in this order; with `durable` the disk has them when this returns.
-
-        Args:
-            meanwhile: called once with what this will return, before the disk is waited for, and while it works already
-                when there is little to write. What it makes of that must not leave before this returns: until then the
-                records may be taken back. It must not raise.
 
         Returns:
             The place of each; None for a refusal or failure that was left out since the disk is nearly full.
@@ -127,22 +118,12 @@ class AuditLog:
                 self._repair()
             kept = self._limits.kept(entries, self._pen.descriptor)
             written = [entry for entry, keep in zip(entries, kept, strict=True) if keep]
-            places: _Places = []
-
-            def place(heads: Sequence[Head]) -> None:
-                found = iter(heads)
-                places.extend(next(found) if keep else None for keep in kept)
-                meanwhile(places)
-
-            if written:
-                self._append(written, place, durable=durable)
-            else:
-                place([])
+            places = iter(self._append(written, durable=durable) if written else [])
         except OSError as error:
             raise self._failed(error) from error
         self._dropped += len(entries) - len(written)
         self.keep_up()
-        return places
+        return [next(places) if keep else None for keep in kept]
 
     def probe(self) -> None:
         """Find out whether writing works again, after trouble.
@@ -220,25 +201,24 @@ class AuditLog:
         self._pen = Pen(opened, self._limits)
         self._born = opened.born
 
-    def _append(self, entries: Sequence[Entry], meanwhile: Callable[[list[Head]], object], *, durable: bool) -> None:
+    def _append(self, entries: Sequence[Entry], *, durable: bool) -> list[Head]:
         """Write entries, at least one, behind a record that counts what was left out before."""
         dropped = self._dropped
         summary = [_left_out(dropped)] if dropped else []
         data, ends, credentials = self._encode([*summary, *entries])
         if len(data) > MAX_BATCH and len(entries) > 1:
-            half, first = len(entries) // 2, list[Head]()
-            self._append(entries[:half], first.extend, durable=durable)
-            self._append(entries[half:], lambda second: meanwhile(first + second), durable=durable)
-            return
+            half = len(entries) // 2
+            return self._append(entries[:half], durable=durable) + self._append(entries[half:], durable=durable)
         self._rotate_if_due(len(data))
+        synced = self._pen.write(data, durable=durable)
         places = [self._place(end) for end in ends]
-        synced = self._pen.write(data, lambda: meanwhile(places[len(summary) :]), durable=durable)
         self._end = ends[-1]
         self.credentials.add(credentials)
         if synced:
             self.head = places[-1]
         self._dropped -= dropped
         self.trouble = ""
+        return places[len(summary) :]
 
     def _encode(self, entries: Sequence[Entry]) -> tuple[bytes, list[ChainEnd], list[tuple[CredentialRecord, int]]]:
         now, node, end = self._clock(), self._segment.node, self._end

@@ -13,7 +13,6 @@ and all that followed anew from memory, so that there is something dirty to writ
 
 import mmap
 import os
-from collections.abc import Callable
 
 from agentproxy.signer.checkpointfile import write_all
 from agentproxy.signer.loglimits import LogLimits, require_room
@@ -52,11 +51,8 @@ class Pen:
         """Whether records wait for a `sync`, or for a durable `write`."""
         return bool(self._unsynced)
 
-    def write(self, data: bytes, meanwhile: Callable[[], object], *, durable: bool) -> bool:
+    def write(self, data: bytes, *, durable: bool) -> bool:
         """Write behind the last record; whether the disk has it, and all before it, now.
-
-        Args:
-            meanwhile: called once, before fdatasync; while the disk works already when there is little to write.
 
         Raises:
             OSError: some of it may be written.
@@ -67,9 +63,6 @@ class Pen:
         if end > self._filled:
             self._fill(end)
         synced = durable or len(self._unsynced) + len(data) > MAX_UNSYNCED
-        if synced:
-            self._begin_sync(self.size, end)
-        meanwhile()
         if synced:
             os.fdatasync(self.descriptor)
         self._unsynced += data
@@ -110,15 +103,6 @@ class Pen:
         write_all(self.descriptor, self._tail + self._unsynced, self._durable_size - len(self._tail))
         os.fsync(self.descriptor)
         self._confirm()
-
-    def _begin_sync(self, start: int, end: int) -> None:
-        """Let the disk begin with what little was written from `start` on; fdatasync would, too, but only wait then."""
-        if end - start > mmap.PAGESIZE:
-            return  # a batch: fdatasync sends all of it in one request
-        # The kernel writes pages before it forgets them, and forgets none of which only a part was named.
-        os.posix_fadvise(self.descriptor, start, 1, os.POSIX_FADV_DONTNEED)
-        if start // mmap.PAGESIZE != (end - 1) // mmap.PAGESIZE:
-            os.posix_fadvise(self.descriptor, end - 1, 1, os.POSIX_FADV_DONTNEED)
 
     def _confirm(self) -> None:
         self._tail = (self._tail + self._unsynced)[-mmap.PAGESIZE :]

@@ -49,11 +49,9 @@ class PipelineFullError(BackendError):
 class Draft:
     """What a job came to, before its record is written."""
 
-    # Given the record's place; None when there is none. It only makes the answer, which may be thrown away.
-    reply: Callable[[Head | None], FromSigner]
+    reply: Callable[[Head | None], FromSigner]  # given the record's place; None when there is none
     entry: Entry | None = None  # None: nothing to record
     durable: bool = True  # answer only when the disk has the record
-    signs: bool = False  # the answer is a signature
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,15 +71,10 @@ class Pipeline:
         log: nobody else may use it until `close`.
         wake: runs a function on the event loop's thread, from any thread: `TrioToken.run_sync_soon`.
         threads: how many may sign at once; one more is started, for the writing.
-
-    Attributes:
-        audit_times: of writing records to the disk, without the time of making answers meanwhile.
-        signatures: released since the start.
     """
 
     def __init__(self, log: AuditLog, wake: Wake, threads: int) -> None:
         self.audit_times = Timings()
-        self.signatures = 0
         self._log = log
         self._wake = wake
         self._jobs: queue.SimpleQueue[Job | None] = queue.SimpleQueue()
@@ -216,35 +209,24 @@ class Pipeline:
                     self._writing = False  # a bug: others must not wait for us for ever
                 raise
 
-    def _commit(self, batch: list[tuple[Job, Draft]]) -> list[tuple[Answer, bytes]]:
+    def _commit(self, batch: list[tuple[Job, Draft]]) -> list[tuple[Answer, FromSigner]]:
         """Write the records of a batch; an answer that needs its record comes out only behind this."""
         recorded = [draft for _, draft in batch if draft.entry is not None]
         entries = [draft.entry for draft in recorded if draft.entry is not None]
-        answers: list[tuple[Answer, bytes]] = []
-        writing = 0.0
-
-        def write_answers(places: Sequence[Head | None]) -> None:
-            nonlocal writing
-            begun = time.perf_counter()
-            heads = iter(places)
-            for job, draft in batch:
-                reply = draft.reply(next(heads) if draft.entry is not None else None)
-                answers.append((job.answer, FROM_SIGNER.encode(reply)))
-            writing = time.perf_counter() - begun
-
         began = time.perf_counter()
         try:
             with self._pen:
-                self._log.append(entries, write_answers, durable=any(draft.durable for draft in recorded))
+                places = self._log.append(entries, durable=any(draft.durable for draft in recorded))
         except LogUnavailableError as error:
             logger.error("the audit log cannot be written, nothing is signed: %s", error)  # noqa: TRY400  no bug of ours
-            return [(job.answer, FROM_SIGNER.encode(_unrecorded(job, draft, error))) for job, draft in batch]
+            return [(job.answer, _unrecorded(job, draft, error)) for job, draft in batch]
         if entries:
-            self.audit_times.observe(time.perf_counter() - began - writing)
-        self.signatures += sum(draft.signs for draft in recorded)
-        return answers
+            self.audit_times.observe(time.perf_counter() - began)
+        heads = iter(places)
+        return [(job.answer, draft.reply(next(heads) if draft.entry is not None else None)) for job, draft in batch]
 
-    def _release(self, payloads: list[tuple[Answer, bytes]], wake: Wake) -> None:
+    def _release(self, answers: list[tuple[Answer, FromSigner]], wake: Wake) -> None:
+        payloads = [(answer, FROM_SIGNER.encode(message)) for answer, message in answers]
         try:
             wake(functools.partial(self._deliver, payloads))
         except trio.RunFinishedError:

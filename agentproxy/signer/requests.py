@@ -178,7 +178,7 @@ class Requests:
             not trouble,
             trouble,
             len(self.keyring.facts),
-            self.pipeline.signatures,
+            self._signing.signatures,
             self.pipeline.head,
             self._signing.times.report(),
             self.pipeline.audit_times.report(),

@@ -66,10 +66,12 @@ class Signing:
     """Makes signatures, in worker threads.
 
     Attributes:
+        signatures: released since the start.
         times: of making and checking one.
     """
 
     pipeline: Pipeline
+    signatures: int = 0
     times: Timings = field(default_factory=Timings)
     _took_ns: dict[Keygrip, tuple[int, int]] = field(default_factory=dict)  # the last two signatures, with checks
 
@@ -106,9 +108,9 @@ class Signing:
         duration_us = (time.perf_counter_ns() - arrived) // 1000
         entry = _entry(wanted, Outcome.SIGNED, made=(signature_sha256(signature), duration_us))
         if created is None:
-            return Draft(functools.partial(_signed, request.id, signature), entry, signs=True)
+            return Draft(functools.partial(self._signed, request.id, signature), entry)
         seal = DocumentSignature(facts.fingerprint, created, digest, signature)
-        return Draft(functools.partial(_sealed, request.id, seal), entry, signs=True)
+        return Draft(functools.partial(self._sealed, request.id, seal), entry)
 
     def _signature(self, keyring: Keyring, facts: KeyFacts, digest: Digest) -> Signature:
         """Make a signature and check it; it must not leave before its record is on disk.
@@ -131,13 +133,17 @@ class Signing:
         self.times.observe(took_ns / 1e9)
         return signature
 
+    def _signed(self, id_: int, signature: Signature, head: Head | None) -> FromSigner:
+        if head is None:
+            return _unrecorded(id_)
+        self.signatures += 1
+        return DigestSigned(id_, signature, head)
 
-def _signed(id_: int, signature: Signature, head: Head | None) -> FromSigner:
-    return _unrecorded(id_) if head is None else DigestSigned(id_, signature, head)
-
-
-def _sealed(id_: int, seal: DocumentSignature, head: Head | None) -> FromSigner:
-    return _unrecorded(id_) if head is None else StateSealed(id_, seal, head)
+    def _sealed(self, id_: int, seal: DocumentSignature, head: Head | None) -> FromSigner:
+        if head is None:
+            return _unrecorded(id_)
+        self.signatures += 1
+        return StateSealed(id_, seal, head)
 
 
 def _unrecorded(id_: int) -> NotDone:

@@ -1,7 +1,5 @@
 """The zeros ahead of the last segment's end: there while it is in use, harmless after a crash, and nowhere else."""
 
-import mmap
-import os
 import signal
 import subprocess
 import sys
@@ -58,33 +56,6 @@ def test_each_step_of_zeros_is_followed_by_the_next(tmp_path: Path) -> None:
             assert verify(tmp_path).damage is None
     assert len(sizes) == 3
     assert len(records_in(tmp_path)) == 600
-
-
-def test_the_disk_is_asked_to_begin_with_every_page_that_a_record_touches(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    asked: list[tuple[int, int, int]] = []
-    advise = os.posix_fadvise
-
-    def noted(descriptor: int, offset: int, length: int, advice: int) -> None:
-        asked.append((offset, length, advice))
-        advise(descriptor, offset, length, advice)
-
-    monkeypatch.setattr(os, "posix_fadvise", noted)
-    with AuditLog.open(tmp_path, NODE, LIMITS) as log:
-        path = next(tmp_path.iterdir())
-        for number in range(40):
-            begin = len(path.read_bytes().rstrip(b"\x00"))
-            log.append([signed(number)])
-            end = len(path.read_bytes().rstrip(b"\x00"))
-            pages = {offset // mmap.PAGESIZE for offset, length, advice in asked}
-            assert pages == {begin // mmap.PAGESIZE, (end - 1) // mmap.PAGESIZE}
-            assert {(length, advice) for _, length, advice in asked} == {(1, os.POSIX_FADV_DONTNEED)}
-            asked.clear()
-        log.append([refused(40)], durable=False)  # nobody waits for it
-        log.append([signed(number) for number in range(20)])  # more than a page: fdatasync does it
-        assert asked == []
-    assert len(records_in(tmp_path)) == 61
 
 
 def test_a_finished_segment_has_no_zeros_and_none_is_larger_than_it_may_become(tmp_path: Path) -> None:
