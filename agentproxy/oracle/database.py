@@ -4,7 +4,9 @@ What differs between the two stands here and nowhere else: how to connect, how t
 how to keep others out while the schema changes.
 """
 
+import contextlib
 import sqlite3
+import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -22,6 +24,9 @@ BUSY_SECONDS = 2.0  # how long a writer waits for another; readers never wait in
 # A revocation must be seen within a second, and an oracle closes itself when it saw nothing for ten: an answer that
 # takes longer than this is none.
 ANSWER_SECONDS = 4.0
+# Times of files move in ticks of some milliseconds, and clocks may be set a little: what was written that lately may be
+# written again without a trace.
+_SETTLED_SECONDS = 2.0
 _UPGRADE_LOCK = 0x626C696E64  # any number, as long as all versions of this program use the same
 
 
@@ -51,6 +56,13 @@ class Database(Protocol):
 
     def begin_upgrade(self, connection: sa.Connection) -> None:
         """Begin a transaction that changes the schema, while no other does."""
+
+    def mark(self) -> object:
+        """What differs after whatever was written since, at the price of a look at files; None: only reading tells.
+
+        Raises:
+            OSError: it is gone.
+        """
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,6 +104,15 @@ class SqliteFile:
     def begin_upgrade(self, connection: sa.Connection) -> None:
         """See `Database`; changes of the schema do not begin a transaction by themselves."""
         connection.exec_driver_sql("BEGIN IMMEDIATE")
+
+    def mark(self) -> object:
+        """See `Database`: the file's state and that of the log beside it, where changes may still stand alone."""
+        files = [self.path.stat()]
+        with contextlib.suppress(FileNotFoundError):
+            files.append(self.path.with_name(f"{self.path.name}-wal").stat())
+        if any(time.time() - file.st_mtime < _SETTLED_SECONDS for file in files):
+            return None
+        return [(file.st_dev, file.st_ino, file.st_size, file.st_mtime_ns, file.st_ctime_ns) for file in files]
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,3 +181,7 @@ class Postgresql:
     def begin_upgrade(self, connection: sa.Connection) -> None:
         """See `Database`."""
         connection.exec_driver_sql(f"SELECT pg_advisory_xact_lock({_UPGRADE_LOCK})")
+
+    def mark(self) -> object:
+        """See `Database`."""
+        return None

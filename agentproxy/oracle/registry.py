@@ -96,6 +96,17 @@ class Registry:
         """Let go of the database."""
         self._engine.dispose()
 
+    def mark(self) -> object:
+        """What differs after whatever was written since; None: only reading tells.
+
+        Raises:
+            RegistryError: the registry is gone.
+        """
+        try:
+            return self._database.mark()
+        except OSError as error:
+            raise RegistryError(f"{self._database}: {error.strerror}") from error
+
     def generation(self) -> int:
         """Changes whenever credentials change; also when an older copy is put in place."""
         with self._reading() as connection:
