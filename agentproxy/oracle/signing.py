@@ -34,10 +34,10 @@ __all__ = ["SignatureSource", "SigningService"]
 
 logger = logging.getLogger(__name__)
 
-# Weights are about proportional to the work, so that the window is about the same time for every kind of key: with
-# RSA-4096 three signatures for each core, with Ed25519 enough that the signer's threads and its disk have full batches.
+# Six signatures with RSA for each core: fewer leave the signer's threads without a next one, and everything is carried
+# singly. With Ed25519 enough that the disk has full batches.
 _WINDOW = 24 * (os.cpu_count() or 1)
-_RSA_WEIGHT = 8
+_RSA_WEIGHT = 4
 _SMALL_WEIGHT = 1
 _MOST_WAITING = 16_384
 _MOST_WAITING_PER_RUNNER = 4096

@@ -34,7 +34,8 @@ logger = logging.getLogger(__name__)
 
 MAX_PENDING = 4096  # jobs; at RSA-4096's speed on two processors that is more than anybody waits for
 MAX_BATCH = 256  # records that one fdatasync is kept waiting for
-GATHER_NS = 3_000_000  # so long a thread may go on with short jobs before it hands over what it has done
+GATHER_NS = 6_000_000  # so long a thread may go on with short jobs before it hands over what it has done
+SHORT_NS = 3_000_000  # beside a job that takes longer, what a commit and a wake-up of its own cost is little
 SYNC_SECONDS = 1.0  # how long a record that nobody waits for may stay off the disk
 
 Answer = Callable[[bytes], None]
@@ -246,7 +247,7 @@ class Pipeline:
 
 
 def _is_short(job: Job) -> bool:
-    return job.likely_ns is not None and job.likely_ns < GATHER_NS
+    return job.likely_ns is not None and job.likely_ns < SHORT_NS
 
 
 def _call(function: Callable[[], object]) -> None:
