@@ -110,11 +110,16 @@ def _oracle(target: Target, tree: Path) -> Package:
         "blind-oracle-check",
         "blind-oracle-http",
         "blind-oracle-http-proxy",
+        "blind-oracle-metrics",
     )
     _write(tree / "etc/blind-oracle/policy.yaml", POLICY)
     _documents(target, tree, name, oracle_group(list(_ORACLE_COMMANDS)))
     for example in ("oracle.yaml", "policy.yaml", "signer/signer.yaml", "signer/keys.yaml"):
         _copy(SYSTEMD / "examples" / example, tree / f"usr/share/doc/{name}/examples" / example)
+    for directory in ("nginx", "prometheus"):
+        for source in sorted((ROOT / "deployment" / directory).rglob("*.*")):
+            place = source.relative_to(ROOT / "deployment")
+            _copy(source, tree / f"usr/share/doc/{name}/examples" / place)
     python = (f"python{target.python}",) if target.kind == "deb" else (target.interpreter,)
     return Package(
         name=name,

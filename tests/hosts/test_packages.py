@@ -18,6 +18,8 @@ from deployment.packages.zipapp import build as build_zipapp
 
 pytestmark = pytest.mark.hosts
 
+UNITS = Path(__file__).parents[2] / "systemd"
+
 
 @pytest.fixture(name="pyz", scope="module")
 def relay_pyz(tmp_path_factory: pytest.TempPathFactory) -> Path:
@@ -69,6 +71,12 @@ def built_rpms(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     scratch, output = (tmp_path_factory.mktemp(name) for name in ("rpm-scratch", "rpm"))
     packages = contents(Target("rpm", "3.12", "0.1.0"), scratch)
     return {package.name: rpm.build(package, scratch, output) for package in packages}
+
+
+def test_every_unit_is_in_one_of_the_packages(rpms: dict[str, Path]) -> None:
+    files = "".join(_run(["rpm", "-qp", "--list", file]) for file in rpms.values()).split()
+    packed = sorted(Path(file).name for file in files if Path(file).parent == Path("/usr/lib/systemd/system"))
+    assert packed == sorted(path.name for path in UNITS.iterdir() if path.is_file())
 
 
 def test_the_rpms_require_the_python_that_el_has(rpms: dict[str, Path]) -> None:
