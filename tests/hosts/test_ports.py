@@ -104,3 +104,15 @@ def test_without_a_unit_the_oracle_makes_the_proxys_socket_itself(host: Machine)
     with configured(host, f'http: {{proxy: {{socket: {OWN_SOCKET}, user: www-data, mode: "0666"}}}}'):
         assert through_the_proxy(host, "www-data", OWN_SOCKET).status == 0
         assert through_the_proxy(host, "builder", OWN_SOCKET).status != 0
+
+
+def test_a_relay_from_its_package_tells_its_numbers(host: Machine) -> None:
+    host.shell("cp -a /etc/blind-oracle-relay/relay.yaml /root/relay.yaml.before")
+    try:
+        host.shell("echo 'metrics: {listen: \"127.0.0.1:9465\"}' >> /etc/blind-oracle-relay/relay.yaml")
+        host.shell("systemctl restart blind-oracle-relay.service")
+        told = host.shell("curl --silent --show-error --fail http://127.0.0.1:9465/metrics")
+        assert "blind_oracle_relay_oracle_up" in told
+    finally:
+        host.shell("mv /root/relay.yaml.before /etc/blind-oracle-relay/relay.yaml")
+        host.shell("systemctl restart blind-oracle-relay.service")

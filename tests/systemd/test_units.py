@@ -76,8 +76,19 @@ def test_every_socket_has_its_service_and_the_service_wants_it(unit: Path) -> No
         ("blind-oracle-http", "blind-oracle-metrics")
     ):  # not everybody's: enabled by hand, and there before the service
         assert f"Before={service.name}" in unit.read_text()
+        # Enabled by hand, and brought along when the service is restarted.
+        assert re.search(rf"^WantedBy=.*\b{re.escape(service.name)}$", unit.read_text(), re.MULTILINE)
     else:
         assert re.search(rf"^Requires=.*\b{re.escape(unit.name)}", text, re.MULTILINE)
+
+
+def test_a_relay_may_listen_where_prometheus_is_told_to_look() -> None:
+    scraped = (SYSTEMD.parent / "deployment/prometheus/prometheus.yml").read_text().partition("blind-oracle-relay")[2]
+    port = re.search(r"127\.0\.0\.1:(\d+)", scraped)
+    assert port is not None
+    unit = (SYSTEMD / "blind-oracle-relay.service").read_text()
+    assert "\nSocketBindDeny=any\n" in unit
+    assert f"\nSocketBindAllow=tcp:{port[1]}\n" in unit
 
 
 def test_the_relay_and_the_signer_see_who_calls_them() -> None:
