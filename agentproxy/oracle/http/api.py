@@ -38,14 +38,14 @@ from agentproxy.oracle.reception import SOFTWARE, Reception
 from agentproxy.oracle.selection import select_key
 from agentproxy.protocol.armor import armored
 from agentproxy.protocol.codes import RefusalCode, RejectionCode
-from agentproxy.protocol.errors import BlindOracleError, RefusedError
+from agentproxy.protocol.errors import BlindOracleError, RefusedError, RemoteProtocolError
 from agentproxy.protocol.key_messages import ServedKey
 from agentproxy.protocol.wire import format_time
 
 __all__ = ["Api", "KeyNotFoundError"]
 
 API_VERSION = 1
-_BEARER = re.compile(r"[Bb]earer +([^\s]{1,256})")
+_BEARER = re.compile(r"(?i:bearer) +([^\s]{1,256})")
 _KEY_FILE = r"^[A-Za-z0-9][A-Za-z0-9._+-]{0,63}\.asc$"
 
 IdempotencyKey = Annotated[
@@ -107,6 +107,8 @@ class Api:
     async def _sign_item(self, caller: Caller, item: BatchItem, name: str) -> SignatureReport:
         wanted = the_hash(item.package_hash, item.repodata_hash)
         is_package = item.package_hash is not None
+        if is_package and item.distribution is None:
+            raise RemoteProtocolError("package_hash: expected distribution beside it")
         asked = Asked(wanted, item.distribution, item.key_type, item.claims, is_package=is_package)
         return await self._sign(caller, asked, name)
 
@@ -171,6 +173,7 @@ class Api:
         if isinstance(verdict, Rejection):
             raise RejectedError(verdict)
         request.state.runner = verdict.runner
+        request.state.visit.is_known = True
         return verdict
 
     def _name(self, key: ServedKey) -> str:
@@ -223,5 +226,11 @@ def _document(problem: Problem) -> ProblemDocument:
     errors = [ProblemField(where, what) for where, what in problem.errors]
     fields = problem.document
     return ProblemDocument(
-        str(fields["type"]), str(fields["title"]), int(problem.status), problem.detail, problem.kind, errors
+        str(fields["type"]),
+        str(fields["title"]),
+        int(problem.status),
+        problem.detail,
+        problem.kind,
+        errors,
+        problem.retry_after,
     )

@@ -43,11 +43,20 @@ _WORDS: Mapping[int, str] = {
 _SIGNING = (400, 401, 403, 408, 409, 413, 415, 422, 429, 500, 503)
 _READING = (400, 401, 403, 408, 413, 415, 500, 503)
 _ANYBODY = (400, 408, 413, 415, 500)
+_MOST_ERRORS = 32  # told of one body; who has more of them has not read the description
 
 
 def build_app(api: Api) -> FastAPI:
     """Everything behind the guard."""
-    app = FastAPI(title="Blind Oracle", version="1", description=_DESCRIPTION, docs_url=None, redoc_url=None)
+    # No redirects: they would go to whatever host and scheme a request or its proxy names, with the token in the body.
+    app = FastAPI(
+        title="Blind Oracle",
+        version="1",
+        description=_DESCRIPTION,
+        docs_url=None,
+        redoc_url=None,
+        redirect_slashes=False,
+    )
     bearer = [Depends(HTTPBearer(auto_error=False, description="the runner's token"))]
     for path, handler in (
         ("/sign/rpm", api.sign_rpm),
@@ -108,7 +117,8 @@ def _for_body(_: Request, error: Exception) -> Response:
     """What is wrong with a body: where, and what; never the value, which may be a token."""
     if not isinstance(error, RequestValidationError):
         raise error
-    found = tuple((".".join(map(str, problem["loc"])), str(problem["msg"])) for problem in error.errors())
+    problems = error.errors()[:_MOST_ERRORS]
+    found = tuple((".".join(map(str, problem["loc"])), str(problem["msg"])) for problem in problems)
     return _answer(Problem(HTTPStatus.UNPROCESSABLE_ENTITY, "invalid", "the request is not as described", errors=found))
 
 

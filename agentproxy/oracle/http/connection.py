@@ -16,7 +16,7 @@ from hypercorn.trio.worker_context import WorkerContext
 from hypercorn.typing import ConnectionState, LifespanState
 
 from agentproxy.oracle.http.heads import HeadScan
-from agentproxy.oracle.http.identity import Peer
+from agentproxy.oracle.http.identity import Peer, Visit
 from agentproxy.oracle.http.problems import MEDIA_TYPE, Problem
 from agentproxy.oracle.http.tasks import AppTasks
 from agentproxy.runtime.tlsstream import TlsStream
@@ -26,6 +26,7 @@ __all__ = ["HttpConnection", "http_config"]
 # Longer than nginx keeps an idle connection to us (60 s), so that it is nginx that closes, and no request meets a
 # connection that is just being closed.
 KEEP_ALIVE_SECONDS = 75.0
+STRANGER_SECONDS = 5.0  # the same, for who has only asked what anybody may
 FIRST_REQUEST_SECONDS = 10.0  # who connects and says nothing, or its headers byte by byte, holds a place for nothing
 WRITE_SECONDS = 20.0  # an answer fits into the kernel's buffers; a peer that takes nothing is gone
 LINGER_SECONDS = 2.0
@@ -50,7 +51,8 @@ class HttpConnection:
         config: of hypercorn, as `http_config` makes it.
         context: of all connections; once it is terminated, answers close their connection.
         stream: after the TLS handshake; it stays the caller's to close.
-        peer: who is on the other side; the app finds it under `peer` in a request's state.
+        peer: who is on the other side; the app finds it under `peer` in a request's state, and under `visit` where to
+            say that it knows who asks.
     """
 
     def __init__(
@@ -66,7 +68,8 @@ class HttpConnection:
         self._head = HeadScan()
         self._scope = trio.CancelScope(deadline=trio.current_time() + FIRST_REQUEST_SECONDS)
         self._app, self._config, self._context = app, config, context
-        self._state = ConnectionState(LifespanState({"peer": peer}))
+        self._visit = Visit(is_known=peer.is_proxy)
+        self._state = ConnectionState(LifespanState({"peer": peer, "visit": self._visit}))
         self._protocol: H11Protocol
 
     async def serve(self) -> None:
@@ -124,7 +127,8 @@ class HttpConnection:
 
     def _mark(self, *, idle: bool) -> None:
         self._idle = idle
-        self._scope.deadline = trio.current_time() + KEEP_ALIVE_SECONDS if idle else float("inf")
+        patience = KEEP_ALIVE_SECONDS if self._visit.is_known else STRANGER_SECONDS
+        self._scope.deadline = trio.current_time() + patience if idle else float("inf")
         self._head.starts()
         # What was sent before our answer was out has been read, and not looked at.
         if idle and not self._head.is_clean(self._protocol.connection.trailing_data[0]):

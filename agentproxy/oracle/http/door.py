@@ -3,7 +3,9 @@
 import logging
 import pwd
 import ssl
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 import trio
 from hypercorn.app_wrappers import ASGIWrapper
@@ -23,6 +25,10 @@ from agentproxy.runtime.unixsocket import peer_of
 __all__ = ["HttpDoor", "uid_of"]
 
 logger = logging.getLogger(__name__)
+
+# Of the places on the TLS port one address may have a quarter, so that who owns one host cannot take them all.
+_ADDRESSES = 4
+_FEW = 8  # connections that any address may have, however few places there are
 
 
 def uid_of(user: str) -> int:
@@ -53,6 +59,8 @@ class HttpDoor:
         self._worker = WorkerContext(None)
         self._context = context
         self._most = most
+        self._most_of_one = max(_FEW, most // _ADDRESSES)
+        self._by_address: Counter[str] = Counter()
         self._proxy_uid = proxy_uid
         self._connections: set[HttpConnection] = set()
         self._draining = trio.Event()
@@ -78,8 +86,27 @@ class HttpDoor:
         """Accept nobody any more, and finish what is under way."""
         self._draining.set()
 
+    @contextmanager
+    def _place_for(self, address: str) -> Iterator[bool]:
+        """A place for a connection from there; whether there is one."""
+        host = address.rpartition(":")[0]
+        self._by_address[host] += 1
+        try:
+            yield self._by_address[host] <= self._most_of_one
+        finally:
+            self._by_address[host] -= 1
+            if not self._by_address[host]:
+                del self._by_address[host]
+
     async def _serve_tls(self, raw: trio.SocketStream) -> None:
         address = peer_address(raw)
+        with self._place_for(address) as has_place:
+            if has_place:
+                await self._serve_stranger(raw, address)
+            else:
+                logger.warning("connection closed, address=%s reason=%d from there already", address, self._most_of_one)
+
+    async def _serve_stranger(self, raw: trio.SocketStream, address: str) -> None:
         stream = TlsStream(raw, self._context, server_side=True)
         try:
             await handshake(stream)

@@ -12,7 +12,7 @@ from ipaddress import ip_address
 
 from agentproxy.protocol.errors import RemoteProtocolError
 
-__all__ = ["IDENTITY_HEADERS", "Peer", "identify"]
+__all__ = ["IDENTITY_HEADERS", "Peer", "Visit", "identify"]
 
 _VERIFY, _CERTIFICATE, _ADDRESS = b"x-ssl-client-verify", b"x-ssl-client-cert", b"x-real-ip"
 IDENTITY_HEADERS = frozenset({_VERIFY, _CERTIFICATE, _ADDRESS})
@@ -26,6 +26,13 @@ class Peer:
     certificate: bytes | None  # DER; None: it showed none
     address: str  # host:port
     is_proxy: bool = False  # it comes through the proxy's socket: its requests' headers say who it is
+
+
+@dataclass(slots=True)
+class Visit:
+    """A connection, as far as its requests have told who is there."""
+
+    is_known: bool = False  # somebody with good credentials has asked something
 
 
 def identify(peer: Peer, headers: Iterable[tuple[bytes, bytes]]) -> Peer:

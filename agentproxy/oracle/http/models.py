@@ -142,6 +142,7 @@ class ProblemDocument:
     detail: str
     code: str
     errors: list[ProblemField] = field(default_factory=list)
+    retry_after: int | None = None  # seconds; of an item alone, since a whole answer has the header Retry-After
 
 
 @dataclass(frozen=True, slots=True)

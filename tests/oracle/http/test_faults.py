@@ -9,6 +9,7 @@ import trio
 
 from agentproxy.oracle.http import connection as connection_module
 from agentproxy.oracle.http import guard
+from agentproxy.oracle.http.guard import MAX_NAMES
 from tests.oracle.garbage import tls_streams, without_collections
 from tests.oracle.http.client import HttpClient
 from tests.oracle.http.conftest import Api, bearer
@@ -49,6 +50,34 @@ async def test_a_slow_body_is_given_up(api: Api, monkeypatch: pytest.MonkeyPatch
             await client.send(h11.Data(data=b"{"))
             reply = await client.reply()
     assert reply.problem == (408, "slow_body")
+    await still_serves(api)
+
+
+async def test_a_stranger_keeps_no_place_for_long_and_one_that_is_known_does(
+    api: Api, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(connection_module, "STRANGER_SECONDS", 0.05)
+    async with api.connect(api.a) as stranger, api.connect(api.a) as known:
+        assert (await stranger.get("/version")).status == 200
+        assert (await known.get("/version")).status == 200
+        assert (await known.get("/keys", bearer(api.a))).status == 200
+        with trio.fail_after(SECONDS):
+            assert await stranger.stream.receive_some() == b""
+        assert (await known.get("/version")).status == 200
+
+
+async def test_one_address_gets_a_quarter_of_the_places_only(
+    api: Api, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(connection_module, "STRANGER_SECONDS", 600)
+    async with contextlib.AsyncExitStack() as stack:
+        for _ in range(64):
+            client = await stack.enter_async_context(api.connect(api.a))
+            assert (await client.get("/version")).status == 200
+        with pytest.raises((OSError, trio.BrokenResourceError)):
+            async with api.connect(api.a) as one_more:
+                await one_more.get("/version")
+    assert "64 from there already" in caplog.text
     await still_serves(api)
 
 
@@ -107,6 +136,28 @@ async def test_bare_lf_in_a_request_sent_ahead_is_refused_as_well(api: Api) -> N
     got = await all_answers(api, first + SECOND.replace(b"Host: o\r\n", b"X: y\nHost: o\r\n"))
     assert got.count(b"HTTP/1.1 200 ") == 1
     assert b"api" in got
+
+
+async def test_a_body_of_many_names_is_refused_before_each_of_them_is_looked_at(api: Api) -> None:
+    item = {f"{number:x}": 0 for number in range(MAX_NAMES + 1)}
+    for body in (item, {"items": [item]}, {"items": [RPM, {"claims": {"job": item}}]}):
+        async with api.connect(api.a) as client:
+            reply = await client.post("/sign/batch", body, bearer(api.a))
+        assert reply.problem == (422, "invalid")
+        assert "errors" not in reply.json
+    async with api.connect(api.a) as client:
+        reply = await client.post("/sign/batch", {"items": [{"a": 0, "b": 0}] * 256}, bearer(api.a))
+    assert reply.problem == (422, "invalid")
+    assert len(reply.items("errors")) == 32
+
+
+@pytest.mark.parametrize("path", ["/sign/rpm/", "/keys/", "/version/"])
+async def test_an_address_that_is_nearly_right_leads_nowhere_else(api: Api, path: str) -> None:
+    """A redirect would take a token in the body along, to whatever host and scheme the request names."""
+    async with api.connect(api.a) as client:
+        reply = await client.post(path, {**RPM, "token": api.a.token}, {"Host": "evil.example"})
+    assert reply.status in {404, 405}
+    assert "location" not in reply.headers
 
 
 @pytest.mark.parametrize(

@@ -129,6 +129,10 @@ async def test_too_many_a_second_is_429_and_says_when_to_come_again(api: Api) ->
     async with api.connect(api.t) as client:
         batch = await client.post("/sign/batch", {"items": [RPM] * 4}, bearer(api.t))
         assert sorted(str(result["status"]) for result in batch.items("results")) == ["200", "200", "429", "429"]
+        (*_, refused) = sorted(batch.items("results"), key=lambda result: str(result["status"]))
+        problem = refused["problem"]
+        assert isinstance(problem, dict)
+        assert problem["retry_after"] > 0
         # On a slow machine a second may pass before the next request, and that one is allowed.
         replies = [await client.post("/sign/rpm", RPM, bearer(api.t))]
         while replies[-1].status == 200 and len(replies) < 20:
@@ -147,6 +151,17 @@ async def test_an_idempotency_key_makes_a_repeat_the_same_request(api: Api) -> N
     assert len(api.signer.sealed) == 1
     assert other.problem == (409, "id_reused")
     assert bad.problem == (422, "invalid")
+
+
+async def test_a_package_in_a_batch_needs_its_distribution_as_it_does_alone(api: Api) -> None:
+    item = {"package_hash": RPM["package_hash"], "key_type": "modern"}
+    async with api.connect(api.a) as client:
+        alone = await client.post("/sign/rpm", item, bearer(api.a))
+        batch = await client.post("/sign/batch", {"items": [item]}, bearer(api.a))
+    (result,) = batch.items("results")
+    assert (alone.status, result["status"]) == (422, 422)
+    assert "distribution" in str(result["problem"])
+    assert api.signer.sealed == []
 
 
 async def test_a_batch_answers_item_by_item_in_their_order(api: Api) -> None:
