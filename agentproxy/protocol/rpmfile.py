@@ -19,6 +19,7 @@ _MAX_ENTRIES = 0xFFFF
 _MAX_SIGNATURE_DATA = 64 << 20  # bytes; rpm's limit for a signature header
 _MAX_HEADER_DATA = 256 << 20  # bytes; rpm's limit for a header
 _MAX_SIGNATURE_ENTRIES = 32  # rpm's limit, too
+_MAX_TEXTS = 0xFFFF  # of one tag, each of which is looked for; what we read of a header has one or a few
 _ENTRY = struct.Struct(">IIII")  # tag, type, offset, count
 BINARY = 7
 _TEXTS = frozenset({6, 8, 9})  # one text, or `count` of them, each with a zero behind it
@@ -65,19 +66,28 @@ class Header:
         """Take apart a signature header.
 
         Raises:
-            RemoteProtocolError: an entry lies outside of the data, or stands twice; or there are too many.
+            RemoteProtocolError: an entry lies outside of the data, shares it with another, or stands twice, or there
+                are too many.
         """
         if len(index) > _MAX_SIGNATURE_ENTRIES * _ENTRY.size:
             raise RemoteProtocolError(f"a signature header of the RPM has more than {_MAX_SIGNATURE_ENTRIES} entries")
-        entries = tuple(_entry(data, *fields) for fields in _ENTRY.iter_unpack(index))
+        entries: list[Entry] = []
+        left = len(data)
+        for fields in _ENTRY.iter_unpack(index):
+            entries.append(_entry(data, *fields))
+            left -= len(entries[-1].value)
+            if left < 0:  # else a few bytes of index would make us copy the same megabytes again and again
+                raise RemoteProtocolError("the entries of a header of the RPM overlap")
         if len({entry.tag for entry in entries}) != len(entries):
             raise RemoteProtocolError("a tag stands twice in a header of the RPM")
-        return cls(entries)
+        return cls(tuple(entries))
 
 
 def _entry(data: bytes, tag: int, kind: int, offset: int, count: int) -> Entry:
     if kind in _TEXTS:
         end = offset
+        if count > _MAX_TEXTS:
+            raise RemoteProtocolError(f"tag {tag} of the RPM has more than {_MAX_TEXTS} texts")
         for _ in range(1 if kind == 6 else count):
             end = data.find(b"\0", end) + 1
             if end == 0:

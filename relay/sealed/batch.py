@@ -2,7 +2,7 @@
 
 import contextlib
 import enum
-from collections.abc import Awaitable, Callable, Iterable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
@@ -82,10 +82,10 @@ class Batch:
     Args:
         sealer: connected.
         way: for all of them.
-        tell: called with each result, as soon as there is one.
+        tell: gets each result, as soon as there is one; no further file is begun until it has taken it.
     """
 
-    def __init__(self, sealer: Sealer, way: Way, tell: Callable[[Result], None]) -> None:
+    def __init__(self, sealer: Sealer, way: Way, tell: Callable[[Result], Awaitable[None]]) -> None:
         self._sealer = sealer
         self._way = way
         self._tell = tell
@@ -93,6 +93,7 @@ class Batch:
         self._settling = Settling(self._sync)
         libcrypto.find(way.algorithm)  # here: many threads that look for it at once would all compare
         self._us = claims_about_us()
+        self._at_work: dict[tuple[int, int], trio.Event] = {}  # by device and inode; set when it is done with
         self._hopeless = ""  # why no further file is tried
 
     async def sign_rpms(self, files: Iterable[Path]) -> None:
@@ -110,13 +111,26 @@ class Batch:
     async def _each(self, files: Iterator[Path], sign: "_Sign") -> None:
         async def work() -> None:
             for file in files:  # one iterator for all workers
-                with self._settling.under_way():
-                    result = await self._result(file, sign)
-                self._tell(result)
+                async with self._alone_with(file):
+                    with self._settling.under_way():
+                        result = await self._result(file, sign)
+                await self._tell(result)
 
         async with hands(min(_THREADS, self._way.jobs)) as self._hands, trio.open_nursery() as nursery:
             for _ in range(self._way.jobs):
                 nursery.start_soon(work)
+
+    @contextlib.asynccontextmanager
+    async def _alone_with(self, file: Path) -> AsyncIterator[None]:
+        """Nobody else of this run works on the file under another name: to the second one it would have changed."""
+        while (identity := _identity(file)) in self._at_work:
+            await self._at_work[identity].wait()
+        done = self._at_work[identity] = trio.Event()
+        try:
+            yield
+        finally:
+            del self._at_work[identity]
+            done.set()
 
     async def _result(self, file: Path, sign: "_Sign") -> Result:
         if self._hopeless:
@@ -144,7 +158,7 @@ class Batch:
                 return Result(file, Outcome.KEPT, "it has a signature already", package=rpm.nevra)
             sealed = await self._seal(state, file, rpm.nevra)
             await self._in_thread(lambda: _write_rpm(original, rpm, sealed))
-            await self._settling.settled(original.directory)
+            await self._settled(original.directory)
         return Result(file, Outcome.SIGNED, signature=file, package=rpm.nevra, sealed=sealed)
 
     async def _sign_detached(self, file: Path, output: Path) -> Result:
@@ -152,12 +166,19 @@ class Batch:
             original, state = await self._in_thread(lambda: _read_document(stack, file, self._way.algorithm))
             sealed = await self._seal(state, file)
             await self._in_thread(lambda: _write_detached(original, output, sealed, armor=self._way.armor))
-            await self._settling.settled(str(output.parent))
+            await self._settled(str(output.parent))
         return Result(file, Outcome.SIGNED, signature=output, sealed=sealed)
 
     async def _seal(self, state: HashState, file: Path, package: str | None = None) -> Sealed:
         way = self._way
         return await self._sealer.seal(way.key, state, way.distribution, claims_about(self._us, file, package))
+
+    async def _settled(self, directory: str) -> None:
+        try:
+            await self._settling.settled(directory)
+        except OSError as error:
+            reason = f"it is signed, and may be as it was after a loss of power: {error.strerror}"
+            raise OSError(error.errno, reason) from error
 
     async def _sync(self, directory: str) -> None:
         await self._in_thread(lambda: sync_directory(directory))
@@ -169,6 +190,15 @@ class Batch:
 
 
 _Sign = Callable[[Path], Awaitable[Result]]
+
+
+def _identity(file: Path) -> tuple[int, int]:
+    """Device and inode; what cannot be looked at is alone, and reading it will say why."""
+    try:
+        status = file.stat()
+    except OSError:
+        return -1, id(file)
+    return status.st_dev, status.st_ino
 
 
 def _beside(file: Path, *, armor: bool) -> Path:
@@ -195,5 +225,6 @@ def _read_document(stack: contextlib.ExitStack, file: Path, algorithm: HashAlgor
 def _write_detached(original: Original, output: Path, sealed: Sealed, *, armor: bool) -> None:
     """Beside the file; whoever may read that may read its signature."""
     original.check_unchanged()
+    original.check_apart(output)
     with created(output, original.status.st_mode & 0o666) as signature:
         signature.write(sealed.seal.armored.encode("ascii") if armor else sealed.seal.packet)

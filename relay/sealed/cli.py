@@ -32,8 +32,18 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
         print("blind-oracle-sign: hint: pip install 'blind-oracle[client]'", file=sys.stderr)
         sys.exit(FAILED)
     except (BlindOracleError, BaseExceptionGroup) as error:
-        sys.exit(_complain(error))
+        _end(_complain(error))
     _leave(status)
+
+
+def _end(status: int) -> NoReturn:
+    """End after a trouble; what standard output did not take would make the interpreter's end another one."""
+    try:
+        if sys.stdout is not None:
+            sys.stdout.flush()
+    except OSError:
+        os._exit(status)
+    sys.exit(status)
 
 
 def _leave(status: int) -> NoReturn:

@@ -22,7 +22,7 @@ from relay.sealed.sealer import Sealer, open_sealer
 __all__ = ["run_command"]
 
 _HELP = {"help_option_names": ["-h", "--help"]}
-_FILE = click.Path(path_type=Path)
+_FILE = click.Path(path_type=Path, readable=False)  # what cannot be read is told file by file, and others are signed
 _DIGESTS = {"sha256": HashAlgorithm.SHA256, "sha512": HashAlgorithm.SHA512}
 _MOST_JOBS = 1024
 _REPOMD = b"<repomd"
@@ -133,8 +133,8 @@ def _detached(
     **_: object,
 ) -> int:
     """Write a detached signature beside each FILE."""
-    if output is not None and len(files) != 1:
-        raise click.UsageError("--output is for one file")
+    if output is not None and (len(files) != 1 or output == Path("-")):
+        raise click.UsageError("--output is for one file, and names one")
     common = _Common.of(context)
 
     async def sign(sealer: Sealer, way: Way, report: Report) -> None:
@@ -187,7 +187,8 @@ def _run(common: _Common, total: int, sign: Callable[[Sealer, Way, Report], Awai
                 wanted = replace(wanted, distribution=config.distribution)
             key = await sealer.choose(wanted)
             way = Way(key, hash_algorithm(key, common.digest), wanted.distribution)
-            with Report(total, as_json=common.as_json, quiet=common.quiet) as report:
+            report = Report(total, as_json=common.as_json, quiet=common.quiet)
+            async with report.writing():
                 await sign(sealer, way, report)
         report.sum()
         return report.is_good

@@ -24,6 +24,7 @@ __all__ = ["Original", "created", "opened", "replacement", "sync_directory"]
 
 _BUFFER = 1 << 16  # bytes; named, since otherwise Python asks each time whether the file is a terminal
 _NO_UNNAMED_FILES = frozenset({errno.EOPNOTSUPP, errno.EISDIR, errno.EINVAL, errno.ENOENT})  # as open(2) says it
+_ACCESS_LIST = "system.posix_acl_access"
 # Names that no other process chooses, and none of ours twice.
 _OURS = secrets.token_hex(8)
 _numbers = itertools.count()
@@ -45,6 +46,17 @@ class Original:
             raise UnfitError("it was removed while it was signed") from None
         if _identity(now) != _identity(self.status):
             raise UnfitError("it changed while it was signed")
+
+    def check_apart(self, output: Path) -> None:
+        """Raise UnfitError when a file that is made from this one would take its place, or that of a device."""
+        try:
+            there = os.stat(output)
+        except OSError:
+            return  # nothing is lost with it; or to write it will say what is wrong
+        if (there.st_dev, there.st_ino) == (self.status.st_dev, self.status.st_ino):
+            raise UnfitError("its signature would take its own place")
+        if not stat.S_ISREG(there.st_mode):
+            raise UnfitError(f"what its signature would replace is no regular file: {os.fspath(output)!r}")
 
     @property
     def directory(self) -> str:
@@ -79,6 +91,8 @@ def opened(path: Path) -> Iterator[Original]:
 def replacement(original: Original) -> Iterator[BinaryIO]:
     """A file to write into; at the end its content is on disk, and it takes the original's place, mode and owner.
 
+    So it does its access list and the attributes that users set.
+
     An exception in the block, a kill or a power loss leaves the original; a power loss before `sync_directory` one of
     the two.
 
@@ -89,9 +103,30 @@ def replacement(original: Original) -> Iterator[BinaryIO]:
     status = original.status
     with _fresh(original.path) as (file, place):
         yield file
-        if (status.st_uid, status.st_gid) != (os.geteuid(), os.getegid()):
+        fresh = os.fstat(file.fileno())  # whose group may be the directory's
+        if (status.st_uid, status.st_gid) != (fresh.st_uid, fresh.st_gid):
             os.fchown(file.fileno(), status.st_uid, status.st_gid)
+        _take_over(original.file.fileno(), file.fileno())
         place(stat.S_IMODE(status.st_mode), original)
+
+
+def _take_over(source: int, target: int) -> None:
+    """Access list and attributes of one file for another: what its directory gives it may let others write."""
+    wanted, there = (set(_attributes(descriptor)) for descriptor in (source, target))
+    for name in there - wanted:
+        os.removexattr(target, name)
+    for name in wanted:
+        os.setxattr(target, name, os.getxattr(source, name))
+
+
+def _attributes(descriptor: int) -> list[str]:
+    try:
+        names = os.listxattr(descriptor)
+    except OSError as error:
+        if error.errno != errno.EOPNOTSUPP:
+            raise
+        return []  # this file system has none
+    return [name for name in names if name == _ACCESS_LIST or name.startswith("user.")]
 
 
 @contextmanager

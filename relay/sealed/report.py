@@ -1,23 +1,30 @@
 """What `blind-oracle-sign` says: a line of JSON a file for programs; a bar, troubles and a sum for people."""
 
+import contextlib
 import json
 import sys
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
 from pathlib import Path
-from types import TracebackType
-from typing import Self
 
 import click
+import trio
 
+from agentproxy.protocol.errors import ConfigError
 from agentproxy.protocol.wire import format_time
 from relay.sealed.batch import Outcome, Result
 
 __all__ = ["Report", "shown"]
 
+_WAITING = 64  # results that are not written yet; then no further file is begun
+
 
 class Report:
     """Takes results as they come.
+
+    It writes in a thread, since whoever reads may be slow: in the event loop that would let the deadlines of all that
+    is under way pass.
 
     Args:
         total: how many there will be.
@@ -34,23 +41,49 @@ class Report:
         self._bar = (
             click.progressbar(range(total), label="signing", file=sys.stderr, show_pos=True) if has_bar else None
         )
+        self._results, self._arriving = trio.open_memory_channel[Result](_WAITING)
 
-    def __enter__(self) -> Self:
-        if self._bar is not None:
-            self._bar.__enter__()
-        return self
+    @asynccontextmanager
+    async def writing(self) -> AsyncIterator[None]:
+        """Write what `tell` is told, until the block has ended and all is written.
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        if self._bar is not None:
-            self._bar.__exit__(kind, error, traceback)
+        Raises:
+            ConfigError: nobody reads, or the disk behind it is full.
+        """
+        with contextlib.ExitStack() as stack:
+            if self._bar is not None:
+                stack.enter_context(self._bar)
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(self._write_all)
+                with self._results:
+                    yield
 
-    def tell(self, result: Result) -> None:
-        """One file is done with."""
+    async def tell(self, result: Result) -> None:
+        """One file is done with; returns once there is room for what is to be said of it."""
         self._counts[result.outcome] += 1
         if result.outcome is Outcome.SIGNED:
             self._last = result
+        if self._as_json or self._bar is not None or result.outcome is Outcome.FAILED:
+            await self._results.send(result)
+        else:
+            await trio.lowlevel.checkpoint()
+
+    async def _write_all(self) -> None:
+        async for result in self._arriving:
+            results = [result]
+            with contextlib.suppress(trio.WouldBlock, trio.EndOfChannel):
+                while True:
+                    results.append(self._arriving.receive_nowait())
+            await trio.to_thread.run_sync(self._write, results)
+
+    def _write(self, results: Sequence[Result]) -> None:
+        try:
+            for result in results:
+                self._write_one(result)
+        except OSError as error:
+            raise ConfigError(f"what became of the files cannot be told: {error.strerror}") from error
+
+    def _write_one(self, result: Result) -> None:
         if self._as_json:
             click.echo(json.dumps(_plain(result)))
         elif result.outcome is Outcome.FAILED:

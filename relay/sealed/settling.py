@@ -20,7 +20,8 @@ class _Round:
         self.waiting = 0
         self.full = trio.Event()
         self.done = trio.Event()
-        self.problem: OSError | None = OSError(errno.EINTR, "its name may not be on the disk yet")
+        # By directory; whose directory is not in it after all has been interrupted.
+        self.problems: dict[str, OSError | None] = {}
 
 
 class Settling:
@@ -59,8 +60,9 @@ class Settling:
             await self._lead(mine)
         else:
             await mine.done.wait()
-        if mine.problem is not None:
-            raise mine.problem
+        problem = mine.problems.get(directory, OSError(errno.EINTR, "interrupted"))
+        if problem is not None:
+            raise problem
 
     def _look(self) -> None:
         if self._round.waiting >= min(MOST, self._under_way):
@@ -72,9 +74,14 @@ class Settling:
                 await mine.full.wait()
             self._round = _Round()  # whoever comes from now on may come too late for this fsync
             for directory in mine.directories:
-                await self._sync(directory)
-            mine.problem = None
-        except OSError as error:
-            mine.problem = error
+                mine.problems[directory] = await self._problem(directory)
         finally:
             mine.done.set()
+
+    async def _problem(self, directory: str) -> OSError | None:
+        """What keeps a directory from the disk, which is no other's problem."""
+        try:
+            await self._sync(directory)
+        except OSError as error:
+            return error
+        return None

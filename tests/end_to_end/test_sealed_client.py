@@ -14,7 +14,9 @@ from pathlib import Path
 
 import pytest
 
+from agentproxy.protocol.errors import ConfigError
 from agentproxy.protocol.rpmfile import read_front
+from relay.sealed.commandline import run_command
 from tests.admin.shell import blind_oracle
 from tests.end_to_end.offline import Offline
 from tests.end_to_end.packages import build_packages, is_signed, rpmsign
@@ -409,3 +411,53 @@ def test_the_client_ends_without_taking_the_interpreter_apart(system: System) ->
     assert done.returncode == 0
     assert "blind-oracle-sign" in done.stdout
     assert "apart" not in done.stdout
+
+
+def test_one_file_under_several_names_is_signed_under_each(system: System, offline: Offline, tmp_path: Path) -> None:
+    """Hard links part, since each name gets a file of its own; a symbolic link still leads to its package."""
+    (package,) = build_packages(tmp_path, ["hello"])
+    names = [package, *(tmp_path / f"link-{number}.rpm" for number in range(4))]
+    for name in names[1:]:
+        name.hardlink_to(package)
+    latest = tmp_path / "latest.rpm"
+    latest.symlink_to(package)
+    done = sign(system, "rpm", "--json", "--key", "modern", *names, latest)
+    assert done.returncode == 0, done.stderr
+    assert {(str(result["file"]), result["outcome"]) for result in told(done)} == {
+        (str(name), "signed") for name in [*names, latest]
+    }
+    assert latest.is_symlink()
+    for name in names:
+        assert is_signed(system, offline, "modern", name, tmp_path / "rpmdb")
+
+
+def test_a_signature_takes_the_place_of_no_document_and_no_device(system: System, tmp_path: Path) -> None:
+    file = tmp_path / "file"
+    file.write_text("text")
+    (tmp_path / "link").symlink_to("/dev/null")
+    for output, reason in ((file, "its own place"), (tmp_path / "link", "no regular file"), (tmp_path, "no regular")):
+        done = sign(system, "detached", "--key", "modern", "--output", output, file)
+        assert done.returncode == 1
+        assert reason in done.stderr
+    assert sign(system, "detached", "--key", "modern", "--output", "-", file).returncode == 2
+    assert file.read_text() == "text"
+    assert (tmp_path / "link").readlink() == Path("/dev/null")
+
+
+def test_a_run_whose_results_nobody_can_be_told_says_so_in_one_line(system: System, package: Path) -> None:
+    words = (SIGN, "rpm", "--json", "--key", "modern", package)
+    with Path("/dev/full").open("w") as full:
+        done = subprocess.run(
+            words, env=system.environment, stdout=full, stderr=subprocess.PIPE, text=True, check=False
+        )
+    assert done.returncode == 1
+    assert done.stderr.count("\n") == 1, done.stderr
+    assert "No space left" in done.stderr
+
+
+def test_a_file_that_cannot_be_read_is_no_wrong_usage(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """It is told as the others are, which are signed."""
+    (tmp_path / "x.rpm").touch()
+    monkeypatch.setattr(os, "access", lambda *_: False)
+    with pytest.raises(ConfigError, match=r"none\.yaml"):
+        run_command(["rpm", "--config", str(tmp_path / "none.yaml"), str(tmp_path / "x.rpm")])

@@ -3,6 +3,7 @@
 import contextlib
 import os
 import stat
+import struct
 import subprocess
 import sys
 import time
@@ -15,6 +16,7 @@ from relay.sealed.errors import UnfitError
 from relay.sealed.replacement import created, opened, replacement
 
 AS_ROOT = pytest.mark.skipif(os.geteuid() != 0, reason="another owner, mounts and tracing need root")
+NOBODY = 0xFFFF_FFFF
 AWKWARD = ["with blank", "it's", 'a "quote"', "$(touch intruder)", "ünïcode", "-dash", "new\nline", "\udcff", "n" * 255]
 
 
@@ -47,6 +49,45 @@ def test_mode_and_owner_stay(tmp_path: Path, mode: int) -> None:
     replaced(file)
     status = file.stat()
     assert (status.st_uid, status.st_gid, stat.S_IMODE(status.st_mode)) == (12345, 54321, mode)
+
+
+# As the kernel keeps it (linux/posix_acl_xattr.h): nothing for the group, read and write for one more user.
+ACCESS = b"\x02\0\0\0" + b"".join(
+    struct.pack("<HHI", tag, permission, who)
+    for tag, permission, who in [(1, 6, NOBODY), (2, 6, 1000), (4, 0, NOBODY), (16, 6, NOBODY), (32, 0, NOBODY)]
+)
+ACCESS_LIST, DEFAULT_LIST = "system.posix_acl_access", "system.posix_acl_default"
+
+
+@AS_ROOT
+def test_the_group_stays_in_a_directory_that_gives_its_own(tmp_path: Path) -> None:
+    os.chown(tmp_path, 0, 54321)
+    tmp_path.chmod(0o2775)
+    file = tmp_path / "file"
+    file.write_bytes(b"old")
+    os.chown(file, 0, 0)
+    replaced(file)
+    assert (file.stat().st_uid, file.stat().st_gid) == (0, 0)
+
+
+def test_access_list_and_attributes_stay(tmp_path: Path) -> None:
+    file = tmp_path / "file"
+    file.write_bytes(b"old")
+    os.setxattr(file, ACCESS_LIST, ACCESS)
+    os.setxattr(file, "user.note", b"kept")
+    replaced(file)
+    assert os.getxattr(file, ACCESS_LIST) == ACCESS
+    assert os.getxattr(file, "user.note") == b"kept"
+
+
+def test_nobody_gets_access_from_the_directory(tmp_path: Path) -> None:
+    file = tmp_path / "file"
+    file.write_bytes(b"old")
+    file.chmod(0o660)
+    os.setxattr(tmp_path, DEFAULT_LIST, ACCESS)
+    replaced(file)
+    assert ACCESS_LIST not in os.listxattr(file)
+    assert stat.S_IMODE(file.stat().st_mode) == 0o660
 
 
 def test_symbolic_links_lead_to_the_file_that_is_replaced(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ import functools
 import hashlib
 import io
 import shutil
+import struct
 import subprocess
 import tempfile
 from collections.abc import Iterator
@@ -18,9 +19,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from agentproxy.protocol.digests import HashAlgorithm
+from agentproxy.protocol.errors import RemoteProtocolError
 from agentproxy.protocol.keys import Fingerprint
 from agentproxy.protocol.openpgp import DocumentSignature, trailer
-from agentproxy.protocol.rpmfile import Entry, RpmFront, read_front
+from agentproxy.protocol.rpmfile import Entry, Header, RpmFront, read_front
 from agentproxy.protocol.signatures import EddsaSignature, RsaSignature
 from relay.sealed import rpms, signatureheader
 from relay.sealed.errors import UnfitError
@@ -251,3 +253,14 @@ def test_an_offset_far_behind_the_header_s_end_is_damage_and_no_crash() -> None:
         broken = content[:at] + (23_452).to_bytes(4, "big") + content[at + 4 :]
         with pytest.raises(UnfitError):
             signed(broken)
+
+
+def test_a_signature_header_that_would_keep_us_busy_for_long_is_refused() -> None:
+    zeros = bytes(1 << 20)
+    for tag in (1000, 1001):
+        many = struct.pack(">IIII", tag, 8, 0, 1 << 20)  # texts, each of which is nothing
+        with pytest.raises(RemoteProtocolError, match="more than 65535 texts"):
+            Header.parse(many, zeros)
+    shared = b"".join(struct.pack(">IIII", tag, 7, 0, len(zeros)) for tag in range(1000, 1030))
+    with pytest.raises(RemoteProtocolError, match="overlap"):
+        Header.parse(shared, zeros)

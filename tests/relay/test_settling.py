@@ -107,3 +107,25 @@ async def test_a_fault_of_the_disk_is_told_to_all_who_waited_for_it() -> None:
         for _ in range(3):
             nursery.start_soon(settle)
     assert told == [f"[Errno {errno.EIO}] a fault"] * 3
+
+
+async def test_a_directory_that_cannot_be_brought_to_the_disk_is_no_other_ones_problem() -> None:
+    told: list[str] = []
+
+    async def sync(directory: str) -> None:
+        await trio.lowlevel.checkpoint()
+        if directory == THERE:
+            raise OSError(errno.EACCES, "not this one")
+
+    settling = Settling(sync)
+
+    async def settle(directory: str) -> None:
+        try:
+            await file_in(settling, directory, told)
+        except OSError as error:
+            told.append(str(error))
+
+    async with trio.open_nursery() as nursery:
+        for directory in (HERE, THERE, "elsewhere"):
+            nursery.start_soon(settle, directory)
+    assert sorted(told) == [f"[Errno {errno.EACCES}] not this one", "elsewhere", HERE]

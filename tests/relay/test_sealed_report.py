@@ -1,0 +1,72 @@
+"""What `blind-oracle-sign` says: all of it, to whoever reads, however slowly."""
+
+import io
+import json
+import os
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import BinaryIO, TextIO
+
+import pytest
+import trio
+import trio.testing
+
+from agentproxy.protocol.errors import ConfigError
+from relay.sealed.batch import Outcome, Result
+from relay.sealed.report import Report
+
+SECONDS = 30
+NUMBER = 200
+REASON = "x" * 4096  # sixteen of them fill a pipe
+
+
+@pytest.fixture
+def pipe() -> Iterator[tuple[BinaryIO, TextIO]]:
+    reading, writing = os.pipe()
+    with os.fdopen(reading, "rb") as reader, os.fdopen(writing, "w") as writer:
+        yield reader, writer
+
+
+async def test_a_slow_reader_holds_up_what_is_begun_and_not_what_is_under_way(
+    monkeypatch: pytest.MonkeyPatch, pipe: tuple[BinaryIO, TextIO]
+) -> None:
+    reader, stdout = pipe
+    told: list[int] = []
+
+    async def tell(report: Report) -> None:
+        for number in range(NUMBER):
+            await report.tell(Result(Path(str(number)), Outcome.FAILED, REASON))
+            told.append(number)
+
+    monkeypatch.setattr(sys, "stdout", stdout)
+    report = Report(NUMBER, as_json=True, quiet=False)
+
+    async def write() -> None:
+        async with report.writing():
+            await tell(report)
+        stdout.close()
+
+    with trio.fail_after(SECONDS):
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(write)
+            await trio.testing.wait_all_tasks_blocked()  # the event loop is not, though nobody reads
+            assert 64 <= len(told) < NUMBER
+            lines = (await trio.to_thread.run_sync(reader.read)).splitlines()
+    assert [int(json.loads(line)["file"]) for line in lines] == list(range(NUMBER))
+    assert not report.is_good
+
+
+class FullDisk(io.StringIO):
+    """Takes nothing."""
+
+    def write(self, _: str) -> int:
+        raise OSError(28, "No space left on device")
+
+
+async def test_who_cannot_be_told_ends_the_run_with_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "stdout", FullDisk())
+    report = Report(1, as_json=True, quiet=False)
+    with pytest.RaisesGroup(pytest.RaisesExc(ConfigError, match="cannot be told: No space left")):
+        async with report.writing():
+            await report.tell(Result(Path("one"), Outcome.FAILED, "reason"))
