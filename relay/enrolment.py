@@ -14,6 +14,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Self
 
+from agentproxy.protocol.codes import RejectionCode
 from agentproxy.protocol.errors import ConfigError, RemoteProtocolError
 from agentproxy.protocol.fields import check_name
 from agentproxy.protocol.oracle_messages import Credentials
@@ -134,6 +135,8 @@ def _exchange(enrolment: Enrolment, places: Places, store: CredentialStore, orig
         fresh = exchange(scratch, enrolment.oracles)
     except RejectedError as error:
         hint = f"a file works once and for a day; a new one: blind-oracle runner enroll {enrolment.runner}"
+        if error.code is RejectionCode.RUNNER_UNKNOWN:
+            hint = "systemctl reload blind-oracle on the oracle's host lets it take its policy; then this file works"
         raise ConfigError(f"the oracle does not take this enrolment file: {error}", hint) from error
     finally:
         shutil.rmtree(scratch.directory)

@@ -5,8 +5,11 @@ A user's GnuPG home names programs that gpg starts; root must not be the one who
 
 import os
 import pwd
+import select
+import signal
 import stat
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import NoReturn
@@ -17,6 +20,9 @@ __all__ = ["as_owner_of", "owner_of"]
 
 _PATH = "/usr/local/bin:/usr/bin:/bin:/usr/sbin:/sbin"
 _MOST_TOLD = 65_536  # bytes
+# What is done takes a second. A user can make it last for ever, with a pipe where a file belongs or a signal to the
+# child, which is his: root's other work must not wait behind that.
+TASK_SECONDS = 120.0
 
 
 def owner_of(path: Path) -> int:
@@ -54,12 +60,30 @@ def as_owner_of(path: Path, task: Callable[[], str]) -> str:
         os.close(reader)
         _run(uid, task, writer)
     os.close(writer)
-    with os.fdopen(reader, "rb") as pipe:
-        told = pipe.read(_MOST_TOLD).decode("utf-8", "replace")
-    _, status = os.waitpid(child, 0)
+    try:
+        told = _told(reader).decode("utf-8", "replace")
+    except TimeoutError:
+        os.killpg(child, signal.SIGKILL)  # and what it has started
+        raise ConfigError(f"{path}: the work as uid {uid} took more than {TASK_SECONDS:.0f} s") from None
+    finally:
+        os.close(reader)
+        _, status = os.waitpid(child, 0)
     if status != 0:
         raise ConfigError(told or f"{path}: the work as uid {uid} ended with status {status}")
     return told
+
+
+def _told(reader: int) -> bytes:
+    """All that the child tells."""
+    told, until = b"", time.monotonic() + TASK_SECONDS
+    while True:
+        ready, _, _ = select.select([reader], [], [], max(0.0, until - time.monotonic()))
+        if not ready:
+            raise TimeoutError
+        more = os.read(reader, _MOST_TOLD)
+        if not more:
+            return told
+        told += more
 
 
 def _run(uid: int, task: Callable[[], str], writer: int) -> NoReturn:
@@ -67,6 +91,7 @@ def _run(uid: int, task: Callable[[], str], writer: int) -> NoReturn:
     status = 1
     told = ""
     try:
+        os.setsid()
         _become(uid)
         told, status = task(), 0
     except ConfigError as error:

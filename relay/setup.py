@@ -7,6 +7,7 @@ runs when nothing answers there. Source: gnupg, common/homedir.c, common/asshelp
 import codecs
 import os
 import socket
+import stat
 import subprocess
 import time
 from collections.abc import Sequence
@@ -24,6 +25,7 @@ __all__ = ["SetUp", "import_certificates", "rpm_macros", "set_up"]
 GPGCONF_SECONDS = 20
 LEAVE_SECONDS = 5.0  # for an agent that was told to end; it removes its socket last, and must not remove our link
 _LOOK_SECONDS = 0.05
+_MAX_OPTIONS = 1 << 20  # bytes
 _SHIM = "agent-shim"
 # Both here: whoever becomes another user for a home may then not be able to read Python's files and ours any more.
 codecs.lookup("latin-1")  # python-gnupg's
@@ -86,12 +88,28 @@ def _refuse_secret_keys(home: Path) -> None:
 
 def _write_options(file: Path, ours: Sequence[str], contrary: Sequence[str] = ()) -> None:
     """Put our lines at the end of `file`, and take out those that would undo them."""
-    old = file.read_text("utf-8") if file.exists() else ""
+    old = _options_in(file)
     not_kept = {*map(_option, ours), *contrary}
     kept = [line for line in old.splitlines() if line != _NOTE and line not in ours and _option(line) not in not_kept]
     new = "\n".join([*kept, _NOTE, *ours]) + "\n"
     if new != old:
-        write_atomically(file, new.encode(), 0o644)
+        write_atomically(file, new.encode("utf-8", "surrogateescape"), 0o644)
+
+
+def _options_in(file: Path) -> str:
+    """What gpg reads, which knows no encoding; empty when there is none."""
+    try:
+        # Without waiting: a pipe in its place would hold root for ever.
+        descriptor = os.open(file, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return ""
+    with os.fdopen(descriptor, "rb") as opened:
+        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+            raise ConfigError(f"{file}: is no regular file", "move it away")
+        content = opened.read(_MAX_OPTIONS + 1)
+    if len(content) > _MAX_OPTIONS:
+        raise ConfigError(f"{file}: more than {_MAX_OPTIONS} bytes are no options of gpg's", "move it away")
+    return content.decode("utf-8", "surrogateescape")
 
 
 def _option(line: str) -> str:

@@ -24,9 +24,9 @@ def parse_moment(text: str) -> datetime:
     """
     try:
         moment = datetime.fromisoformat(text)
-    except ValueError as error:
+        return moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment.astimezone(UTC)
+    except (ValueError, OverflowError) as error:
         raise ConfigError(f"expected a date or a time, got {text!r}", "2026-11-22 or 2026-11-22T10:00") from error
-    return moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment.astimezone(UTC)
 
 
 def package_name(package: str) -> str:
@@ -81,7 +81,7 @@ class Query:
         if self.digest is not None:
             found.append(("digest >= ? AND digest < ?", (self.digest, self.digest + "g")))
         if self.package is not None:
-            found.append(("(package GLOB ? OR name = ? OR file GLOB ?)", (_glob(self.package),) * 3))
+            found.append(("(package GLOB ? OR name GLOB ? OR file GLOB ?)", (_glob(self.package),) * 3))
         if self.signature is not None:
             found.append(("signature = ?", (self.signature.hex(),)))
         if self.job is not None:

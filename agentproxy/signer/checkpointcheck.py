@@ -11,7 +11,7 @@ from agentproxy.signer.diagnosis import Damage, DamageKind
 from agentproxy.signer.logkey import LogPublicKey
 from agentproxy.signer.segment import Segment
 
-__all__ = ["Proof", "check_coverage", "read_proof"]
+__all__ = ["Proof", "check_coverage", "last_head", "read_proof"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +53,16 @@ def read_proof(directory: Path, node: str, keys: Sequence[LogPublicKey]) -> Proo
             damage = Damage(DamageKind.FORGED, str(path), number, previous + 1, str(error))
             return Proof(tuple(heads), damage)
     return Proof(tuple(heads), torn=bool(rest))
+
+
+def last_head(directory: Path, node: str) -> Head | None:
+    """The last place that a checkpoint names, whoever signed it; None when nothing there can be read as one."""
+    try:
+        lines = checkpoints_path(directory, node).read_bytes().split(b"\n")[:-1]
+        head = Checkpoint.parse(lines[-1]).head
+    except (OSError, LookupError, RemoteProtocolError):
+        return None
+    return head if head.node == node else None
 
 
 def _checked(line: bytes, node: str, previous: int, keys: dict[bytes, LogPublicKey]) -> Head:

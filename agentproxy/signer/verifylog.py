@@ -17,7 +17,7 @@ from pathlib import Path
 
 from agentproxy.protocol.errors import ConfigError
 from agentproxy.protocol.fields import Head
-from agentproxy.signer.checkpointcheck import Proof, check_coverage, read_proof
+from agentproxy.signer.checkpointcheck import Proof, check_coverage, last_head, read_proof
 from agentproxy.signer.diagnosis import Damage, DamageKind, diagnose
 from agentproxy.signer.grammar import is_canonical
 from agentproxy.signer.journalcheck import is_of_journal, journal_notes
@@ -99,9 +99,19 @@ def verify(
         if not segments:
             raise ConfigError(f"{directory}: no audit log here", "segments are named NODE-000000000001.jsonl")
         # Before the segments are listed for good: a running signer may go on to a new one meanwhile.
-        proof = read_proof(directory, segments[0].node, keys) if keys else None
+        node = segments[0].node
+        proof = read_proof(directory, node, keys) if keys else None
+        named = None if keys else last_head(directory, node)
         segments = list_segments(directory)
-        report = _verify(segments, [*heads, *(proof.heads if proof else ())], archived=archived, processes=processes)
+        known = [*heads, *(proof.heads if proof else ())]
+        report = _verify(segments, known, archived=archived, processes=processes)
+        if (
+            named is not None
+            and report.damage is None
+            and (report.head is None or named.sequence > report.head.sequence)
+        ):
+            # Without a key from outside it is no proof, but a log that ends before its own checkpoint has lost its end.
+            report = _verify(segments, [*heads, named], archived=archived, processes=processes)
     except OSError as error:
         raise ConfigError(f"{error.filename or directory}: {error.strerror}", "auditors need to read it") from error
     return report if proof is None else _with_proof(report, proof, segments)

@@ -68,6 +68,7 @@ def found(log: Path, *options: str) -> list[list[int]]:
         (("--digest", "00010204"), []),
         (("--package", "hello"), [[2, 3], [4]]),
         (("--package", "hello*"), [[2, 3], [4], [6]]),
+        (("--package", "h?llo"), [[2, 3], [4]]),
         (("--package", "hello-world-2-1.noarch"), [[6]]),
         (("--package", "hell[a-z]"), []),
         (("--job", "77"), [[2, 3], [4]]),
@@ -165,3 +166,11 @@ def test_a_damaged_record_is_not_indexed(log: Path) -> None:
     result = query(log)
     assert (result.status, result.output) == (1, "")
     assert f"{segment}: a record is damaged, at byte 0" in result.errors
+
+
+@pytest.mark.parametrize("moment", ["9999-12-31T23:59:59-12:00", "0001-01-01T00:00:00+14:00", "soon"])
+def test_a_moment_that_cannot_be_is_no_moment(log: Path, moment: str) -> None:
+    for option in ("--since", "--until"):
+        result = query(log, option, moment)
+        assert result.status == 1
+        assert "expected a date or a time" in result.errors

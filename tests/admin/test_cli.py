@@ -120,3 +120,10 @@ def _commands(command: click.Command) -> Iterator[click.Command]:
     if isinstance(command, click.Group):
         for each in command.commands.values():
             yield from _commands(each)
+
+
+def test_a_full_disk_behind_the_output_is_one_line() -> None:
+    with Path("/dev/full").open("w") as full:
+        command = [sys.executable, "-m", "agentproxy.admin", "completion", "bash"]
+        done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, check=False, timeout=60)
+    assert (done.returncode, done.stderr) == (1, "blind-oracle: error: standard output: No space left on device\n")

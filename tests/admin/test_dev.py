@@ -98,6 +98,13 @@ def test_the_environment_names_everything_and_finds_both_programs(system: System
     assert len(done.stdout.splitlines()) == 2
 
 
+def test_another_way_to_the_directory_leads_to_the_same_system(system: System, tmp_path: Path) -> None:
+    (tmp_path / "link").symlink_to(system.directory)
+    for way in (tmp_path / "link", system.directory / "log" / ".."):
+        result = blind_oracle("dev", "status", way)
+        assert result.status == 0, result.output
+
+
 def test_starting_again_changes_nothing(system: System) -> None:
     before = [system.pid(part) for part in ALL]
     assert system.dev("start").status == 0
@@ -237,6 +244,9 @@ def test_what_is_not_a_dev_system_is_left_alone(parent: Path) -> None:
     for command in ("env", "status"):
         assert "no dev system here" in blind_oracle("dev", command, parent / "mine").errors
     assert "no such directory" in blind_oracle("dev", "stop", parent / "gone").errors
+    (parent / "mine" / "dev").mkdir()  # as `/` has
+    assert "expected an empty directory" in blind_oracle("dev", "start", parent / "mine").errors
+    assert "no dev system here" in blind_oracle("dev", "status", parent / "mine").errors
 
 
 def test_a_path_too_long_for_sockets_is_refused_at_once(parent: Path) -> None:

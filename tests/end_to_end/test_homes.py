@@ -282,3 +282,19 @@ def test_a_new_subkey_and_a_later_end_arrive_on_the_runner_and_the_new_one_signs
     signed = signs(home, "legacy")
     assert signed.returncode == 0, signed.stderr
     assert system.is_good(signed.stdout, new) or new[-16:] in gpg_in(home, "--list-packets", text=signed.stdout).stdout
+
+
+def test_options_in_another_encoding_stay_as_they_are(system: System, homes: Path) -> None:
+    (homes / "old").mkdir(mode=0o700)
+    (homes / "old" / "gpg.conf").write_bytes(b"# caf\xe9\nno-greeting\n")
+    set_up(system, "--home", homes / "old")
+    assert (homes / "old" / "gpg.conf").read_bytes().startswith(b"# caf\xe9\nno-greeting\n")
+    assert signs(homes / "old").returncode == 0
+
+
+def test_a_pipe_in_place_of_the_options_is_refused_at_once(system: System, homes: Path) -> None:
+    (homes / "trap").mkdir(mode=0o700)
+    os.mkfifo(homes / "trap" / "gpg.conf")
+    done = relay(system, "setup", "--home", homes / "trap")
+    assert done.returncode == 1
+    assert "gpg.conf: is no regular file" in done.stderr

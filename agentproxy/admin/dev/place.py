@@ -24,7 +24,7 @@ _LOOK_SECONDS = 0.05
 class Place:
     """A state directory as `init` makes it, with a relay, a GnuPG home and logs beside it."""
 
-    root: Path  # absolute: processes are recognized by it
+    root: Path  # absolute and without links: processes are recognized by it, whatever way led there
 
     @classmethod
     def at(cls, directory: Path) -> "Place":
@@ -33,7 +33,7 @@ class Place:
         Raises:
             ConfigError: its path is too long for the sockets in it, or cannot stand in what gpg reads.
         """
-        place = cls(directory.absolute())
+        place = cls(directory.resolve())
         if any(character in str(place.root) for character in "$\n"):
             raise ConfigError(f"{directory}: what gpg and rpm read cannot hold '$' or a newline", "choose another path")
         longest = max((place.control, place.socket, place.home / "S.gpg-agent"), key=lambda path: len(str(path)))
@@ -97,7 +97,7 @@ class Place:
     @property
     def is_made(self) -> bool:
         """Whether `dev start` has finished here once."""
-        return self._made.exists()
+        return self._made.is_file()  # `/` has a directory of this name
 
     @property
     def _made(self) -> Path:

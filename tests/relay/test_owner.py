@@ -1,0 +1,66 @@
+"""Root works in a user's home as that user, and not for ever."""
+
+import os
+import signal
+import time
+from pathlib import Path
+
+import pytest
+
+from agentproxy.protocol.errors import ConfigError
+from relay import owner
+from relay.owner import as_owner_of
+
+pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="only root becomes another user")
+
+SOMEBODY = 12345
+
+
+@pytest.fixture(name="home")
+def somebodys_home(tmp_path: Path) -> Path:
+    # Root works below directories only that others cannot write; pytest's are its own.
+    home = tmp_path / "home"
+    home.mkdir()
+    os.chown(home, SOMEBODY, SOMEBODY)
+    return home
+
+
+def test_what_the_owner_did_comes_back_and_what_went_wrong_too(home: Path) -> None:
+    assert as_owner_of(home, lambda: f"uid {os.geteuid()}, groups {os.getgroups()}") == (
+        f"uid {SOMEBODY}, groups [{SOMEBODY}]"
+    )
+
+    def fail() -> str:
+        raise ConfigError("a reason")
+
+    with pytest.raises(ConfigError, match="a reason"):
+        as_owner_of(home, fail)
+
+
+def test_work_that_does_not_end_is_ended_with_all_that_it_started(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(owner, "TASK_SECONDS", 0.5)
+    reading, writing = os.pipe()
+
+    def hang() -> str:
+        child = os.fork()
+        if child:
+            os.write(writing, f"{child}".encode())
+        signal.pause()
+        return ""
+
+    with pytest.raises(ConfigError, match="took more than"):
+        as_owner_of(home, hang)
+    os.close(writing)
+    with os.fdopen(reading) as told:
+        started = int(told.read())
+    until = time.monotonic() + 30
+    while _runs(started):
+        assert time.monotonic() < until, "what it started goes on"
+
+
+def _runs(pid: int) -> bool:
+    """Whether a process is there and no zombie that init has not looked at yet."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except FileNotFoundError:
+        return False
