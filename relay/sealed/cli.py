@@ -26,7 +26,7 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
         run_command = _loaded()
         status = run_command(words)
     except KeyboardInterrupt:
-        sys.exit(INTERRUPTED)
+        _end(INTERRUPTED)
     except ModuleNotFoundError as error:
         print(f"blind-oracle-sign: error: {error.name} is not installed", file=sys.stderr)
         print("blind-oracle-sign: hint: pip install 'blind-oracle[client]'", file=sys.stderr)
@@ -38,6 +38,8 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
 
 def _end(status: int) -> NoReturn:
     """End after a trouble; what standard output did not take would make the interpreter's end another one."""
+    if status == INTERRUPTED:
+        os._exit(status)  # a thread may be writing to who does not read, and holds the stream
     try:
         if sys.stdout is not None:
             sys.stdout.flush()

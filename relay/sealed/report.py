@@ -74,7 +74,8 @@ class Report:
             with contextlib.suppress(trio.WouldBlock, trio.EndOfChannel):
                 while True:
                     results.append(self._arriving.receive_nowait())
-            await trio.to_thread.run_sync(self._write, results)
+            # Who interrupts us does not wait for a reader that never comes.
+            await trio.to_thread.run_sync(self._write, results, abandon_on_cancel=True)
 
     def _write(self, results: Sequence[Result]) -> None:
         try:

@@ -4,6 +4,7 @@ import contextlib
 import json
 import os
 import pty
+import select
 import shutil
 import signal
 import subprocess
@@ -461,3 +462,19 @@ def test_a_file_that_cannot_be_read_is_no_wrong_usage(monkeypatch: pytest.Monkey
     monkeypatch.setattr(os, "access", lambda *_: False)
     with pytest.raises(ConfigError, match=r"none\.yaml"):
         run_command(["rpm", "--config", str(tmp_path / "none.yaml"), str(tmp_path / "x.rpm")])
+
+
+def test_who_interrupts_a_run_does_not_wait_for_its_reader(system: System, tmp_path: Path) -> None:
+    missing = [str(tmp_path / f"{number:04d}{'x' * 200}.rpm") for number in range(600)]  # their lines fill any pipe
+    words = (SIGN, "rpm", "--json", "--key", "modern", *missing)
+    reading, writing = os.pipe()
+    process = subprocess.Popen(words, env=system.environment, stdout=writing, stderr=subprocess.DEVNULL)
+    try:
+        until(lambda: not select.select([], [writing], [], 0)[1], "the pipe is full")
+        process.send_signal(signal.SIGINT)
+        assert process.wait(SECONDS) == 130
+    finally:
+        process.kill()
+        process.wait()
+        os.close(reading)
+        os.close(writing)
