@@ -1,6 +1,7 @@
 import json
 import os
 import shlex
+import shutil
 import signal
 import subprocess
 import sys
@@ -96,6 +97,20 @@ def test_the_environment_names_everything_and_finds_both_programs(system: System
     )
     assert done.returncode == 0, done.stderr
     assert len(done.stdout.splitlines()) == 2
+
+
+def test_a_part_starts_when_the_logs_were_taken_away(system: System) -> None:
+    (system.directory / "log").rename(system.directory / "away")
+    try:
+        assert system.dev("stop", "relay").status == 0
+        started = system.dev("start", "relay")
+        assert started.status == 0, started.errors
+        assert (system.directory / "log" / "relay.log").exists()
+    finally:
+        shutil.rmtree(system.directory / "log", ignore_errors=True)
+        (system.directory / "away").rename(system.directory / "log")
+        system.dev("stop", "relay")
+        assert system.dev("start", "relay").status == 0
 
 
 def test_another_way_to_the_directory_leads_to_the_same_system(system: System, tmp_path: Path) -> None:
@@ -218,6 +233,12 @@ def test_two_systems_run_side_by_side(system: System, exports: Exports) -> None:
         finally:
             assert other.dev("stop").status == 0
         assert system.status() == ALL
+
+
+def test_a_key_without_end_is_refused_and_not_read_to_it(parent: Path) -> None:
+    result = blind_oracle("dev", "start", parent / "new", "--key=modern=/dev/zero")
+    assert result.status == 1
+    assert "more than 1048576 bytes" in result.errors
 
 
 @pytest.mark.parametrize("key", ["modern", "=file", "modern=", ""])

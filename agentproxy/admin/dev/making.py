@@ -9,7 +9,7 @@ from agentproxy.admin.dev.nodes import add_nodes, first_node
 from agentproxy.admin.dev.place import RUNNER, Place
 from agentproxy.admin.dev.ports import free_ports
 from agentproxy.admin.enrolment import add_runner, enrol_again, known_credentials
-from agentproxy.admin.importing import KeyImport
+from agentproxy.admin.importing import MAX_EXPORT, KeyImport
 from agentproxy.admin.intake import take_key
 from agentproxy.admin.layout import load_oracle, load_signer
 from agentproxy.admin.policyfile import add, key_addition, runner_addition
@@ -82,6 +82,7 @@ def enrol_relay(place: Place) -> None:
 
 def _read(file: Path) -> bytes:
     try:
-        return file.read_bytes()
+        with file.open("rb") as opened:
+            return opened.read(MAX_EXPORT + 1)  # whoever takes it says what is too much
     except OSError as error:
         raise ConfigError(f"{file}: cannot be read: {error.strerror}") from error

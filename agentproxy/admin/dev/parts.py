@@ -80,6 +80,7 @@ def start(place: Place, name: str) -> None:
         return
     part, log = parts_of(place)[name], place.logs / f"{name}.log"
     command = (sys.executable, "-P", "-m", *part.words, "--config", str(part.config))
+    place.logs.mkdir(mode=0o700, exist_ok=True)  # somebody may have taken them away
     before = log.stat().st_size if log.exists() else 0
     with ReadySocket() as ready:
         process = processes.spawn(command, ready.environment(), log)
