@@ -30,6 +30,12 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
             status = run_command(words)
     except KeyboardInterrupt:
         sys.exit(INTERRUPTED)
+    except OSError as error:
+        from agentproxy.runtime.output import give_up_output  # noqa: PLC0415  the daemon needs none of it
+
+        if said := give_up_output(error):
+            print(f"blind-oracle-relay: error: {said}", file=sys.stderr)
+        sys.exit(FAILED)
     except (BlindOracleError, ExceptionGroup) as error:
         _complain(error)
         sys.exit(FAILED)

@@ -4,7 +4,6 @@ Exit status: 0 done, 1 it did not work, 2 wrong usage, 130 interrupted by Ctrl-C
 command that was named is imported, so that help and completion answer at once.
 """
 
-import errno
 import importlib
 import os
 import signal
@@ -17,11 +16,11 @@ import click
 
 from agentproxy import __version__
 from agentproxy.protocol.errors import BlindOracleError, ConfigError
+from agentproxy.runtime.output import give_up_output
 
 __all__ = ["main"]
 
 FAILED, USAGE, INTERRUPTED = 1, 2, 130
-_FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 _COMPLETE = "_BLIND_ORACLE_COMPLETE"  # what click looks for
 
 _EPILOG = (
@@ -58,16 +57,9 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
         sys.exit(USAGE if isinstance(error, click.UsageError) else FAILED)
     except click.Abort:
         sys.exit(INTERRUPTED)
-    except BrokenPipeError:
-        # `… | head` has seen enough. Python would complain once more while it closes the output.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(FAILED)
     except OSError as error:
-        # Whoever writes files says so where it does; this is what was printed, into a file for example.
-        if error.errno not in _FULL:
-            raise
-        _complain(f"standard output: {error.strerror}", "")
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        if said := give_up_output(error):
+            _complain(said, "")
         sys.exit(FAILED)
     except (BlindOracleError, ExceptionGroup) as error:
         reasons = list(_leaves(error))

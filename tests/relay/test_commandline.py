@@ -213,16 +213,31 @@ async def test_without_an_oracle_nothing_is_enrolled_and_the_file_stays_good(run
         assert (await command(runner, "enroll", str(file))).returncode == 0
 
 
-async def test_a_file_that_the_oracle_does_not_take_says_what_to_ask_for(runner: Runner) -> None:
+@pytest.mark.parametrize(
+    ("code", "reason", "hint"),
+    [
+        (
+            RejectionCode.TOKEN_REVOKED,
+            b"this token was revoked",
+            b"a file works once and for a day; a new one: blind-oracle runner enroll b1",
+        ),
+        # Its policy was not reloaded yet; another file would be refused as well.
+        (RejectionCode.RUNNER_UNKNOWN, b"policy does not name this runner", b"systemctl reload blind-oracle on"),
+    ],
+)
+async def test_a_file_that_the_oracle_does_not_take_says_what_to_ask_for(
+    runner: Runner, code: RejectionCode, reason: bytes, hint: bytes
+) -> None:
     async with runner.running_oracle():
         file = enrolment(runner)
         runner.oracle.bootstraps.clear()
-        runner.oracle.rejection = Rejected(RejectionCode.TOKEN_REVOKED)
+        runner.oracle.rejection = Rejected(code)
         refused = await command(runner, "enroll", str(file))
 
     assert refused.returncode == 1
-    assert b"the oracle does not take this enrolment file: this token was revoked" in refused.stderr
-    assert b"hint: a file works once and for a day; a new one: blind-oracle runner enroll b1" in refused.stderr
+    assert b"the oracle does not take this enrolment file: " in refused.stderr
+    assert reason in refused.stderr
+    assert b"hint: " + hint in refused.stderr
     assert not credentials(runner).exists()
 
 
@@ -290,3 +305,17 @@ async def test_wrong_usage_has_a_status_of_its_own(runner: Runner) -> None:
 
 def test_the_shim_is_clean_posix_shell() -> None:
     subprocess.run(["shellcheck", "-s", "sh", ROOT / "relay" / "agent-shim"], check=True)
+
+
+@pytest.mark.parametrize(
+    ("output", "said"),
+    [
+        ("> /dev/full", "blind-oracle-relay: error: standard output: No space left on device\n"),
+        ("| true", ""),
+    ],
+)
+def test_output_that_nobody_takes_ends_without_a_traceback(output: str, said: str) -> None:
+    program = f"{sys.executable} -m relay.cli"
+    script = f"for word in --help 'setup --help' 'enroll --help'; do {program} $word {output}; done"
+    done = subprocess.run(["bash", "-c", script], stderr=subprocess.PIPE, text=True, check=False, timeout=60)
+    assert done.stderr == said * 3
