@@ -2,7 +2,7 @@
 
 import contextlib
 import enum
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator
+from collections.abc import Awaitable, Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
@@ -111,26 +111,13 @@ class Batch:
     async def _each(self, files: Iterator[Path], sign: "_Sign") -> None:
         async def work() -> None:
             for file in files:  # one iterator for all workers
-                async with self._alone_with(file):
-                    with self._settling.under_way():
-                        result = await self._result(file, sign)
+                with self._settling.under_way():
+                    result = await self._result(file, sign)
                 await self._tell(result)
 
         async with hands(min(_THREADS, self._way.jobs)) as self._hands, trio.open_nursery() as nursery:
             for _ in range(self._way.jobs):
                 nursery.start_soon(work)
-
-    @contextlib.asynccontextmanager
-    async def _alone_with(self, file: Path) -> AsyncIterator[None]:
-        """Nobody else of this run works on the file under another name: to the second one it would have changed."""
-        while (identity := _identity(file)) in self._at_work:
-            await self._at_work[identity].wait()
-        done = self._at_work[identity] = trio.Event()
-        try:
-            yield
-        finally:
-            del self._at_work[identity]
-            done.set()
 
     async def _result(self, file: Path, sign: "_Sign") -> Result:
         if self._hopeless:
@@ -151,7 +138,7 @@ class Batch:
     async def _sign_rpm(self, file: Path) -> Result:
         way = self._way
         with contextlib.ExitStack() as stack:
-            original, rpm, state = await self._in_thread(lambda: _read_rpm(stack, file, way))
+            original, rpm, state = await self._read_alone(stack, file)
             if rpm.is_signed and way.existing is not Existing.REPLACE:
                 if way.existing is Existing.REFUSE:
                     raise UnfitError("it has a signature already")
@@ -160,6 +147,27 @@ class Batch:
             await self._in_thread(lambda: _write_rpm(original, rpm, sealed))
             await self._settled(original.directory)
         return Result(file, Outcome.SIGNED, signature=file, package=rpm.nevra, sealed=sealed)
+
+    async def _read_alone(self, stack: contextlib.ExitStack, file: Path) -> tuple[Original, Rpm, HashState]:
+        """A package, once nobody else of this run works on it under another name: it changes while they do.
+
+        Args:
+            stack: closes it, and lets those go on who wait for it.
+        """
+        while True:
+            with contextlib.ExitStack() as opening:
+                read = await self._in_thread(lambda: _read_rpm(opening, file, self._way))
+                identity = read[0].status.st_dev, read[0].status.st_ino
+                other = self._at_work.get(identity)
+                if other is None:
+                    self._at_work[identity] = trio.Event()
+                    opening.callback(self._is_done_with, identity)
+                    stack.push(opening.pop_all())
+                    return read
+            await other.wait()
+
+    def _is_done_with(self, identity: tuple[int, int]) -> None:
+        self._at_work.pop(identity).set()
 
     async def _sign_detached(self, file: Path, output: Path) -> Result:
         with contextlib.ExitStack() as stack:
@@ -190,15 +198,6 @@ class Batch:
 
 
 _Sign = Callable[[Path], Awaitable[Result]]
-
-
-def _identity(file: Path) -> tuple[int, int]:
-    """Device and inode; what cannot be looked at is alone, and reading it will say why."""
-    try:
-        status = file.stat()
-    except OSError:
-        return -1, id(file)
-    return status.st_dev, status.st_ino
 
 
 def _beside(file: Path, *, armor: bool) -> Path:

@@ -4,8 +4,8 @@ import contextlib
 import json
 import sys
 from collections import Counter
-from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Iterator, Sequence
+from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 
 import click
@@ -78,11 +78,9 @@ class Report:
             await trio.to_thread.run_sync(self._write, results, abandon_on_cancel=True)
 
     def _write(self, results: Sequence[Result]) -> None:
-        try:
+        with _telling():
             for result in results:
                 self._write_one(result)
-        except OSError as error:
-            raise ConfigError(f"what became of the files cannot be told: {error.strerror}") from error
 
     def _write_one(self, result: Result) -> None:
         if self._as_json:
@@ -99,12 +97,26 @@ class Report:
         return not self._counts[Outcome.FAILED] and not self._counts[Outcome.NOT_TRIED]
 
     def sum(self) -> None:
-        """The last words."""
+        """The last words.
+
+        Raises:
+            ConfigError: as in `writing`.
+        """
         if self._as_json or (self._quiet and self.is_good):
             return
         counts = {outcome.value.replace("_", " "): self._counts[outcome] for outcome in Outcome}
         parts = [f"{count} {words}" for words, count in counts.items() if count]
-        click.echo(", ".join(parts) + _by(self._last), err=not self.is_good)
+        with _telling():
+            click.echo(", ".join(parts) + _by(self._last), err=not self.is_good)
+
+
+@contextmanager
+def _telling() -> Iterator[None]:
+    """Where nobody reads, or the disk behind it is full, the run ends with one line."""
+    try:
+        yield
+    except OSError as error:
+        raise ConfigError(f"what became of the files cannot be told: {error.strerror}") from error
 
 
 def _by(result: Result | None) -> str:

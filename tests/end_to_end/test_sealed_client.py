@@ -445,8 +445,11 @@ def test_a_signature_takes_the_place_of_no_document_and_no_device(system: System
     assert (tmp_path / "link").readlink() == Path("/dev/null")
 
 
-def test_a_run_whose_results_nobody_can_be_told_says_so_in_one_line(system: System, package: Path) -> None:
-    words = (SIGN, "rpm", "--json", "--key", "modern", package)
+@pytest.mark.parametrize("options", [("--json",), ()])
+def test_a_run_whose_results_nobody_can_be_told_says_so_in_one_line(
+    system: System, package: Path, options: tuple[str, ...]
+) -> None:
+    words = (SIGN, "rpm", *options, "--key", "modern", package)
     with Path("/dev/full").open("w") as full:
         done = subprocess.run(
             words, env=system.environment, stdout=full, stderr=subprocess.PIPE, text=True, check=False
