@@ -34,8 +34,8 @@ class RegistryView:
         self._registry = registry
         self._changed = changed
         self._reached = float("-inf")
-        self._read = float("-inf")  # when the registry was read last, and the next one just before that
-        self._mark: object = None
+        self._read = float("-inf")  # when the registry was read last
+        self._mark: object = None  # of the registry, just before that
         self._lock = trio.Lock()
         self._used: dict[str, datetime] = {}
 

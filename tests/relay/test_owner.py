@@ -2,7 +2,6 @@
 
 import os
 import signal
-import time
 from pathlib import Path
 
 import pytest
@@ -10,6 +9,7 @@ import pytest
 from agentproxy.protocol.errors import ConfigError
 from relay import owner
 from relay.owner import as_owner_of
+from tests.end_to_end.place import until
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="only root becomes another user")
 
@@ -53,9 +53,7 @@ def test_work_that_does_not_end_is_ended_with_all_that_it_started(home: Path, mo
     os.close(writing)
     with os.fdopen(reading) as told:
         started = int(told.read())
-    until = time.monotonic() + 30
-    while _runs(started):
-        assert time.monotonic() < until, "what it started goes on"
+    until(lambda: not _runs(started), "what it started has ended")
 
 
 def _runs(pid: int) -> bool:
