@@ -18,7 +18,7 @@ from bench.distance import DELAYS, by_relay, by_ssh
 from bench.framed_load import flood, signing_rate, single_p50_ms
 from bench.http_load import HttpLoad
 from bench.kills import DEADLINE_SECONDS, sign_beside_kills
-from bench.packages import Workload
+from bench.packages import Workload, spread
 from bench.processes import cpu_seconds, private_kib
 from bench.rows import Row, at_least, at_most, print_table, reached, shown, within, write
 from bench.sides import CLIENT, KEYS, Ours, Reference, ours, reference
@@ -281,6 +281,7 @@ def main() -> None:
     cache.mkdir(exist_ok=True)
     with tempfile.TemporaryDirectory(prefix="bench-", dir=cache) as name:
         directory = Path(name)
+        spread(directory)
         with reference(directory / "gnupg") as theirs, ours(directory / "ours", theirs.keys) as mine:
             bench = Bench(mine, theirs, directory, arguments.rounds, quick=arguments.quick)
             rows = []
