@@ -36,11 +36,11 @@ StreamT = TypeVar("StreamT", bound=trio.abc.AsyncResource)
 Entrance = tuple[trio.abc.Listener[StreamT], Callable[[StreamT], Awaitable[None]], int]
 
 
-def room_for(connections: int, others: int = 0) -> int:
-    """Raise our limit of open files, as far as it goes, for so many connections; how many there is room for.
+def room_for(wanted: int, others: int = 0) -> int:
+    """Raise our limit of open files, as far as it goes; how many of these there is room for.
 
     Args:
-        connections: wanted.
+        wanted: connections, or files.
         others: further ones that have their own limit, and for which room is kept.
 
     Shells and systemd give 1024 to start with, for the sake of select(2), which nothing here uses. Without some files
@@ -48,13 +48,12 @@ def room_for(connections: int, others: int = 0) -> int:
     """
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     kept = OWN_FILES + others
-    wanted = connections + kept
-    if soft < wanted:
-        soft = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
+    if soft < wanted + kept:
+        soft = wanted + kept if hard == resource.RLIM_INFINITY else min(wanted + kept, hard)
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
-    if soft < wanted:
-        logger.warning("fewer connections at once than configured, wanted=%d open_files=%d", connections, soft)
-    return min(connections, max(1, soft - kept))
+    if soft < wanted + kept:
+        logger.warning("fewer at once than configured, since open files are limited, wanted=%d limit=%d", wanted, soft)
+    return min(wanted, max(1, soft - kept))
 
 
 def keep_what_is_loaded() -> None:

@@ -2,6 +2,7 @@
 
 import contextlib
 import enum
+import os
 from collections.abc import Awaitable, Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +15,7 @@ from agentproxy.protocol.errors import BlindOracleError, LocalProtocolError
 from agentproxy.protocol.hashstates import HashState
 from agentproxy.protocol.key_messages import ServedKey
 from agentproxy.protocol.seal_messages import Sealed
+from agentproxy.runtime.serve import room_for
 from relay.link import RejectedError
 from relay.pending import DeadlineError, UnreachableError
 from relay.sealed import libcrypto, rpms
@@ -30,6 +32,7 @@ __all__ = ["Batch", "Existing", "Outcome", "Result", "Way"]
 
 # Reading, hashing and fsync block: more of them than processors, since with a slow disk they mostly wait for that.
 _THREADS = 8
+_FILES_OPEN = 2  # of one job: what is signed, and what takes its place
 
 T = TypeVar("T")
 
@@ -115,8 +118,9 @@ class Batch:
                     result = await self._result(file, sign)
                 await self._tell(result)
 
-        async with hands(min(_THREADS, self._way.jobs)) as self._hands, trio.open_nursery() as nursery:
-            for _ in range(self._way.jobs):
+        jobs = max(1, room_for(_FILES_OPEN * self._way.jobs) // _FILES_OPEN)
+        async with hands(min(_THREADS, jobs)) as self._hands, trio.open_nursery() as nursery:
+            for _ in range(jobs):
                 nursery.start_soon(work)
 
     async def _result(self, file: Path, sign: "_Sign") -> Result:
@@ -222,8 +226,16 @@ def _read_document(stack: contextlib.ExitStack, file: Path, algorithm: HashAlgor
 
 
 def _write_detached(original: Original, output: Path, sealed: Sealed, *, armor: bool) -> None:
-    """Beside the file; whoever may read that may read its signature."""
+    """Whoever may read the file may read its signature, and only its owner write it.
+
+    Raises:
+        UnfitError: the file changed meanwhile, or its signature would take the place of something else.
+        OSError: the signature cannot be written; the error says which.
+    """
     original.check_unchanged()
     original.check_apart(output)
-    with created(output, original.status.st_mode & 0o666) as signature:
-        signature.write(sealed.seal.armored.encode("ascii") if armor else sealed.seal.packet)
+    try:
+        with created(output, original.status.st_mode & 0o444 | 0o600) as signature:
+            signature.write(sealed.seal.armored.encode("ascii") if armor else sealed.seal.packet)
+    except OSError as error:
+        raise OSError(error.errno, f"{os.fspath(output)!r} cannot be written: {error.strerror}") from error

@@ -133,12 +133,17 @@ def _attributes(descriptor: int) -> list[str]:
 def created(path: Path, mode: int) -> Iterator[BinaryIO]:
     """As `replacement`, for a file of which nobody cares what it was before, or whether it was.
 
+    What root writes belongs to the owner of the directory, who could not replace it otherwise.
+
     Args:
         path: symbolic links are replaced, not followed.
         mode: permission bits.
     """
     with _fresh(os.fspath(path)) as (file, place):
         yield file
+        if os.geteuid() == 0:
+            owner = os.stat(os.path.dirname(path) or os.curdir)
+            os.fchown(file.fileno(), owner.st_uid, owner.st_gid)
         place(mode, None)
 
 

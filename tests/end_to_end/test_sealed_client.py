@@ -7,6 +7,7 @@ import pty
 import select
 import shutil
 import signal
+import stat
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -443,6 +444,37 @@ def test_a_signature_takes_the_place_of_no_document_and_no_device(system: System
     assert sign(system, "detached", "--key", "modern", "--output", "-", file).returncode == 2
     assert file.read_text() == "text"
     assert (tmp_path / "link").readlink() == Path("/dev/null")
+
+
+def test_only_its_owner_may_write_a_signature(system: System, tmp_path: Path) -> None:
+    for mode, expected in ((0o666, 0o644), (0o640, 0o640), (0o400, 0o600)):
+        file = tmp_path / f"{mode:o}"
+        file.write_text("text")
+        file.chmod(mode)
+        assert sign(system, "detached", "--key", "modern", file).returncode == 0
+        assert stat.S_IMODE(file.with_name(f"{mode:o}.asc").stat().st_mode) == expected
+
+
+def test_a_signature_that_cannot_be_written_is_named(system: System, tmp_path: Path) -> None:
+    file = tmp_path / "file"
+    file.write_text("text")
+    done = sign(system, "detached", "--key", "modern", "--output", tmp_path / "none" / "file.asc", file)
+    assert done.returncode == 1
+    assert "none/file.asc' cannot be written: No such file or directory" in done.stderr
+
+
+def test_few_open_files_make_a_run_slower_and_not_wrong(system: System, package: Path, tmp_path: Path) -> None:
+    packages = [tmp_path / f"{number}.rpm" for number in range(100)]
+    for one in packages:
+        shutil.copy(package, one)
+    words = [SIGN, "rpm", "--key", "modern", "--jobs", "100", *packages]
+    done = subprocess.run(
+        ["sh", "-c", 'ulimit -n 90; exec "$@"', "sh", *words],
+        env=system.environment, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert "fewer at once than configured" in done.stderr
+    assert "100 signed" in done.stdout
 
 
 @pytest.mark.parametrize("options", [("--json",), ()])

@@ -182,6 +182,15 @@ def test_a_new_file_has_its_mode_and_may_take_the_place_of_another(tmp_path: Pat
     assert stat.S_IMODE((tmp_path / "file.asc").stat().st_mode) == 0o640
 
 
+@AS_ROOT
+def test_a_new_file_of_root_s_belongs_to_the_owner_of_its_directory(tmp_path: Path) -> None:
+    os.chown(tmp_path, 12345, 54321)
+    with created(tmp_path / "file.asc", 0o640) as file:
+        file.write(b"new")
+    status = (tmp_path / "file.asc").stat()
+    assert (status.st_uid, status.st_gid, stat.S_IMODE(status.st_mode)) == (12345, 54321, 0o640)
+
+
 def test_a_file_system_without_unnamed_files_will_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "O_TMPFILE", os.O_DIRECTORY)  # EISDIR, as such file systems answer
     file = tmp_path / "file"

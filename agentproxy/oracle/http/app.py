@@ -27,7 +27,7 @@ the field `token`, and comes over TLS with a client certificate unless the polic
 
 # In what a status is explained, so that the document says when to expect it.
 _WORDS: Mapping[int, str] = {
-    400: "No HTTP request of ours: a query string, no JSON, a field twice, identity headers",
+    400: "No HTTP request of ours: a query string, no JSON, a field or header twice, identity headers",
     401: "No token, or one that is not good any more; or no client certificate",
     403: "Known, and not allowed",
     404: "No such key for this runner",

@@ -28,6 +28,9 @@ MAX_NAMES = 32
 BODY_SECONDS = 10.0  # for all of it, which fits into a few packets
 _BATCH = "/sign/batch"
 _QUIET = frozenset({"/health", "/version"})  # asked every few seconds by monitoring
+# Which of two counts would depend on who reads them: a proxy, the framework or us. Authorization is looked at where the
+# token is.
+_ONCE = (b"content-type", b"idempotency-key")
 _CODES = frozenset({"GET", "POST", "HEAD", "OPTIONS", "PUT", "PATCH", "DELETE"})
 
 
@@ -102,6 +105,9 @@ def _objection(scope: Scope) -> Problem | None:
     if _header(scope, b"content-length") and _header(scope, b"transfer-encoding"):
         # RFC 9112, 6.1: an attempt at smuggling, or a broken client.
         return Problem(HTTPStatus.BAD_REQUEST, "framing", "Content-Length and Transfer-Encoding exclude each other")
+    for name in _ONCE:
+        if sum(known == name for known, _ in scope["headers"]) > 1:
+            return Problem(HTTPStatus.BAD_REQUEST, "header_twice", f"{name.decode()} stands twice: one is right")
     peer: Peer = scope["state"]["peer"]
     try:
         scope["state"]["peer"] = identify(peer, scope["headers"])

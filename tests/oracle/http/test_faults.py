@@ -96,6 +96,8 @@ ILLEGAL = {
     "a list of lengths": HEAD + b"Content-Length: 5, 6\r\n\r\n{}    ",
     "a signed length": HEAD + b"Content-Length: +2\r\n\r\n{}",
     "length and chunks": HEAD + b"Content-Length: 2\r\nTransfer-Encoding: chunked\r\n\r\n2\r\n{}\r\n0\r\n\r\n",
+    "two media types": HEAD + b"Content-Type: text/plain\r\nContent-Length: 2\r\n\r\n{}",
+    "two idempotency keys": HEAD + b"Idempotency-Key: a\r\nidempotency-key: b\r\nContent-Length: 2\r\n\r\n{}",
     "an unknown encoding": HEAD + b"Transfer-Encoding: chunked, identity\r\n\r\n{}",
     "space before the colon": HEAD + b"Content-Length : 2\r\n\r\n{}",
     "a folded header": HEAD + b"X-A: b\r\n  Content-Length: 2\r\n\r\n",
