@@ -163,6 +163,20 @@ def test_the_record_is_named(tmp_path: Path, gnupg: GnupgHome, built: Path) -> N
     assert second.endswith("with key modern, for b1")
 
 
+def test_a_file_that_cannot_be_read_keeps_no_other_from_being_told(tmp_path: Path, gnupg: GnupgHome) -> None:
+    document = tmp_path / "repomd.xml"
+    document.write_bytes(b"<repomd/>")
+    signature = sign_file(document, gnupg, "rsa2048", ".asc", "--armor")
+    log = log_of(tmp_path / "audit", signature)
+    result = who_signed(log, tmp_path / "none.rpm", signature)
+    assert (result.status, result.output.count("this oracle made it")) == (1, 1)
+    assert result.errors == f"blind-oracle: error: {tmp_path / 'none.rpm'}: cannot be read: No such file or directory\n"
+    result = who_signed(log, tmp_path / "none.rpm", signature, "--json")
+    first, second = map(json.loads, result.output.splitlines())
+    assert (result.status, first["file"], "cannot be read" in first["error"]) == (1, str(tmp_path / "none.rpm"), True)
+    assert second["signatures"][0]["verdict"] == "made"
+
+
 def test_a_signature_of_somebody_else_is_called_so(tmp_path: Path, gnupg: GnupgHome, built: Path) -> None:
     package = sign_rpm(built, tmp_path / "a.rpm", gnupg, "rsa2048")
     log = log_of(tmp_path / "audit")

@@ -10,6 +10,7 @@ from agentproxy.admin.auditorigin import Origin, origin_of
 from agentproxy.admin.auditplace import cache_option, configured, directory_option, json_option
 from agentproxy.admin.layout import config_option
 from agentproxy.admin.signedfiles import signatures_of
+from agentproxy.protocol.errors import ConfigError
 from agentproxy.signer.record import Entry
 from agentproxy.signer.segment import list_segments
 
@@ -35,12 +36,17 @@ def who_signed(  # noqa: PLR0913, PLR0917  one parameter for each option
 
     A FILE is an RPM, a detached signature (NAME.asc or NAME.sig, with NAME beside it) such as repomd.xml.asc, or a file
     with one beside it. A signature that a build server made with its own key while no oracle could (fallback) is named
-    as that. Exit status 1 says that a signature is neither, or that there is none.
+    as that. Exit status 1 says that a signature is neither, that there is none, or that a file could not be read.
     """
     place, good = directory or configured(config), True
     with AuditIndex.open(place, cache) as index:
         for file in files:
-            origins = [origin_of(signature, index) for signature in signatures_of(file)]
+            try:
+                origins = [origin_of(signature, index) for signature in signatures_of(file)]
+            except ConfigError as error:
+                good = False  # one file of many, of which the others are asked as well
+                _tell_trouble(file, error, as_json=as_json)
+                continue
             good = good and bool(origins) and all(origin.is_accounted for origin in origins)
             _tell(file, origins, as_json=as_json)
     tell_archived(place)
@@ -56,6 +62,13 @@ def _tell(file: Path, origins: list[Origin], *, as_json: bool) -> None:
     else:
         for origin in origins:
             click.echo(f"{file}: {origin.signature.what}: {origin.words}{_record(origin)}")
+
+
+def _tell_trouble(file: Path, error: ConfigError, *, as_json: bool) -> None:
+    if as_json:
+        click.echo(json.dumps({"file": str(file), "error": str(error)}))
+    else:
+        click.echo(f"blind-oracle: error: {error}", err=True)
 
 
 def _record(origin: Origin) -> str:
