@@ -13,10 +13,10 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
-__all__ = ["ROOT", "WHEELS", "compile_all", "epoch", "install", "version", "wheel_and_sdist"]
+__all__ = ["ROOT", "compile_all", "epoch", "install", "version", "wheel_and_sdist", "wheels_of"]
 
 ROOT = Path(__file__).parents[2]
-WHEELS = ROOT / "build" / "wheels"
+_WHEELS = ROOT / "build" / "wheels"
 _SOURCES = ("agentproxy", "relay", "pyproject.toml", "README.md", "LICENSE")
 # What EL8 with its glibc 2.28 can load, and so every later system; pip does not conclude the older names by itself.
 _PLATFORMS = ("manylinux_2_28", "manylinux_2_17", "manylinux2014", "manylinux_2_12", "manylinux_2_5", "manylinux1")
@@ -42,19 +42,27 @@ def epoch() -> int:
     )  # 1980: zip knows no earlier
 
 
+def _lock(requirements: str) -> Path:
+    return ROOT / "requirements" / f"{requirements}.txt"
+
+
+def wheels_of(requirements: str, python: str) -> Path:
+    """Where `install` keeps what it downloads for requirements/NAME.txt as it is now."""
+    return _WHEELS / f"{requirements}-{python}-{hashlib.sha256(_lock(requirements).read_bytes()).hexdigest()[:16]}"
+
+
 def install(requirements: str, target: Path, python: str) -> None:
     """Put the packages that requirements/NAME.txt locks into `target`, for that version of Python.
 
     Raises:
         subprocess.CalledProcessError: one cannot be had, or has another hash; pip has said why.
     """
-    lock = ROOT / "requirements" / f"{requirements}.txt"
+    lock, wheels = _lock(requirements), wheels_of(requirements, python)
     options = ["--require-hashes", "--no-deps", "--only-binary", ":all:", "--python-version", python]
     options += [word for name in _PLATFORMS for word in ("--platform", f"{name}_{os.uname().machine}")]
-    wheels = WHEELS / f"{requirements}-{python}-{hashlib.sha256(lock.read_bytes()).hexdigest()[:16]}"
     if not wheels.is_dir():
-        WHEELS.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=WHEELS) as fresh:
+        _WHEELS.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=_WHEELS) as fresh:
             _pip("download", *options, "--dest", f"{fresh}/all", "-r", str(lock))
             shutil.move(f"{fresh}/all", wheels)
     _pip("install", *options, "--no-index", "--find-links", str(wheels), "--target", str(target), "-r", str(lock))

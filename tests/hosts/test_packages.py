@@ -13,7 +13,7 @@ import pytest
 
 from deployment.packages import rpm
 from deployment.packages.contents import Target, contents
-from deployment.packages.sources import WHEELS, wheel_and_sdist
+from deployment.packages.sources import wheel_and_sdist, wheels_of
 from deployment.packages.zipapp import build as build_zipapp
 
 pytestmark = pytest.mark.hosts
@@ -104,6 +104,7 @@ def test_the_scriptlets_of_an_rpm_are_shell(rpms: dict[str, Path]) -> None:
             assert "@" not in text.replace("@.service", "")
 
 
+@pytest.mark.usefixtures("pyz")
 @pytest.mark.parametrize("kind", ["wheel", "sdist"])
 def test_wheel_and_source_archive_install_into_a_fresh_environment(kind: str, tmp_path: Path) -> None:
     sdist, wheel = wheel_and_sdist(tmp_path)
@@ -115,7 +116,7 @@ def test_wheel_and_source_archive_install_into_a_fresh_environment(kind: str, tm
         subprocess.run([*pip, "wheel", *options, "--wheel-dir", made, sdist], check=True, timeout=120)
         (wheel,) = made.iterdir()
     venv.create(tmp_path / "venv", with_pip=False)
-    (wheels,) = WHEELS.glob("relay-3.11-*")  # what the relay's one file was made of, with the same hashes
+    wheels = wheels_of("relay", "3.11")  # what the relay's one file was made of, with the same hashes
     where = ["--python", tmp_path / "venv/bin/python"]
     subprocess.run(
         [*pip, *where, "install", "--quiet", "--no-index", "--find-links", wheels, wheel], check=True, timeout=120
@@ -123,10 +124,11 @@ def test_wheel_and_source_archive_install_into_a_fresh_environment(kind: str, tm
     assert "version" in _run([tmp_path / "venv/bin/blind-oracle-relay", "--version"])
 
 
+@pytest.mark.usefixtures("pyz")
 @pytest.mark.parametrize("tool", ["pipx", "uv"])
 def test_the_wheel_is_installed_by_the_tools_that_people_use_for_programs(tool: str, tmp_path: Path) -> None:
     _, wheel = wheel_and_sdist(tmp_path)
-    (wheels,) = WHEELS.glob("relay-3.11-*")
+    wheels = wheels_of("relay", "3.11")
     program = Path(sys.executable).with_name(tool)
     places = {
         "PIPX_HOME": "home",
