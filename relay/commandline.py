@@ -7,6 +7,7 @@ from pathlib import Path
 import click
 
 from agentproxy import __version__
+from agentproxy.runtime.filepath import FilePath
 from relay.config import config_path
 from relay.configoption import config_option
 from relay.doctorcommand import doctor
@@ -44,11 +45,11 @@ for _command in (*signing_commands, doctor, fallback_group):
 
 
 @_group.command("enroll")
-@click.argument("file", type=click.Path(path_type=Path))
+@click.argument("file", type=FilePath())
 @config_option
-@click.option("--state", type=click.Path(path_type=Path), help="Where the relay keeps its key list.")
-@click.option("--socket", type=click.Path(path_type=Path), help="Where gpg connects.")
-@click.option("--ssh-config", type=click.Path(path_type=Path), help="For an oracle over ssh: the file for `ssh -F`.")
+@click.option("--state", type=FilePath(), help="Where the relay keeps its key list.")
+@click.option("--socket", type=FilePath(), help="Where gpg connects.")
+@click.option("--ssh-config", type=FilePath(), help="For an oracle over ssh: the file for `ssh -F`.")
 @click.option("--replace", is_flag=True, help="Give up the credentials that are here.")
 def _enroll(  # noqa: PLR0913, PLR0917  a command's options
     file: Path,
@@ -81,12 +82,12 @@ def _serve(config: Path | None) -> None:
 @_group.command("setup")
 @config_option
 @click.option(
-    "--home", "homes", type=click.Path(path_type=Path), multiple=True,
+    "--home", "homes", type=FilePath(), multiple=True,
     help="The GnuPG home to make; may be repeated. Default: beside relay.yaml.",
 )  # fmt: skip
-@click.option("--socket", type=click.Path(path_type=Path), help="Which socket of the relay; default: the first.")
+@click.option("--socket", type=FilePath(), help="Which socket of the relay; default: the first.")
 @click.option("--shared", is_flag=True, help="For all users of the host, who can read the home and not write it.")
-@click.option("--cert-store", "store", type=click.Path(path_type=Path), help="Fill this certificate store of sq, too.")
+@click.option("--cert-store", "store", type=FilePath(), help="Fill this certificate store of sq, too.")
 def _setup(config: Path | None, homes: tuple[Path, ...], socket: Path | None, shared: bool, store: Path | None) -> None:  # noqa: FBT001  click's form
     """Make GnuPG homes with the public keys, from which gpg and rpmsign find the relay, or mend them.
 

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import click
 
+from agentproxy.runtime.filepath import FilePath
 from relay.config import config_path
 from relay.configoption import config_option
 
@@ -17,9 +18,7 @@ _MARKS = {"ok": "ok     ", "warning": "WARNING", "bad": "BAD    ", "skipped": "-
 
 @click.command("doctor")
 @config_option
-@click.option(
-    "--home", type=click.Path(path_type=Path), help="The GnuPG home to look at; default: $GNUPGHOME, ~/.gnupg."
-)
+@click.option("--home", type=FilePath(), help="The GnuPG home to look at; default: $GNUPGHOME, ~/.gnupg.")
 @click.option("--key", "key_name", help="Sign with this key, by the policy's name; default: the first.")
 @click.option("--no-sign", is_flag=True, help="Do not sign: a signature leaves a record in the audit log.")
 @click.option("--json", "as_json", is_flag=True, help="For programs.")

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import click
 
+from agentproxy.runtime.filepath import FilePath
 from relay.config import config_path
 from relay.configoption import config_option
 from relay.fallbackmode import FallbackMode
@@ -88,7 +89,7 @@ def _switch(config: Path | None, mode: FallbackMode | None, seconds: int, reason
 
 
 @fallback_group.command("setup")
-@click.option("--import", "file", type=click.Path(path_type=Path, dir_okay=False), help="An exported secret subkey.")
+@click.option("--import", "file", type=FilePath(dir_okay=False), help="An exported secret subkey.")
 @click.option("--make", "algorithm", default="rsa3072", show_default=True, help="Without --import: make such a key.")
 @click.option("--expire", default="1y", show_default=True, help="When a key that is made here expires.")
 @config_option
@@ -109,7 +110,7 @@ def _setup(file: Path | None, algorithm: str, expire: str, config: Path | None) 
 
 
 @fallback_group.command("verify")
-@click.argument("file", required=False, type=click.Path(path_type=Path, dir_okay=False))
+@click.argument("file", required=False, type=FilePath(dir_okay=False))
 @click.option("--json", "as_json", is_flag=True, help="Every record, one a line, for programs.")
 @config_option
 @click.pass_context

@@ -5,13 +5,14 @@ from pathlib import Path
 import click
 
 from agentproxy.admin.layout import load_oracle, load_signer
+from agentproxy.runtime.filepath import FilePath
 
 __all__ = ["NOT_A_TERMINAL", "cache_option", "configured", "directory_argument", "directory_option", "json_option"]
 
 DIRECTORY_VARIABLE = "BLIND_ORACLE_AUDIT_DIR"
 NOT_A_TERMINAL = 240  # columns, so that a file or a pipe gets whole lines
 
-_type = click.Path(path_type=Path, file_okay=False)
+_type = FilePath(file_okay=False)
 directory_argument = click.argument("directory", type=_type, required=False, envvar=DIRECTORY_VARIABLE)
 # Where the arguments are something else.
 directory_option = click.option(

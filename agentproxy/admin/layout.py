@@ -9,6 +9,7 @@ import click
 from agentproxy.oracle.config import OracleConfig
 from agentproxy.protocol.errors import ConfigError
 from agentproxy.runtime.config import load
+from agentproxy.runtime.filepath import FilePath
 from agentproxy.signer.config import SignerConfig
 
 __all__ = [
@@ -27,7 +28,7 @@ DEFAULT_CONFIG = Path("/etc/blind-oracle/oracle.yaml")
 
 config_option = click.option(
     "--config",
-    type=click.Path(path_type=Path, dir_okay=False),
+    type=FilePath(dir_okay=False),
     envvar=CONFIG_VARIABLE,
     default=DEFAULT_CONFIG,
     show_default=True,

@@ -13,6 +13,7 @@ from agentproxy import __version__
 from agentproxy.protocol.digests import HashAlgorithm
 from agentproxy.protocol.errors import ConfigError, RemoteProtocolError
 from agentproxy.protocol.fields import check_name
+from agentproxy.runtime.filepath import FilePath
 from relay.config import CONFIG_VARIABLE, config_path, load_config
 from relay.sealed.batch import Batch, Existing, Way
 from relay.sealed.keychoice import KeyWanted, check_for_rpm, hash_algorithm
@@ -22,7 +23,7 @@ from relay.sealed.sealer import Sealer, open_sealer
 __all__ = ["run_command"]
 
 _HELP = {"help_option_names": ["-h", "--help"]}
-_FILE = click.Path(path_type=Path, readable=False)  # what cannot be read is told file by file, and others are signed
+_FILE = FilePath(readable=False)  # what cannot be read is told file by file, and others are signed
 _DIGESTS = {"sha256": HashAlgorithm.SHA256, "sha512": HashAlgorithm.SHA512}
 _MOST_JOBS = 1024
 _REPOMD = b"<repomd"

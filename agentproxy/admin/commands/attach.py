@@ -6,13 +6,14 @@ from pathlib import Path
 import click
 
 from agentproxy.admin.attaching import attach, client_address
+from agentproxy.runtime.filepath import FilePath
 
 __all__ = ["command"]
 
 
 @click.command("attach")
 @click.option("--runner", required=True, metavar="NAME", help="Whose ssh key has logged in.")
-@click.option("--socket", "path", required=True, type=click.Path(path_type=Path), help="attach.socket of oracle.yaml.")
+@click.option("--socket", "path", required=True, type=FilePath(), help="attach.socket of oracle.yaml.")
 def command(runner: str, path: Path) -> None:
     """Carry a relay's stream from sshd to the oracle; the forced command of a runner's ssh key.
 

@@ -21,6 +21,7 @@ from agentproxy.protocol.errors import ConfigError, RemoteProtocolError
 from agentproxy.protocol.fields import Head
 from agentproxy.protocol.signer_answers import CheckpointTaken
 from agentproxy.protocol.signer_requests import TakeCheckpoint
+from agentproxy.runtime.filepath import FilePath
 from agentproxy.signer.checkpoint import Checkpoint
 from agentproxy.signer.logkey import public_key_path, read_public_key
 from agentproxy.signer.record import AuditRecord
@@ -67,14 +68,14 @@ def tail_(directory: Path | None, number: int, following: bool, as_json: bool, c
 @click.option(
     "--head",
     "head_files",
-    type=click.Path(path_type=Path, dir_okay=False),
+    type=FilePath(dir_okay=False),
     multiple=True,
     help="A saved head, such as a relay keeps: proves also that nothing was cut off or rewritten up to there.",
 )
 @click.option(
     "--public-key",
     "key_files",
-    type=click.Path(path_type=Path, dir_okay=False),
+    type=FilePath(dir_okay=False),
     multiple=True,
     help="The log's own public key, kept elsewhere: proves that its signer wrote what the signed checkpoints cover. "
     "May be repeated where the key was replaced.",

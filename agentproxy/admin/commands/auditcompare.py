@@ -11,12 +11,13 @@ from agentproxy.admin.auditquery import Query, parse_moment
 from agentproxy.admin.auditreconcile import Reconciliation, reconcile
 from agentproxy.admin.commands.auditfiles import key_words, plain_origin, tell_archived
 from agentproxy.admin.layout import config_option
+from agentproxy.runtime.filepath import FilePath
 
 __all__ = ["reconcile_"]
 
 
 @click.command("reconcile")
-@click.argument("tree", metavar="DIR", type=click.Path(path_type=Path, file_okay=False, exists=True))
+@click.argument("tree", metavar="DIR", type=FilePath(file_okay=False, exists=True))
 @directory_option
 @click.option("--key", help="Of the log, only signatures of this key must be in DIR.")
 @click.option("--since", help="Of the log, only signatures from this date or time on.")

@@ -11,6 +11,7 @@ from agentproxy.admin.auditplace import cache_option, configured, directory_opti
 from agentproxy.admin.layout import config_option
 from agentproxy.admin.signedfiles import signatures_of
 from agentproxy.protocol.errors import ConfigError
+from agentproxy.runtime.filepath import FilePath
 from agentproxy.signer.record import Entry
 from agentproxy.signer.segment import list_segments
 
@@ -18,7 +19,7 @@ __all__ = ["key_words", "plain_origin", "tell_archived", "who_signed"]
 
 
 @click.command("who-signed")
-@click.argument("files", nargs=-1, required=True, type=click.Path(path_type=Path, dir_okay=False))
+@click.argument("files", nargs=-1, required=True, type=FilePath(dir_okay=False))
 @directory_option
 @json_option
 @cache_option

@@ -9,6 +9,7 @@ from agentproxy.admin.auditexport import export, format_token, parse_token
 from agentproxy.admin.auditplace import configured, directory_argument
 from agentproxy.admin.layout import config_option
 from agentproxy.protocol.errors import ConfigError
+from agentproxy.runtime.filepath import FilePath
 from agentproxy.runtime.files import write_atomically
 from agentproxy.signer.segment import ChainEnd
 
@@ -21,7 +22,7 @@ __all__ = ["export_"]
 @click.option("--limit", type=click.IntRange(1), help="At most so many records.")
 @click.option(
     "--position",
-    type=click.Path(path_type=Path, dir_okay=False),
+    type=FilePath(dir_okay=False),
     help="A file that keeps SEQUENCE:HASH of the last exported record: begin behind it, and write it when all is out.",
 )
 @config_option

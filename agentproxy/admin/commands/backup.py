@@ -6,11 +6,12 @@ import click
 
 from agentproxy.admin.backup import Backup
 from agentproxy.admin.layout import config_option, load_oracle, load_signer
+from agentproxy.runtime.filepath import FilePath
 from agentproxy.signer.logkey import read_public_key
 
 __all__ = ["command"]
 
-_DIRECTORY = click.argument("directory", type=click.Path(path_type=Path, file_okay=False))
+_DIRECTORY = click.argument("directory", type=FilePath(file_okay=False))
 
 
 @click.group("backup")
@@ -39,7 +40,7 @@ def take_(directory: Path, config: Path) -> None:
 @click.option(
     "--public-key",
     "key_files",
-    type=click.Path(path_type=Path, dir_okay=False),
+    type=FilePath(dir_okay=False),
     multiple=True,
     help="The log's own public key, kept elsewhere. May be repeated where the key was replaced.",
 )

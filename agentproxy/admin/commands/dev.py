@@ -12,10 +12,11 @@ from agentproxy.admin.dev import parts
 from agentproxy.admin.dev.place import Place
 from agentproxy.admin.layout import CONFIG_VARIABLE, load_oracle
 from agentproxy.protocol.errors import ConfigError
+from agentproxy.runtime.filepath import FilePath
 
 __all__ = ["command"]
 
-_directory = click.argument("directory", metavar="DIR", type=click.Path(path_type=Path, file_okay=False))
+_directory = click.argument("directory", metavar="DIR", type=FilePath(file_okay=False))
 
 
 @click.group("dev")

@@ -9,6 +9,7 @@ import click
 from agentproxy.admin.layout import CONFIG_VARIABLE, DEFAULT_CONFIG, Layout, SystemLayout
 from agentproxy.admin.statedirectory import Wanted, create, create_system, own_hosts, own_node
 from agentproxy.protocol.errors import ConfigError
+from agentproxy.runtime.filepath import FilePath
 from agentproxy.signer.logkey import public_key_path
 
 __all__ = ["command"]
@@ -18,7 +19,7 @@ _SYSTEM_LISTEN = "[::]:7443"  # what blind-oracle.socket says, too
 
 
 @click.command("init")
-@click.argument("directory", type=click.Path(path_type=Path), required=False)
+@click.argument("directory", type=FilePath(), required=False)
 @click.option("--system", is_flag=True, help="For the units of systemd, in /etc and /var/lib, with a user for each.")
 @click.option(
     "--host",
@@ -40,7 +41,7 @@ _SYSTEM_LISTEN = "[::]:7443"  # what blind-oracle.socket says, too
 )
 @click.option(
     "--authority",
-    type=click.Path(path_type=Path, exists=True, file_okay=False),
+    type=FilePath(exists=True, file_okay=False),
     metavar="DIRECTORY",
     help="Where copies of another oracle's authority.key and authority.crt lie: build servers then trust both. "
     "[default: a new CA]",

@@ -22,6 +22,7 @@ from agentproxy.protocol.errors import ConfigError, RemoteProtocolError
 from agentproxy.protocol.fields import check_name
 from agentproxy.protocol.keys import Fingerprint
 from agentproxy.runtime.config import load
+from agentproxy.runtime.filepath import FilePath
 from agentproxy.runtime.files import read_private, write_atomically
 
 __all__ = ["command"]
@@ -38,11 +39,11 @@ def command() -> None:
 
 
 @command.command("import")
-@click.argument("exported", type=click.Path(path_type=Path, dir_okay=False))
+@click.argument("exported", type=FilePath(dir_okay=False))
 @click.option("--name", required=True, help="The key's name here, such as modern or legacy.")
 @click.option(
     "--passphrase-file",
-    type=click.Path(path_type=Path, dir_okay=False),
+    type=FilePath(dir_okay=False),
     help="Holds the passphrase of a protected key in one line; must be readable by you alone. A copy is kept for the "
     "signer.",
 )
@@ -122,7 +123,7 @@ def show_(names: tuple[str, ...], as_json: bool, config: Path) -> None:  # noqa:
 
 @command.command("export")
 @click.argument("name")
-@click.option("--output", type=click.Path(path_type=Path, dir_okay=False), help="A new file instead of the output.")
+@click.option("--output", type=FilePath(dir_okay=False), help="A new file instead of the output.")
 @click.option("--binary", is_flag=True, help="Without ASCII armor.")
 @config_option
 def export_(name: str, output: Path | None, binary: bool, config: Path) -> None:  # noqa: FBT001

@@ -17,6 +17,7 @@ from agentproxy.protocol.digests import HashAlgorithm
 from agentproxy.protocol.errors import ConfigError, RemoteProtocolError
 from agentproxy.protocol.fields import check_name
 from agentproxy.runtime.config import load
+from agentproxy.runtime.filepath import FilePath
 
 __all__ = ["command"]
 
@@ -30,7 +31,7 @@ def command() -> None:
 
 
 @command.command("check")
-@click.argument("file", type=click.Path(path_type=Path), required=False)
+@click.argument("file", type=FilePath(), required=False)
 @_json
 @config_option
 @click.pass_context
@@ -55,7 +56,7 @@ def check_(context: click.Context, file: Path | None, as_json: bool, config: Pat
 @click.option("--distribution", help="What the request would name, such as el10-x86_64.")
 @click.option("--hash", "hash_name", type=_HASHES, default="sha256", show_default=True)
 @click.option("--seal", is_flag=True, help="For a signature that the signer writes whole.")
-@click.option("--file", type=click.Path(path_type=Path), help="Another policy than the configured one.")
+@click.option("--file", type=FilePath(), help="Another policy than the configured one.")
 @_json
 @config_option
 @click.pass_context

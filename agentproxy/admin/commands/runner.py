@@ -16,6 +16,7 @@ from agentproxy.oracle.changes import CertificateRevoked, Change, RunnerDisabled
 from agentproxy.oracle.policy import Policy
 from agentproxy.protocol.errors import ConfigError, RemoteProtocolError
 from agentproxy.runtime.config import load
+from agentproxy.runtime.filepath import FilePath
 
 __all__ = ["command"]
 
@@ -27,13 +28,11 @@ def command() -> None:
 
 @command.command("add")
 @click.argument("name")
-@click.option(
-    "--output", type=click.Path(path_type=Path), help="Where the enrolment file goes. [default: NAME.enrolment]"
-)
+@click.option("--output", type=FilePath(), help="Where the enrolment file goes. [default: NAME.enrolment]")
 @click.option("--key", "keys", multiple=True, help="A key of the policy that it may use. May be repeated.")
 @click.option(
     "--ssh-key",
-    type=click.Path(path_type=Path),
+    type=FilePath(),
     metavar="FILE",
     help="The ssh public key of a build server that reaches the oracle over ssh: prints its line for authorized_keys.",
 )
@@ -79,9 +78,7 @@ def add_(  # noqa: PLR0913, PLR0917  a command's options
 
 @command.command("enroll")
 @click.argument("name")
-@click.option(
-    "--output", type=click.Path(path_type=Path), help="Where the enrolment file goes. [default: NAME.enrolment]"
-)
+@click.option("--output", type=FilePath(), help="Where the enrolment file goes. [default: NAME.enrolment]")
 @config_option
 def enroll_(name: str, output: Path | None, config: Path) -> None:
     """Give the build server NAME another enrolment file: its host was made anew, or the day of the first one is over.

@@ -13,6 +13,7 @@ from agentproxy.admin.layout import config_option, load_oracle
 from agentproxy.admin.secretfiles import write_secret
 from agentproxy.oracle.changes import TokenIssued, TokenRevoked
 from agentproxy.oracle.issuing import new_token
+from agentproxy.runtime.filepath import FilePath
 
 __all__ = ["command"]
 
@@ -48,7 +49,7 @@ def list_(runner: str | None, as_json: bool, config: Path) -> None:  # noqa: FBT
     help="How long the runner's other tokens stay good.",
 )
 @click.option("--days", type=click.IntRange(1, 3660), help="How long it lasts. [default: oracle.yaml's token_days]")
-@click.option("--output", type=click.Path(path_type=Path), help="Where the token goes. [default: RUNNER.token]")
+@click.option("--output", type=FilePath(), help="Where the token goes. [default: RUNNER.token]")
 @config_option
 def rotate_(runner: str, overlap_minutes: int, days: int | None, output: Path | None, config: Path) -> None:
     """Give RUNNER a new token, in a file that you alone can read; its other tokens end after the overlap.
