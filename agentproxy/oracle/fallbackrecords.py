@@ -161,7 +161,7 @@ class _Batch:
         def take(got: FromSigner | BackendError) -> None:
             if isinstance(got, Recorded):
                 self.known.note(record)
-                self.head = got.head
+                self.head = got.head.or_later(self.head)
             else:
                 self.error = got if isinstance(got, BackendError) else BackendError(f"the signer sent {got.tag}")
             self.waiting -= 1

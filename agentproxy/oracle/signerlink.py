@@ -3,14 +3,16 @@
 import logging
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import trio
 
 from agentproxy.protocol.codes import FailureCode
 from agentproxy.protocol.errors import BackendError, RemoteProtocolError
+from agentproxy.protocol.fields import Head
 from agentproxy.protocol.seal_messages import SealState, StateSealed
-from agentproxy.protocol.signer_answers import DigestSigned, Keys, NotDone
+from agentproxy.protocol.signer_answers import DigestSigned, Keys, NotDone, Recorded
 from agentproxy.protocol.signer_messages import FROM_SIGNER, TO_SIGNER, FromSigner, ToSigner
 from agentproxy.protocol.signer_requests import ListKeys, Record, SignDigest
 from agentproxy.runtime.streams import EndOfStream, FramedStream
@@ -43,6 +45,7 @@ def _away(reason: str) -> SignerError:
 
 
 Answer = Callable[[FromSigner | SignerError], None]
+_WITH_HEAD = DigestSigned | StateSealed | Recorded | Keys
 
 
 class SignerLink:
@@ -50,13 +53,15 @@ class SignerLink:
 
     Args:
         path: the signer's socket.
-        keys_changed: called with the list of keys at each connection, and whenever it is another one.
+        keys_changed: called with the list of keys at each connection, and whenever it is another one; with it comes the
+            log's end by all that this connection has told.
     """
 
     def __init__(self, path: Path, keys_changed: Callable[[Keys], None] = lambda _: None) -> None:
         self._path = path
         self._keys_changed = keys_changed
         self._stream: FramedStream | None = None
+        self._head: Head | None = None  # the furthest one that this connection told
         self._waiting: dict[int, Answer] = {}
         self._last_id = 0
         self._keys: Keys | None = None
@@ -152,6 +157,7 @@ class SignerLink:
         """Use this connection until it ends; returns why it did."""
         framed = FramedStream(stream)
         self._stream = framed
+        self._head = None  # whatever was told before: its log may be another one, or cut
         task_status.started()
         reasons = ["the signer closed it"]
         try:
@@ -174,6 +180,8 @@ class SignerLink:
         while True:
             for payload in await framed.receive():
                 message = FROM_SIGNER.decode(payload)
+                if isinstance(message, _WITH_HEAD) and message.head is not None:
+                    self._head = message.head.or_later(self._head)
                 answer = self._waiting.pop(message.id, None)
                 if answer is None:
                     raise RemoteProtocolError(f"the signer answered request {message.id}, which does not wait")
@@ -196,7 +204,8 @@ class SignerLink:
             raise RemoteProtocolError(f"the signer sent {message.tag} for keys")
         if self._keys is None or message.keys != self._keys.keys:
             self._keys = message
-            self._keys_changed(message)
+            # A signature that was made behind it may have been told before it.
+            self._keys_changed(replace(message, head=self._head))
 
     def _fail_all(self, error: SignerError) -> None:
         waiting, self._waiting = self._waiting, {}

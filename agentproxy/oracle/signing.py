@@ -89,7 +89,7 @@ class SigningService:
         )
 
     def serve_keys(self, keys: Iterable[KeyFacts], head: Head | None = None) -> None:
-        """Take the list of keys that the signer serves from now on, and the end of its log."""
+        """Take the list of keys that the signer serves from now on, and the end of its log where that is new to us."""
         self.keys = {key.keygrip: key for key in keys}
         self.head = head or self.head
 
@@ -188,7 +188,9 @@ class SigningService:
             self._requests.finish(job, answer)
             logger.warning("not signed, %s ms=%.1f reason=%s", _who(job), milliseconds, answer)
             return
-        self.head = answer.head
+        # Answers may overtake each other. To relays a `welcome` whose end lies before one that they know is the sign of
+        # a log that was cut.
+        self.head = answer.head.or_later(self.head)
         self.tally.signed[job.request.keygrip, job.request.tag] += 1
         self._requests.finish(job, _made(job.request.id, answer))
         sequence = answer.head.sequence

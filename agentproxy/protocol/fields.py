@@ -124,6 +124,10 @@ class Head:
         if self.sequence < 1 or len(self.hash) != 32:
             raise RemoteProtocolError("head: expected a sequence from 1 and a hash of 32 bytes")
 
+    def or_later(self, other: "Head | None") -> "Head":
+        """The further one of two ends of one log that were told at different times."""
+        return self if other is None or other.sequence <= self.sequence else other
+
 
 @dataclass(frozen=True, slots=True)
 class KeyFacts:

@@ -6,7 +6,7 @@ import trio.testing
 
 from agentproxy.oracle.signerlink import SignerError, SignerLink, connect
 from agentproxy.protocol.codes import FailureCode
-from agentproxy.protocol.signer_answers import Keys
+from agentproxy.protocol.signer_answers import DigestSigned, Keys
 from agentproxy.protocol.signer_requests import ListKeys, SignDigest, Status
 from agentproxy.signer import verify
 from tests.oracle.samples import digest
@@ -70,6 +70,25 @@ async def test_new_keys_are_heard_of_without_a_restart(signer: FakeSigner, nurse
     signer.keys = ()
     await until(lambda: len(heard) == 2)
     assert heard[1].keys == ()
+
+
+async def test_the_log_s_end_is_the_furthest_that_this_connection_told(
+    signer: FakeSigner, nursery: trio.Nursery
+) -> None:
+    heard: list[Keys] = []
+    link = SignerLink(signer.path, heard.append)
+    nursery.start_soon(link.run)
+    await until(lambda: heard)
+    answer = await link.request(request(link))
+    assert isinstance(answer, DigestSigned)
+    signer.keys = ()  # and no word of the log's end with them
+    await until(lambda: len(heard) == 2)
+    assert [keys.head for keys in heard] == [None, answer.head]
+    signer.keys = (ED25519,)
+    signer.die()
+    await nursery.start(signer.serve)
+    await until(lambda: len(heard) == 3)
+    assert heard[2].head is None  # nothing of the log before
 
 
 async def test_an_error_inside_connect_comes_out_as_it_is(signer: FakeSigner) -> None:

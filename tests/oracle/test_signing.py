@@ -40,6 +40,23 @@ async def answered(made: SigningService, signer: FakeSource, request: Sign) -> S
     return results[0]
 
 
+async def test_an_answer_that_was_overtaken_takes_nothing_back_from_the_log_s_end() -> None:
+    made, signer = service()
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(made.sign, caller(), sign(1))
+        await trio.testing.wait_all_tasks_blocked()
+        first = signer.waiting.popleft()
+        nursery.start_soon(made.sign, caller(), sign(2))
+        await trio.testing.wait_all_tasks_blocked()
+        signer.answer_next()
+        end = made.head
+        signer.asked.pop()
+        signer.waiting.append(first)
+        signer.answer_next()
+    assert end is not None
+    assert (end.sequence, made.head) == (2, end)
+
+
 async def test_an_allowed_request_reaches_the_signer_with_who_asked() -> None:
     made, signer = service()
     signed = await answered(made, signer, sign(7, LEGACY, distribution="el7-x86_64"))
