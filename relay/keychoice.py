@@ -51,13 +51,16 @@ def _served_key(control: Path, status: StatusReport, distribution: str | None, k
     if distribution is not None:
         return ask(control, ControlRequest("key_for", distribution=distribution, key_type=key_type), KeyReport)
     of_type = [key for key in status.keys if key_type in {None, key.key_type}]
-    if len(of_type) == 1:
-        return of_type[0]
+    if len({(key.primary, key.key_type) for key in of_type}) == 1:
+        return max(of_type, key=lambda key: key.created)  # while one subkey is replaced by the next, as gpg does
     what = "key" if key_type is None else f"key of type {key_type}"
     if not of_type:
         raise ConfigError(f"this runner may use no {what}", "blind-oracle-relay status lists what it may use")
     names = ", ".join(f"{key.name} ({key.key_type})" for key in of_type)
-    raise ConfigError(f"this runner may use more than one {what}: {names}", "name a distribution or a key type")
+    raise ConfigError(
+        f"this runner may use more than one {what}: {names}",
+        "name a distribution, or a type: key-for --type, sign-package.sh --key-type",
+    )
 
 
 def _local_user(key: KeyReport, served: Sequence[KeyReport]) -> str:

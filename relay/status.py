@@ -45,6 +45,7 @@ class KeyReport:
     primary: Fingerprint
     user_id: str
     algorithm: str  # such as "rsa4096", "ed25519", "nistp256"
+    created: datetime
     expires: datetime | None = None
 
 

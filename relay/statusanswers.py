@@ -118,6 +118,7 @@ def _key_report(key: ServedKey) -> KeyReport:
         primary=facts.primary,
         user_id=facts.user_id,
         algorithm=_gpg_name(facts.public_key),
+        created=facts.created,
         expires=facts.expires,
     )
 

@@ -131,6 +131,7 @@ _EL = re.compile(r"(?:el|rhel|centos|epel|almalinux|rocky|ol)-?(\d+)(?![\d*?])")
 _LAST_EL_WITHOUT_ECC = 9
 _FIRST_EL_WITHOUT_LEGACY = 10
 _LEGACY = "legacy"
+_RELEASE = re.compile(r"([A-Za-z]+)-?([0-9]+)")
 
 
 def mismatch(rule: KeyRule, public_key: PublicKey | None, distribution: str) -> str:
@@ -196,6 +197,10 @@ def _objections(  # noqa: PLR0913, PLR0917  both rules with their names, the que
             yield _wrong_distribution(f"runners.{caller}.distributions: no pattern for {distribution}")
         if reason := mismatch(rule, facts.public_key, distribution):
             yield _wrong_distribution(f"keys.{name}: {reason}")
+    for claimed in question.claimed_distributions:
+        if question.distribution is not None and contradicts(question.distribution, claimed):
+            reason = f"what is signed says {claimed}, and is to be signed for {question.distribution}"
+            yield _wrong_distribution(f"runners.{caller}: {reason}")
 
 
 def _wrong_distribution(reason: str) -> Deny:
@@ -212,6 +217,15 @@ def matches_claim(patterns: tuple[str, ...], claimed: str) -> bool:
     if "-" in claimed:
         return matches(patterns, claimed)
     return matches(patterns, claimed) or matches(tuple(pattern.partition("-")[0] for pattern in patterns), claimed)
+
+
+def contradicts(distribution: str, claimed: str) -> bool:
+    """Whether what a package says of itself is another release than the one that it is signed for.
+
+    Only releases of one family are compared, as el9 and el10-x86_64 are: fc41 and fedora-41 may be the same.
+    """
+    one, other = _RELEASE.match(distribution), _RELEASE.match(claimed)
+    return one is not None and other is not None and one[1] == other[1] and one[2] != other[2]
 
 
 def explain(

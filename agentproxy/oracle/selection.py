@@ -1,11 +1,12 @@
 """Names the key for a distribution: values in, a name or a refusal out."""
 
 import fnmatch
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Mapping
 
 from agentproxy.oracle.policy import Deny, KeyRule, Policy, matches, mismatch
 from agentproxy.protocol.codes import RefusalCode
 from agentproxy.protocol.fields import KeyFacts
+from agentproxy.protocol.keys import Fingerprint
 
 __all__ = ["select_key"]
 
@@ -19,6 +20,9 @@ def select_key(
     served: Iterable[KeyFacts] | None = None,
 ) -> str | Deny:
     """The policy's name of the key for a distribution: the one with the most exact pattern.
+
+    Of several that are subkeys of one certificate it is the newest, as gpg takes it: both are served while one replaces
+    the other.
 
     Args:
         policy: what people wrote.
@@ -38,11 +42,25 @@ def select_key(
             return Deny(RefusalCode.DISTRIBUTION_FORBIDDEN, reason)
         names = rule.keys
     wanted = {name: rule for name, rule in policy.keys.items() if name in names and key_type in {None, rule.type}}
-    return _best(_ranks(wanted, distribution, served), distribution, key_type)
-
-
-def _ranks(rules: dict[str, KeyRule], distribution: str | None, served: Iterable[KeyFacts] | None) -> dict[str, int]:
     facts = None if served is None else {key.fingerprint: key for key in served}
+    ranks = _ranks(wanted, distribution, facts)
+    best = [name for name, rank in ranks.items() if rank == max(ranks.values())]
+    if len(best) > 1 and facts is not None:
+        best = _newest(best, policy, facts)
+    return best[0] if len(best) == 1 else _undecided(best, distribution, key_type)
+
+
+def _newest(names: list[str], policy: Policy, facts: Mapping[Fingerprint, KeyFacts]) -> list[str]:
+    """The one whose key was made last, when all are of one type and one certificate."""
+    keys = {name: facts[policy.keys[name].fingerprint] for name in names}
+    if len({(policy.keys[name].type, key.primary) for name, key in keys.items()}) > 1:
+        return names
+    return [max(names, key=lambda name: keys[name].created)]
+
+
+def _ranks(
+    rules: dict[str, KeyRule], distribution: str | None, facts: Mapping[Fingerprint, KeyFacts] | None
+) -> dict[str, int]:
     ranks: dict[str, int] = {}
     for name, rule in rules.items():
         key = None if facts is None else facts.get(rule.fingerprint)
@@ -57,17 +75,16 @@ def _ranks(rules: dict[str, KeyRule], distribution: str | None, served: Iterable
     return ranks
 
 
-def _best(ranks: dict[str, int], distribution: str | None, key_type: str | None) -> str | Deny:
-    what = "no distribution" if distribution is None else distribution
-    best = [name for name, rank in ranks.items() if rank == max(ranks.values())]
+def _undecided(best: list[str], distribution: str | None, key_type: str | None) -> Deny:
+    """Of none, or of several: to guess would sign a distribution's packages with whatever key stands first."""
+    of_type = "" if key_type is None else f" of type {key_type}"
     if not best:
-        of_type = "" if key_type is None else f" of type {key_type}"
-        return Deny(RefusalCode.KEY_UNKNOWN, f"keys: none for {what}{of_type}")
-    if len(best) > 1:
-        missing = "a type" if key_type is None else "a distribution"
-        # Guessing would sign a distribution's packages with whatever key stands first.
-        return Deny(RefusalCode.FORBIDDEN, f"keys: {' and '.join(best)} fit {what} equally well; name {missing}")
-    return best[0]
+        what = "" if distribution is None else f" for {distribution}"
+        return Deny(RefusalCode.KEY_UNKNOWN, f"keys: none{what}{of_type}")
+    missing = [word for word, given in (("distribution", distribution), ("type", key_type)) if given is None]
+    way = f"name a {' or a '.join(missing)}" if missing else "the policy's distributions must tell them apart"
+    fit = "fit" if distribution is None else f"fit {distribution}"
+    return Deny(RefusalCode.FORBIDDEN, f"keys: {' and '.join(best)}{of_type} {fit} equally well; {way}")
 
 
 def _exactness(patterns: tuple[str, ...], distribution: str) -> int:

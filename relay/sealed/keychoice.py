@@ -24,7 +24,7 @@ class KeyWanted:
 
 
 def choose(keys: Iterable[ServedKey], wanted: KeyWanted) -> list[ServedKey]:
-    """The keys that fit, in the oracle's order.
+    """The keys that fit, in the oracle's order; of subkeys of one certificate that are for the same, the newest.
 
     Raises:
         ConfigError: none does.
@@ -34,6 +34,8 @@ def choose(keys: Iterable[ServedKey], wanted: KeyWanted) -> list[ServedKey]:
     if not fitting:
         names = ", ".join(f"{key.facts.name} ({key.key_type})" for key in served) or "none"
         raise ConfigError(f"no key fits {_words(wanted)}", f"the oracle serves to this runner: {names}")
+    if len({(key.facts.primary, key.key_type, key.distributions) for key in fitting}) == 1:
+        return [max(fitting, key=lambda key: key.facts.created)]  # while one is replaced by the next, as gpg does
     return fitting
 
 

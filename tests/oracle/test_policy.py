@@ -11,6 +11,7 @@ from agentproxy.oracle.policy import (
     Policy,
     Question,
     RunnerRule,
+    contradicts,
     decide,
     explain,
     served_keys,
@@ -89,6 +90,13 @@ DECISIONS: list[tuple[str, RunnerRule, KeyFacts | None, Question, str | RefusalC
         Question(SHA256, "el10-x", ("el100",)),
         RefusalCode.DISTRIBUTION_FORBIDDEN,
     ),
+    (
+        "a claim against what the request says, where no pattern says anything",
+        RunnerRule(("modern",)),
+        MODERN,
+        Question(SHA256, "el10-x", ("el9",)),
+        RefusalCode.DISTRIBUTION_FORBIDDEN,
+    ),
     ("only a claim for it", EL10, MODERN, Question(SHA256, None, ("el10-x",)), RefusalCode.DISTRIBUTION_MISSING),
     ("case counts", EL10, MODERN, Question(SHA256, "EL10-x"), RefusalCode.DISTRIBUTION_FORBIDDEN),
 ]
@@ -102,6 +110,23 @@ def test_the_decision_names_its_line(
 ) -> None:
     decision = decide(policy(**{"build-01": rule}), caller(), question, facts)
     assert (decision.rule if isinstance(decision, Allow) else decision.code) == expected
+
+
+@pytest.mark.parametrize(
+    ("distribution", "claimed", "expected"),
+    [
+        ("el10-x86_64", "el9", True),
+        ("el10-x86_64", "el1", True),
+        ("el10-x86_64", "el10", False),
+        ("el10.1-x86_64", "el10", False),
+        ("el10_1-x86_64", "el10-x86_64", False),
+        ("fedora-41-x86_64", "fedora42", True),
+        ("fedora-41-x86_64", "fc42", False),  # names of our own need not be the tags of packages
+        ("bookworm", "el9", False),
+    ],
+)
+def test_other_releases_of_one_family_contradict_each_other(distribution: str, claimed: str, expected: bool) -> None:
+    assert contradicts(distribution, claimed) is expected
 
 
 def test_a_runner_that_the_policy_does_not_name_gets_nothing() -> None:

@@ -1,9 +1,13 @@
+from dataclasses import replace
+from datetime import timedelta
+
 import pytest
 
 from agentproxy.oracle.policy import Deny, KeyRule, Policy, RunnerRule
 from agentproxy.oracle.selection import select_key
 from agentproxy.protocol.codes import RefusalCode
 from agentproxy.protocol.fields import KeyFacts
+from agentproxy.protocol.keys import Fingerprint
 from tests.oracle.samples import LEGACY, MODERN, SERVED, SMALL, policy
 
 
@@ -33,6 +37,41 @@ def test_a_key_that_the_distribution_cannot_verify_is_passed_over() -> None:
     rules = Policy(keys, {})
     assert select_key(rules, "el9-x", served=SERVED) == "any"
     assert select_key(rules, "el10-x", served=SERVED) == "small"
+
+
+NEXT = replace(MODERN, name="next", fingerprint=Fingerprint(b"\x22" * 20), created=MODERN.created + timedelta(days=1))
+BOTH = {"modern": KeyRule(MODERN.fingerprint, "modern"), "next": KeyRule(NEXT.fingerprint, "modern")}
+
+
+@pytest.mark.parametrize(("distribution", "key_type"), [("el9-x", None), ("el9-x", "modern"), (None, "modern")])
+def test_of_two_subkeys_of_one_certificate_the_newer_one_is_taken(
+    distribution: str | None, key_type: str | None
+) -> None:
+    assert select_key(Policy(BOTH, {}), distribution, key_type, served=(NEXT, MODERN)) == "next"
+    assert select_key(Policy(BOTH, {}), distribution, key_type, served=(MODERN,)) == "modern"
+    another = replace(NEXT, primary=Fingerprint(b"\x33" * 20))
+    assert isinstance(select_key(Policy(BOTH, {}), distribution, key_type, served=(another, MODERN)), Deny)
+    for_something_else = BOTH | {"next": KeyRule(NEXT.fingerprint, "test")}
+    chosen = select_key(Policy(for_something_else, {}), distribution, key_type, served=(NEXT, MODERN))
+    assert chosen == "modern" if key_type else isinstance(chosen, Deny)
+
+
+@pytest.mark.parametrize(
+    ("distribution", "key_type", "reason"),
+    [
+        (None, None, "keys: a and b fit equally well; name a distribution or a type"),
+        (None, "modern", "keys: a and b of type modern fit equally well; name a distribution"),
+        ("el9-x", None, "keys: a and b fit el9-x equally well; name a type"),
+        ("el9-x", "modern", "keys: a and b of type modern fit el9-x equally well; the policy's distributions must"),
+    ],
+)
+def test_who_gets_none_of_several_is_told_what_would_help(
+    distribution: str | None, key_type: str | None, reason: str
+) -> None:
+    rules = {"a": KeyRule(MODERN.fingerprint, "modern"), "b": KeyRule(LEGACY.fingerprint, "modern")}
+    chosen = select_key(Policy(rules, {}), distribution, key_type)
+    assert isinstance(chosen, Deny)
+    assert chosen.reason.startswith(reason)
 
 
 def test_a_key_that_nobody_serves_is_passed_over() -> None:

@@ -5,7 +5,7 @@ import socket
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import replace
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
@@ -225,6 +225,21 @@ async def test_a_key_is_chosen_by_what_is_known_about_it(wanted: KeyWanted, name
     async with sealer_with(keys=(EL9, EL10, OLD)) as sealer:
         await sealer.welcome()
         assert (await sealer.choose(wanted)).facts.name == name
+
+
+async def test_of_two_subkeys_of_one_certificate_the_newer_one_is_chosen() -> None:
+    facts = replace(EL9.facts, name="next", created=EL9.facts.created + timedelta(days=1))
+    following = replace(EL9, facts=replace(facts, fingerprint=Fingerprint(b"\x77" * 20)))
+    elsewhere = replace(following, facts=replace(following.facts, primary=Fingerprint(b"\x78" * 20)))
+    async with sealer_with(keys=(following, EL9, OLD)) as sealer:
+        await sealer.welcome()
+        assert (await sealer.choose(KeyWanted(key_type="modern"))).facts.name == "next"
+        assert (await sealer.choose(KeyWanted(name="nine"))).facts.name == "nine"
+        assert (await sealer.choose(KeyWanted(name=str(EL9.facts.primary)))).facts.name == "next"
+    async with sealer_with(keys=(elsewhere, EL9, OLD)) as sealer:
+        await sealer.welcome()
+        with pytest.raises(ConfigError, match="several keys would do: next, nine"):
+            await sealer.choose(KeyWanted(key_type="modern"))
 
 
 @pytest.mark.parametrize(
