@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -31,6 +32,8 @@ __all__ = ["examine"]
 
 TAIL_RECORDS = 1000  # milliseconds; `audit verify` proves the whole log
 _ANYWHERE = frozenset({"0.0.0.0", "::"})  # noqa: S104  compared with, not bound
+# Whatever has been read signs on; the next start wants every key that keys.yaml names.
+_NO_FILE_HINT = "restore the file, or take the key out of keys.yaml: without it the signer does not start again"
 _SIGNER_HINT = "journalctl -u blind-oracle-signer tells why; blind-oracle serve starts it where systemd does not"
 
 
@@ -96,9 +99,13 @@ def _look_at_keys(subject: Subject) -> Iterator[Finding]:
         return
     rows = key_rows(subject.signer.keys_file, subject.signer.gnupg_home, subject.now)
     ending = {str(row.notice) for row in rows}
-    for warning in key_warnings(rows):
+    for warning in key_warnings(row for row in rows if row.has_file):
         if warning not in ending:
             yield Finding("keys", Level.WARNING, warning, "docs/SIGNING_STRATEGY.md says what it means")
+    for row in rows:
+        if not row.has_file:
+            (trouble,) = key_warnings([replace(row, notice=None, risks=())])
+            yield Finding("keys", Level.CRITICAL, trouble, _NO_FILE_HINT)
 
 
 def _look_at_policy(subject: Subject) -> Iterator[Finding]:

@@ -100,6 +100,14 @@ def test_the_policy_is_looked_at(
     assert (level, message[: len(expected[1])]) == expected
 
 
+def test_a_key_file_that_is_gone_is_critical_before_the_next_start(state: Layout, signer: Path) -> None:
+    (file,) = (state.signer / "gnupg" / "private-keys-v1.d").iterdir()
+    file.unlink()
+    status, found = check(state)
+    assert status == 2
+    assert found["keys"] == [("critical", "key modern has no key file in the signer's GnuPG home")]
+
+
 def test_a_key_that_can_certify_stays_a_warning(state: Layout, exports: Exports) -> None:
     words = ("--name", "old", "--accept-certification", "--config", state.oracle_config)
     assert blind_oracle("key", "import", exports.subkeys["certifying"], *words).status == 0
