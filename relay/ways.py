@@ -20,9 +20,13 @@ from relay.pending import STALL_SECONDS, PendingRequests, Question
 from relay.renewal import Renewal
 from relay.way import HeadKeeper, PermissionKeeper, Way
 
-__all__ = ["Ways"]
+__all__ = ["DOWN_SECONDS", "Ways"]
 
 logger = logging.getLogger(__name__)
+
+# An oracle that is not operational for a moment, while its registry or its signer starts again, fails no build; what it
+# answers to requests meanwhile is tried again for as long (`relay.client`).
+DOWN_SECONDS = 4.0
 
 
 class Ways:
@@ -66,6 +70,7 @@ class Ways:
         self._has_twins = False
         self._met = trio.Event()
         self._rejection: RejectedError | None = None
+        self._down_since: float | None = None  # since when all that oracles say is that they are not operational
 
     async def met(self) -> None:
         """Return once an oracle has had us welcome.
@@ -99,6 +104,8 @@ class Ways:
     def changed(self) -> None:
         """Choose anew where requests go (for the ways)."""
         now = trio.current_time()
+        if any(way.rejection is None for way in self._ways):
+            self._down_since = None
         candidates = [way.candidate() for way in self._ways]
         current = self._ways.index(self._best) if self._best is not None else None
         chosen = [self._ways[place] for place in order(candidates, current, now)]
@@ -165,10 +172,18 @@ class Ways:
         if self._tasks is not None and self._permission is not None:
             self._tasks.start_soon(self._permission.rejected, rejection)
         # One that is not operational may become so, and one that is away may come back: what counts is who is sure.
-        if rejection.code is not RejectionCode.NOT_OPERATIONAL or all(way.rejection is not None for way in self._ways):
-            self.pending.reject(rejection)
-            self._rejection = rejection
-            self._met.set()
+        if rejection.code is RejectionCode.NOT_OPERATIONAL and self._may_pass():
+            return
+        self.pending.reject(rejection)
+        self._rejection = rejection
+        self._met.set()
+
+    def _may_pass(self) -> bool:
+        if any(way.rejection is None for way in self._ways):
+            return True
+        if self._down_since is None:
+            self._down_since = trio.current_time()
+        return trio.current_time() - self._down_since < DOWN_SECONDS
 
     def renew_soon(self, credentials: Credentials, lines: Lines) -> None:
         """Store and use new credentials (for the ways)."""

@@ -33,6 +33,7 @@ from relay.connectionstate import Standing
 from relay.link import LinkLostError, RejectedError
 from relay.pending import UnreachableError
 from relay.signrequests import SignRequest
+from relay.ways import DOWN_SECONDS
 from tests.oracle.samples import LEGACY, MODERN
 from tests.relay.test_client import NoHeads, request
 
@@ -454,6 +455,34 @@ async def test_when_all_reject_this_relay_nobody_waits(autojump_clock: trio.test
     async with world(nodes=nodes) as w:
         with pytest.raises(RejectedError), trio.fail_after(5):
             await w.client.sign(request(), 30.0)
+
+
+async def test_one_that_is_not_operational_for_a_moment_fails_nobody(autojump_clock: trio.testing.MockClock) -> None:
+    (only,) = nodes = [FakeNode("a")]
+    async with world(nodes=nodes) as w:
+        only.rejection = Rejected(RejectionCode.NOT_OPERATIONAL)  # to whoever comes, while its registry starts
+        await only.die()
+        only.is_up = True
+        async with trio.open_nursery() as nursery:
+            signers = w.start(nursery, 3)
+            await trio.sleep(2)
+            only.rejection = None
+        assert signers == ["a"] * 3
+
+
+async def test_one_that_stays_not_operational_ends_the_waiting(autojump_clock: trio.testing.MockClock) -> None:
+    (only,) = nodes = [FakeNode("a", is_up=False)]
+    async with world(nodes=nodes) as w:
+        await trio.sleep(600)
+        only.is_up, only.rejection = True, Rejected(RejectionCode.NOT_OPERATIONAL)
+        began = trio.current_time()
+        with pytest.raises(RejectedError, match="not operational"):
+            await w.client.sign(request(), 60.0)
+        assert DOWN_SECONDS <= trio.current_time() - began < 3 * DOWN_SECONDS
+        began = trio.current_time()
+        with pytest.raises(RejectedError, match="not operational"):
+            await w.client.sign(request(), 60.0)
+        assert trio.current_time() - began < DOWN_SECONDS
 
 
 async def test_one_that_is_not_operational_and_one_that_is_away_are_waited_for(
