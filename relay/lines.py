@@ -58,6 +58,7 @@ class Lines:
         self._line: _Line | None = None  # the one in use
         self._successor: _Line | None = None  # another, which is not welcome yet
         self._tasks: trio.Nursery | None = None
+        self._turn = trio.Event()  # another line is in use, or one has ended
 
     async def use(self) -> NoReturn:
         """Use the oracle until the last connection ends: a renewal puts another in the place of the first.
@@ -72,10 +73,10 @@ class Lines:
             line = self._line = _Line(Link(stream, hello, self._owner))
             self._tasks = nursery
             nursery.start_soon(self._run_line, line)
-            await line.ended.wait()
-            while line is not self._line:
-                line = self._line
-                await line.ended.wait()
+            while not (line := self._line).ended.is_set():
+                # Whatever comes first: one that was replaced may stay for a minute, for what is in flight over it.
+                self._turn = trio.Event()
+                await self._turn.wait()
             self._line = self._tasks = None
             nursery.cancel_scope.cancel()  # a replaced connection that has not ended yet
         raise line.error
@@ -85,6 +86,7 @@ class Lines:
         if self._successor is not None and self._successor.link is link:
             self._line, self._successor = self._successor, None
             self._line.settled.set()
+            self._turn.set()
 
     async def _run_line(self, line: _Line) -> None:
         try:
@@ -94,6 +96,7 @@ class Lines:
         finally:
             line.settled.set()
             line.ended.set()
+            self._turn.set()
 
     async def succeed(self) -> LinkLostError | RejectedError | ConfigError | None:
         """Put a connection with the present credentials in the place of the one in use; None when that worked."""
