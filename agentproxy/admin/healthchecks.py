@@ -134,10 +134,13 @@ def _look_at_certificates(subject: Subject) -> Iterator[Finding]:
     tls = subject.oracle.tls
     yield from of_notices("certificates", expiry_notices(tls_expiries(tls), subject.now), HINT)
     names = hosts_of(tls.certificate)
-    for host in dict.fromkeys(parse_address(address).host for address in _dialled(subject.oracle)):
-        if host.lower() not in names:
-            message = f"{tls.certificate}: not for {host}, so build servers that dial it are turned away"
-            yield Finding("certificates", Level.CRITICAL, message, HINT)
+    dialled = dict.fromkeys(parse_address(address).host for address in _dialled(subject.oracle))
+    missing = [host for host in dialled if host.lower() not in names]
+    # With the names that it has: `renew` leaves out what is not named.
+    hint = f"blind-oracle certificate renew {' '.join(f'--host {name}' for name in (*names, *missing))}"
+    for host in missing:
+        message = f"{tls.certificate}: not for {host}, so build servers that dial it are turned away"
+        yield Finding("certificates", Level.CRITICAL, message, hint)
 
 
 def _dialled(oracle: OracleConfig) -> tuple[str, ...]:

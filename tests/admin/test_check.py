@@ -137,6 +137,8 @@ def test_a_certificate_without_the_name_that_is_dialled_is_critical(state: Layou
     assert status == 2
     ((level, message),) = found["certificates"]
     assert (level, "not for localhost, so build servers" in message) == ("critical", True)
+    told = blind_oracle("check", "--config", state.oracle_config).output
+    assert "certificate renew --host other.example --host 127.0.0.2 --host localhost" in told
 
 
 def issue_server(state: Layout, hosts: tuple[str, ...], days: int) -> None:
