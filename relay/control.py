@@ -35,12 +35,17 @@ async def serve_control(stream: trio.abc.Stream, table: ControlTable) -> None:
         with trio.fail_after(ASK_SECONDS):
             question = await _line(stream)
         answer = await _answer(question, table)
-        converter = new_converter()
-        plain: object = converter.unstructure(answer)
+        # In a thread: the last requests may be megabytes, and gpg waits for the event loop.
+        line = await trio.to_thread.run_sync(_encoded, answer)
         with trio.fail_after(ASK_SECONDS):
-            await stream.send_all(json.dumps(plain).encode() + b"\n")
+            await stream.send_all(line)
     except (trio.BrokenResourceError, trio.TooSlowError):
         return
+
+
+def _encoded(answer: Answer) -> bytes:
+    plain: object = new_converter().unstructure(answer)
+    return json.dumps(plain).encode() + b"\n"
 
 
 async def _line(stream: trio.abc.Stream) -> bytes:

@@ -4,6 +4,7 @@ gpg shows only the words of an error code, so this is where a person finds the r
 """
 
 import enum
+import itertools
 import logging
 from collections import deque
 from collections.abc import Callable, Sequence
@@ -14,9 +15,12 @@ from agentproxy.protocol.fields import Claims
 from agentproxy.protocol.timings import Timings
 from agentproxy.runtime.afterwards import Afterwards
 
-__all__ = ["Outcome", "RequestEntry", "RequestLog"]
+__all__ = ["MAX_TOLD", "Outcome", "RequestEntry", "RequestLog"]
 
 logger = logging.getLogger(__name__)
+
+MAX_TOLD = 8 * 1024 * 1024  # bytes of JSON; whoever asks the control socket takes twice as much
+_FRAME = 2048  # of an entry's JSON: names, numbers, quotes
 
 
 class Outcome(enum.StrEnum):
@@ -86,10 +90,31 @@ class RequestLog:
             self.codes[entry.code] = self.codes.get(entry.code, 0) + 1
         _log(entry)
 
-    def last(self, count: int) -> Sequence[RequestEntry]:
-        """The newest entries, newest first."""
-        newest = list(self._entries)[-count:] if count > 0 else []
-        return newest[::-1]
+    def last(self, count: int, most: int = MAX_TOLD) -> Sequence[RequestEntry]:
+        """The newest entries, newest first.
+
+        Args:
+            count: at most so many.
+            most: bytes of JSON that they take together, at most.
+        """
+        told: list[RequestEntry] = []
+        for entry in itertools.islice(reversed(self._entries), max(0, count)):
+            most -= _size(entry)
+            if most < 0:
+                break
+            told.append(entry)
+        return told
+
+
+def _size(entry: RequestEntry) -> int:
+    """Bytes of JSON that an entry takes at most: whoever calls gpg chooses most of it."""
+    texts = [entry.reason, *entry.nodes]
+    if entry.claims is not None:
+        claims = entry.claims
+        texts += [claims.user or "", claims.file or "", claims.package or ""]
+        texts += [*claims.commands, *claims.distributions, *claims.job, *claims.job.values()]
+    # A character takes twelve at most: two escapes, for each half of a surrogate pair.
+    return _FRAME + sum(len(text) if text.isascii() and text.isprintable() else 12 * len(text) for text in texts)
 
 
 def _log(entry: RequestEntry) -> None:

@@ -1,0 +1,36 @@
+"""The last requests, as the control socket tells them."""
+
+import json
+from datetime import UTC, datetime
+
+import pytest
+
+from agentproxy.protocol.fields import Claims
+from agentproxy.protocol.wire import new_converter
+from relay.control_call import MAX_ANSWER
+from relay.requestlog import MAX_TOLD, Outcome, RequestEntry, RequestLog
+
+MOST = 10_000  # that relay.yaml may name
+
+
+def log_of(text: str) -> RequestLog:
+    log = RequestLog(MOST)
+    claims = Claims(commands=(text * 1000,) * 3, job={"job": text * 100})
+    for number in range(MOST):
+        log.add(RequestEntry(datetime.now(UTC), f"{number:032x}", Outcome.SIGNED, "", "", "", 1, claims=claims))
+    return log
+
+
+@pytest.mark.parametrize("text", ["a", '"', "ü", "\U0001f600"])
+def test_what_is_told_is_never_more_than_whoever_asks_takes(text: str) -> None:
+    told = log_of(text).last(MOST)
+    plain: object = new_converter().unstructure(told)
+    assert MAX_TOLD // 4 < len(json.dumps(plain)) < MAX_ANSWER
+    assert [entry.id for entry in told] == [f"{MOST - 1 - number:032x}" for number in range(len(told))]
+
+
+def test_small_entries_are_all_told() -> None:
+    log = RequestLog(100)
+    for number in range(150):
+        log.add(RequestEntry(datetime.now(UTC), f"{number:032x}", Outcome.SIGNED, "", "", "", 1))
+    assert [len(log.last(count)) for count in (-1, 0, 1, 99, 1000)] == [0, 0, 1, 99, 100]
