@@ -17,13 +17,14 @@ from relay.client import Client
 from relay.config import RelayConfig
 from relay.delivery import Delivery
 from relay.door import Door
+from relay.draft import Draft
 from relay.fallbackkeys import FallbackKeys
 from relay.fallbackmode import FallbackMode, FallbackPlaces
 from relay.fallbackreport import FallbackKeyReport, FallbackReport, JournalReport
 from relay.fallbackrule import FallbackRule
 from relay.fallbackswitch import HostClock, Switch, SwitchKeeper
-from relay.journal import Draft, Journal
-from relay.journalchain import JournalUnavailableError
+from relay.journal import Journal
+from relay.journalchain import JournalDamagedError, JournalUnavailableError
 from relay.keylist import KeyList
 from relay.localagent import LocalAgent
 from relay.localsigning import MOST_AT_ONCE, LocalSigning, Parts
@@ -160,6 +161,9 @@ class Fallback:
             Switch(mode or FallbackMode.NEVER, seconds, reason, by, datetime.now(UTC))  # its own bounds, first of all
             await trio.to_thread.run_sync(self._make_directory)
             await self._set(mode, seconds, reason, by)
+        except JournalDamagedError as error:
+            hint = f"read {self.places.journal} and delivered.json beside it, then move both away together"
+            raise ConfigError(f"not switched: {error}", hint) from error
         except (OSError, RemoteProtocolError, JournalUnavailableError) as error:
             raise ConfigError(f"not switched: {error}") from error
         await self._tell()

@@ -6,9 +6,11 @@ answer, so that a crash in between repeats a report and never loses one.
 
 After a failed write or fdatasync nobody knows what the disk holds, so success is never taken from a repeated one: the
 file is cut back to what an earlier fdatasync confirmed, and the page in which that ends is written anew.
+
+Before each use the file is looked at: somebody may have written into it, or moved it away, while we have it open. What
+is not as our own last write left it is read and checked again, from the first record on.
 """
 
-import errno
 import fcntl
 import hashlib
 import json
@@ -17,24 +19,20 @@ import mmap
 import os
 import secrets
 from collections.abc import Callable
-from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
-from agentproxy.protocol.digests import Digest
 from agentproxy.protocol.errors import RemoteProtocolError
-from agentproxy.protocol.fields import Claims
 from agentproxy.protocol.journal import (
-    MAX_RECORD,
     MAX_REPORT_BYTES,
     MAX_REPORT_RECORDS,
     JournalOperation,
     JournalRecord,
     parse_line,
 )
-from agentproxy.protocol.keys import Fingerprint, Keygrip
 from agentproxy.protocol.wire import new_converter
 from agentproxy.runtime.files import write_atomically
+from relay.draft import Draft
 from relay.journalchain import (
     Delivered,
     JournalDamagedError,
@@ -44,31 +42,13 @@ from relay.journalchain import (
     read_mark,
     whole_length,
 )
+from relay.journalfile import Stamp, content, leave, require_room, stamp_at, sync_directory, write_all
 
-__all__ = ["Draft", "Journal"]
+__all__ = ["Journal"]
 
 logger = logging.getLogger(__name__)
 
-# A record is much smaller; a file system that has less is full for us, before a key is used in vain.
-_ROOM = 2 * MAX_RECORD
 _MODE = 0o600  # claims hold command lines
-
-
-@dataclass(frozen=True, slots=True)
-class Draft:
-    """A record without its place; the fields are `JournalRecord`'s."""
-
-    operation: JournalOperation
-    request: str
-    mode: str = ""
-    reason: str = ""
-    fingerprint: Fingerprint | None = None
-    keygrip: Keygrip | None = None
-    digest: Digest | None = None
-    signature_sha256: bytes | None = None
-    socket: str = ""
-    distribution: str | None = None
-    claims: Claims | None = None
 
 
 class Journal:
@@ -95,6 +75,7 @@ class Journal:
         self._tail = b""  # the last page of them
         self._unreported = 0  # offset of the first record that no oracle has
         self._broken = False
+        self._stamp: Stamp | None = None  # how we left the file; None: it must be read again
 
     @property
     def undelivered(self) -> int:
@@ -123,20 +104,75 @@ class Journal:
     def _open(self) -> None:
         self._path.parent.mkdir(mode=0o700, exist_ok=True)
         mark = read_mark(self._mark_path)
+        if mark is not None and stamp_at(self._path) is None:
+            raise JournalDamagedError(
+                f"there is none, and {self._mark_path.name} says that an oracle has record {mark.sequence} of it: "
+                "move both away, or put both back"
+            )
         self._fd = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, _MODE)
         try:
             fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
             raise JournalUnavailableError("another relay writes it") from error
-        data = _content(self._fd)
-        whole = whole_length(data)
-        self.end, self._unreported = follow(data[:whole], mark)
-        self._mark = mark
-        self._size, self._tail, self._broken = whole, data[max(0, whole - mmap.PAGESIZE) : whole], False
-        _sync_directory(self._path.parent)
+        self._read(mark)
+        sync_directory(self._path.parent)
         self.trouble = ""
+
+    def _read(self, mark: Delivered | None) -> None:
+        """Check all of the file; what stands in it must end as this relay left it, if this one has written it."""
+        self._stamp = None
+        stamp = Stamp.of(os.fstat(self._fd))  # before reading: what is written meanwhile must show the next time
+        data = content(self._fd)
+        whole = whole_length(data)
+        end, unreported = follow(data[:whole], mark)
+        if self.end.journal:
+            _require_same_end(end, self.end, len(data) - whole)
+        self.end, self._unreported, self._mark = end, unreported, mark
+        self._size, self._tail, self._broken = whole, data[max(0, whole - mmap.PAGESIZE) : whole], False
+        self._stamp = stamp
         if len(data) > whole:
             self._recover(data[whole:])
+
+    def _look(self) -> None:
+        """Make sure that the path leads to our file, and that it is as we left it; each use begins here.
+
+        Raises:
+            JournalDamagedError: somebody changed it.
+            JournalUnavailableError: it cannot be read or written.
+        """
+        try:
+            found = self._found()
+            if found and self._fd >= 0 and found.file != Stamp.of(os.fstat(self._fd)).file:
+                self.close()
+            self.open()
+            if self._broken:
+                self._repair()
+            if self._stamp is None or self._stamp != stamp_at(self._path):
+                self._read(read_mark(self._mark_path))
+        except OSError as error:
+            raise self._failed(error) from error
+        except JournalDamagedError as error:
+            self.trouble = f"{self._path}: {error}"
+            raise
+
+    def _found(self) -> Stamp | None:
+        """What is at the path; when somebody has moved the file away, the next record begins another journal."""
+        try:
+            found = stamp_at(self._path)
+        except OSError as error:
+            raise self._failed(error) from error
+        if found is None:
+            if self.end.sequence:
+                logger.warning(
+                    "the journal is no longer here, path=%s journal=%s records=%d undelivered=%d",
+                    self._path,
+                    self.end.journal,
+                    self.end.sequence,
+                    self.undelivered,
+                )
+            self.close()
+            self.end, self._mark, self.trouble = JournalEnd(), None, ""
+        return found
 
     def _recover(self, torn: bytes) -> None:
         """Put a torn end aside, then cut it off: in this order, so that no crash loses it."""
@@ -145,6 +181,7 @@ class Journal:
         write_atomically(aside, torn, _MODE)
         os.ftruncate(self._fd, self._size)
         os.fsync(self._fd)
+        self._stamp = leave(self._fd)
         reason = f"a crash had torn {len(torn)} bytes off the end: {aside.name}, SHA-256 {sha256}"
         logger.warning("journal recovered, path=%s torn=%d", self._path, len(torn))
         self.append(Draft(JournalOperation.RECOVERED, secrets.token_hex(16), reason=reason))
@@ -153,31 +190,28 @@ class Journal:
         """Find out whether a record could be written now, before a key is used for one.
 
         Raises:
-            JournalUnavailableError: as far as can be known, it could not.
+            JournalUnavailableError: as far as can be known, it could not, or it would continue a damaged chain.
         """
-        self.open()
+        self._look()
         try:
-            if self._broken:
-                self._repair()
-            _require_room(self._fd)
+            require_room(self._fd)
         except OSError as error:
             raise self._failed(error) from error
         self.trouble = ""
 
-    def append(self, draft: "Draft") -> JournalRecord:
+    def append(self, draft: Draft) -> JournalRecord:
         """Write one record; the disk has it when this returns.
 
         Raises:
             JournalUnavailableError: it has not, and nothing of it stays.
         """
-        self.open()
-        record = _fitting(self._placed(draft))
+        self._look()
+        record = draft.placed(self.end, self._clock())
         line = record.line() + b"\n"
         try:
-            if self._broken:
-                self._repair()
             self._broken = True  # until all of it is written: an exception leaves it so
-            _write_all(self._fd, line, self._size)
+            write_all(self._fd, line, self._size)
+            self._stamp = leave(self._fd)  # before the disk has it, which takes a while: another may write meanwhile
             os.fdatasync(self._fd)
         except OSError as error:
             raise self._failed(error) from error
@@ -187,34 +221,15 @@ class Journal:
         self.end = JournalEnd(record.journal, record.sequence, record.hash())
         return record
 
-    def _placed(self, draft: "Draft") -> JournalRecord:
-        return JournalRecord(
-            journal=self.end.journal or secrets.token_hex(16),
-            sequence=self.end.sequence + 1,
-            time=self._clock(),
-            operation=draft.operation,
-            request=draft.request,
-            prev=self.end.hash,
-            mode=draft.mode,
-            reason=draft.reason,
-            fingerprint=draft.fingerprint,
-            keygrip=draft.keygrip,
-            digest=draft.digest,
-            signature_sha256=draft.signature_sha256,
-            socket=draft.socket,
-            distribution=draft.distribution,
-            claims=draft.claims,
-        )
-
     def next_report(self) -> tuple[JournalRecord, ...]:
         """The oldest records that no oracle has, as many as fit into one report; none when all are delivered.
 
         Raises:
             JournalUnavailableError: the file cannot be read, or is damaged.
         """
-        if self._fd < 0 and not self._path.exists():
+        if self._found() is None:
             return ()
-        self.open()
+        self._look()
         try:
             data = os.pread(self._fd, min(MAX_REPORT_BYTES, self._size - self._unreported), self._unreported)
         except OSError as error:
@@ -232,6 +247,8 @@ class Journal:
             JournalUnavailableError: the mark cannot be written; the records would be reported again.
         """
         last = records[-1]
+        if self._found() is None or last.journal != self.end.journal:
+            return  # it was moved away meanwhile: a mark here would be taken for the next one's
         mark = Delivered(last.journal, last.sequence, last.hash())
         plain: object = new_converter().unstructure(mark)
         try:
@@ -245,13 +262,13 @@ class Journal:
         """Release the file."""
         if self._fd >= 0:
             os.close(self._fd)
-        self._fd = -1
+        self._fd, self._stamp, self._broken = -1, None, False
 
     def _repair(self) -> None:
         os.ftruncate(self._fd, self._size)
-        _write_all(self._fd, self._tail, self._size - len(self._tail))
+        write_all(self._fd, self._tail, self._size - len(self._tail))
         os.fsync(self._fd)
-        self._broken = False
+        self._broken, self._stamp = False, None
 
     def _failed(self, error: OSError) -> JournalUnavailableError:
         self.trouble = f"{self._path}: {error.strerror}"
@@ -263,34 +280,12 @@ class Journal:
         return JournalUnavailableError(self.trouble)
 
 
-def _fitting(record: JournalRecord) -> JournalRecord:
-    """A record that a report can carry: what nobody needs goes first, and the signature always stays."""
-    if len(record.line()) <= MAX_RECORD or record.claims is None:
-        return record
-    claims = record.claims
-    return replace(record, claims=Claims(uid=claims.uid, user=claims.user, pid=claims.pid))
-
-
-def _require_room(descriptor: int) -> None:
-    space = os.fstatvfs(descriptor)
-    if space.f_bavail * space.f_frsize < _ROOM:
-        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-
-
-def _content(descriptor: int) -> bytes:
-    with os.fdopen(os.dup(descriptor), "rb") as file:
-        return file.read()
-
-
-def _write_all(descriptor: int, data: bytes, offset: int) -> None:
-    while data:
-        written = os.pwrite(descriptor, data, offset)
-        data, offset = data[written:], offset + written
-
-
-def _sync_directory(directory: Path) -> None:
-    descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+def _require_same_end(end: JournalEnd, ours: JournalEnd, behind: int) -> None:
+    if end.journal != ours.journal or end.sequence != ours.sequence:
+        raise JournalDamagedError(
+            f"it ends with record {end.sequence}, and this relay wrote record {ours.sequence} last"
+        )
+    if end != ours:
+        raise JournalDamagedError(f"record {end.sequence} is not the one that this relay wrote")
+    if behind:
+        raise JournalDamagedError(f"{behind} bytes stand behind record {end.sequence}, and this relay wrote none there")

@@ -86,6 +86,10 @@ def follow(data: bytes, mark: Delivered | None = None) -> tuple[JournalEnd, int]
     if lines:
         _read_in_full(lines[-1], end.sequence)
     if mark is not None and mark.sequence > end.sequence:
+        if end.journal != mark.journal:
+            raise JournalDamagedError(
+                f"an oracle has record {mark.sequence} of journal {mark.journal}, not of this one"
+            )
         raise JournalDamagedError(f"it ends with record {end.sequence}, and an oracle has record {mark.sequence}")
     return end, behind
 

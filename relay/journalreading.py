@@ -40,11 +40,12 @@ def read(file: Path) -> Reading:
     Raises:
         ConfigError: it cannot be read.
     """
+    mark = None
     try:
         mark = read_mark(file.with_name("delivered.json"))
         data = file.read_bytes()
     except FileNotFoundError as error:
-        raise ConfigError(f"{file}: there is no journal", "this host has never signed by itself") from error
+        raise _nothing(file, mark) from error
     except OSError as error:
         raise ConfigError(f"{file}: cannot be read: {error.strerror}") from error
     except JournalDamagedError as error:
@@ -56,3 +57,14 @@ def read(file: Path) -> Reading:
     except JournalDamagedError as error:
         return Reading(file, JournalEnd(), lines, str(error), 0, mark)
     return Reading(file, end, lines, "", len(data) - whole, mark)
+
+
+def _nothing(file: Path, mark: Delivered | None) -> ConfigError:
+    if mark is not None:
+        though = f"though an oracle has record {mark.sequence} of one, as delivered.json beside it says"
+        return ConfigError(
+            f"{file}: there is no journal, {though}", "both belong together, also when they are moved away"
+        )
+    return ConfigError(
+        f"{file}: there is no journal", "no file here: nothing was recorded yet, or somebody has moved it away"
+    )

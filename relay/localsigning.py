@@ -15,8 +15,9 @@ from agentproxy.protocol.journal import JournalOperation
 from agentproxy.protocol.keys import Keygrip
 from agentproxy.protocol.signatures import RsaSignature, Signature
 from relay.door import Visitor
+from relay.draft import Draft
 from relay.fallbackmode import FallbackMode
-from relay.journal import Draft, Journal
+from relay.journal import Journal
 from relay.journalchain import JournalUnavailableError
 from relay.localagent import LocalAgent
 from relay.pending import new_request_id

@@ -198,6 +198,38 @@ async def test_what_a_runner_reports_against_the_policy_stands_in_the_log_with_t
     assert "two different records 1 were reported" in result.output
 
 
+def test_behind_a_journal_that_was_moved_away_as_evidence_the_next_signature_begins_another(offline: Offline) -> None:
+    """What docs/RUNNERS.md says, while the relay runs."""
+    with fallback_host(offline) as host:
+        host.on()
+        assert sign(host, "first")
+        until(host.all_is_delivered, "the first journal is delivered")
+        lines = host.journal.read_bytes()
+        host.journal.write_bytes(lines.replace(b"drill", b"DRILL"))
+        assert host.fallback("verify").returncode == 1
+        assert not sign(host, "second")
+        evidence = host.system.directory / "evidence"
+        evidence.mkdir()
+        for name in ("journal.jsonl", "delivered.json"):
+            (host.journal.parent / name).rename(evidence / name)
+        done = host.fallback("verify")
+        assert done.returncode == 1
+        assert "there is no journal" in done.stderr
+        assert "hint: no file here" in done.stderr
+        assert sign(host, "third")
+        until(host.all_is_delivered, "the second journal is delivered")
+        assert [record["sequence"] for record in host.records()] == [1]
+        assert host.fallback("verify").returncode == 0
+        assert "the journal is no longer here" in host.system.log("relay")
+        host.system.stop("relay")
+        host.system.start("relay")
+        host.on()
+        assert sign(host, "fourth")
+        assert_all_is_there(host)
+        assert len(host.delivered()) == 3
+        assert "runner dev reported from 2 journals" in blind_oracle("audit", "verify", host.system.audit).output
+
+
 def test_two_relays_have_two_journals_and_one_state_has_one_relay(offline: Offline, tmp_path: Path) -> None:
     with fallback_host(offline) as first, second_relay(first.system) as second:
         first.on()

@@ -433,6 +433,43 @@ async def test_a_changed_journal_stops_local_signatures_until_somebody_looked(ho
         assert "record 2 does not continue" in trouble or "record 1 is not the one that an oracle has" in trouble
 
 
+async def test_a_journal_that_is_changed_under_a_running_relay_stops_it_until_it_is_moved_away(host: Host) -> None:
+    async with host.runner.running_oracle(), host.relay() as relay:
+        await connected(relay)
+        await switch(relay, FallbackMode.FORCED)
+        assert await host.signer_of() == "own"
+        assert relay.fallback is not None
+        report = relay.fallback.report
+        await until(lambda: not report().journal.undelivered)
+        with host.places.journal.open("r+b") as file:
+            file.seek(file.read().index(b"a test"))
+            file.write(b"a TES")
+        assert host.read().damage
+        for _ in range(2):
+            done = await host.sign()
+            assert done.returncode == 2
+            assert b"Not operational" in done.stderr
+        assert "record 2 does not continue" in relay.log.last(1)[0].reason
+        assert "record 2 does not continue" in report().journal.trouble
+        with pytest.raises(ConfigError, match="not switched: record 2 does not continue") as caught:
+            await switch(relay, FallbackMode.AUTO)
+        assert "then move both away together" in caught.value.hint
+        first = host.read().mark
+        for file_name in ("journal.jsonl", "delivered.json"):
+            (host.places.directory / file_name).rename(host.runner.directory / file_name)
+        assert await host.signer_of() == "own"
+        assert len(host.journal) == 1
+        await until(lambda: not report().journal.undelivered)
+        assert (report().journal.trouble, host.read().damage) == ("", "")
+        assert first is not None
+        assert first.journal != report().journal.journal
+        assert {record.journal for record in host.runner.oracle.reported} == {first.journal, report().journal.journal}
+    async with host.relay() as relay:
+        await switch(relay, FallbackMode.FORCED)
+        assert await host.signer_of() == "own"
+    assert host.read().end.sequence == 3
+
+
 async def test_a_report_that_the_oracle_cannot_take_now_comes_again(
     host: Host, monkeypatch: pytest.MonkeyPatch
 ) -> None:

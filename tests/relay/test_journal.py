@@ -15,7 +15,8 @@ from agentproxy.protocol.fields import Claims
 from agentproxy.protocol.journal import MAX_RECORD, MAX_REPORT_RECORDS, JournalOperation
 from agentproxy.protocol.keys import Fingerprint, Keygrip
 from relay.commandline import run_command
-from relay.journal import Draft, Journal
+from relay.draft import Draft
+from relay.journal import Journal
 from relay.journalchain import JournalDamagedError, JournalUnavailableError, follow, whole_length
 from relay.journalreading import read
 
@@ -153,6 +154,131 @@ def test_a_changed_journal_stops_local_signatures_and_says_where(path: Path, jou
     assert "damaged" in read(path).words
 
 
+WHILE_OPEN = {
+    **DAMAGES,
+    "last record edited": lambda lines: [*lines[:-1], lines[-1].replace(b"drill", b"DRILL")],
+    "cut": lambda lines: lines[:-1],
+    "emptied": lambda lines: [],  # noqa: ARG005  as the others
+    "made longer": lambda lines: [*lines, b"x"],
+}
+
+
+@pytest.mark.parametrize("name", WHILE_OPEN)
+def test_a_journal_that_is_changed_while_it_is_open_stops_local_signatures_too(
+    path: Path, journal: Journal, name: str
+) -> None:
+    for number in range(4):
+        journal.append(draft(number))
+    changed = b"".join(line + b"\n" for line in WHILE_OPEN[name](path.read_bytes().splitlines()))
+    path.write_bytes(changed)  # in place, at once: within one tick of the kernel's clock
+    for _ in range(2):
+        with pytest.raises(JournalDamagedError, match=r"record [0-9]"):
+            journal.check()
+        with pytest.raises(JournalDamagedError):
+            journal.append(draft(9))
+        with pytest.raises(JournalDamagedError):
+            journal.next_report()
+    assert "record" in journal.trouble
+    assert path.read_bytes() == changed
+
+
+def test_bytes_behind_the_last_record_of_an_open_journal_are_no_crashs(path: Path, journal: Journal) -> None:
+    journal.append(draft(0))
+    with path.open("ab") as file:
+        file.write(b'{"type":"jo')
+    with pytest.raises(JournalDamagedError, match="11 bytes stand behind record 1"):
+        journal.check()
+    assert not list(path.parent.glob("*.torn-*"))
+
+
+def test_a_file_with_the_same_records_in_its_place_is_gone_on_with_and_another_is_not(
+    path: Path, journal: Journal, tmp_path: Path
+) -> None:
+    for number in range(2):
+        journal.append(draft(number))
+    short = path.read_bytes().splitlines(keepends=True)[0]
+    for content, is_good in ((path.read_bytes(), True), (short, False)):
+        (tmp_path / "other").write_bytes(content)
+        (tmp_path / "other").rename(path)
+        if is_good:
+            assert journal.append(draft(2)).sequence == 3
+            assert read(path).end == journal.end
+    with pytest.raises(JournalDamagedError, match="it ends with record 1, and this relay wrote record 3 last"):
+        journal.check()
+
+
+def test_who_touches_the_file_and_changes_nothing_stops_nothing(path: Path, journal: Journal) -> None:
+    journal.append(draft(0))
+    os.utime(path)
+    path.with_name("a link of a backup's").hardlink_to(path)
+    journal.check()
+    assert journal.append(draft(1)).sequence == 2
+
+
+@pytest.mark.parametrize("is_damaged", [False, True])
+def test_behind_a_journal_that_is_moved_away_while_it_is_open_the_next_record_begins_another(
+    path: Path, journal: Journal, is_damaged: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    for number in range(3):
+        journal.append(draft(number))
+    journal.delivered(journal.next_report()[:2])
+    if is_damaged:
+        path.write_bytes(path.read_bytes().replace(b"drill", b"DRILL", 1))
+        with pytest.raises(JournalDamagedError):
+            journal.check()
+    before, name = path.read_bytes(), journal.end.journal
+    aside = path.rename(path.with_name("evidence"))
+    path.with_name("delivered.json").rename(path.with_name("evidence.json"))
+    journal.check()
+    assert f"journal={name} records=3 undelivered=1" in caplog.text
+    record = journal.append(draft(3))
+    assert (record.sequence, journal.undelivered, journal.trouble) == (1, 1, "")
+    assert record.journal != name
+    assert journal.next_report() == (record,)
+    assert aside.read_bytes() == before
+    journal.close()
+    second = again(path)
+    assert second.append(draft(4)).sequence == 2
+    second.close()
+    assert read(path).damage == ""
+
+
+def test_an_answer_for_a_journal_that_is_no_longer_here_leaves_no_mark(path: Path, journal: Journal) -> None:
+    journal.append(draft(0))
+    report = journal.next_report()
+    path.rename(path.with_name("evidence"))
+    journal.delivered(report)
+    assert (journal.undelivered, journal.next_report()) == (0, ())
+    assert journal.append(draft(1)).sequence == 1
+    journal.delivered(report)  # which came twice
+    assert journal.undelivered == 1
+    assert not path.with_name("delivered.json").exists()
+
+
+def test_a_mark_without_its_journal_begins_no_other_and_says_what_to_do(path: Path, journal: Journal) -> None:
+    journal.append(draft(0))
+    journal.delivered(journal.next_report())
+    aside = path.rename(path.with_name("evidence"))
+    for opened in (journal, Journal(path)):
+        with pytest.raises(
+            JournalDamagedError, match=r"an oracle has record 1 of it: move both away, or put both back"
+        ):
+            opened.check()
+        assert not path.exists()
+    with pytest.raises(ConfigError, match=r"no journal, though an oracle has record 1 of one"):
+        read(path)
+    aside.rename(path)
+    assert journal.append(draft(1)).sequence == 2
+    path.rename(aside)
+    path.with_name("delivered.json").rename(path.with_name("evidence.json"))
+    assert journal.append(draft(2)).sequence == 1
+    path.with_name("evidence.json").rename(path.with_name("delivered.json"))
+    journal.close()
+    path.write_bytes(b"")
+    with pytest.raises(JournalDamagedError, match=r"an oracle has record 1 of journal [0-9a-f]{32}, not of this one"):
+        again(path)
+
+
 def test_a_cut_end_that_an_oracle_has_is_noticed_and_one_that_it_has_not_is_not(path: Path, journal: Journal) -> None:
     """docs/SECURITY.md: before delivery nobody else knows of a record."""
     for number in range(4):
@@ -185,8 +311,9 @@ def test_the_command_verifies_a_copy_and_says_so_by_its_status(
     copy.write_bytes(path.read_bytes().replace(b"drill", b"DRILL", 1))
     assert run_command(["fallback", "verify", str(copy)]) == 1
     assert "record 2 does not continue the record before it" in capsys.readouterr().out
-    with pytest.raises(ConfigError, match="there is no journal"):
+    with pytest.raises(ConfigError, match="there is no journal") as caught:
         run_command(["fallback", "verify", str(tmp_path / "none")])
+    assert caught.value.hint == "no file here: nothing was recorded yet, or somebody has moved it away"
 
 
 def test_a_record_with_long_claims_fits_into_a_report(journal: Journal) -> None:
