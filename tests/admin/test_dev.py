@@ -205,6 +205,25 @@ def test_an_agent_that_gpg_started_in_the_home_is_stopped_too(system: System) ->
     assert list(find(at=system.directory)) == []
 
 
+def test_the_agent_of_the_hosts_own_key_is_stopped_too_and_no_others(system: System, parent: Path) -> None:
+    home = system.directory / "relay" / "state" / "fallback" / "gnupg"
+    other = parent / "other"
+    other.mkdir(mode=0o700)
+    done = system.shell(
+        "blind-oracle-relay fallback setup --make rsa2048 >/dev/null; "
+        f"gpgconf --homedir {shlex.quote(str(home))} --launch gpg-agent; gpgconf --homedir {other} --launch gpg-agent"
+    )
+    assert done.returncode == 0, done.stderr
+    assert list(find(at=home)) != []
+    try:
+        assert system.dev("stop").status == 0
+        assert list(find(at=system.directory)) == []
+        assert list(find(at=other)) != []
+    finally:
+        subprocess.run(["gpgconf", "--homedir", other, "--kill", "gpg-agent"], check=True, timeout=SECONDS)
+        subprocess.run(["gpgconf", "--homedir", other, "--remove-socketdir"], check=True, timeout=SECONDS)
+
+
 def test_a_broken_configuration_shows_its_reason_and_leaves_nothing_running(system: System) -> None:
     system.dev("stop")
     policy = system.directory / "policy.yaml"

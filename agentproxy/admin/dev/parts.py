@@ -115,18 +115,19 @@ def end_now(place: Place, name: str) -> None:
 
 
 def stop_rest(place: Place) -> None:
-    """Stop what else works here, such as agents that gpg started in the home, and remove what lies elsewhere."""
-    for program in ("gpg-agent", "scdaemon", "dirmngr", "keyboxd"):
-        for word in (program, f"/usr/bin/{program}", f"/usr/lib/gnupg/{program}"):
-            for process in processes.find(word, at=place.home):
-                processes.end(process, STOP_SECONDS)
+    """Stop what else works here, such as agents that gpg or the relay started, and remove what lies elsewhere."""
+    for home in (place.home, place.fallback_home):
+        for program in ("gpg-agent", "scdaemon", "dirmngr", "keyboxd"):
+            for word in (program, f"/usr/bin/{program}", f"/usr/lib/gnupg/{program}"):
+                for process in processes.find(word, at=home):
+                    processes.end(process, STOP_SECONDS)
     for part in parts_of(place).values():
         for process in processes.find(*part.words, at=part.config):
             processes.end(process, STOP_SECONDS)
-    if place.home.is_dir():
+    for home in filter(Path.is_dir, (place.home, place.fallback_home)):
         # In a login session gpg looks below /run/user, where the link to the relay would stay for ever.
         with suppress(OSError, subprocess.SubprocessError):
-            command = ["gpgconf", "--homedir", str(place.home), "--remove-socketdir"]
+            command = ["gpgconf", "--homedir", str(home), "--remove-socketdir"]
             subprocess.run(command, check=False, capture_output=True, timeout=STOP_SECONDS)
 
 

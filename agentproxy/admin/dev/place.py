@@ -90,6 +90,11 @@ class Place:
         return self.relay / "gnupg"
 
     @property
+    def fallback_home(self) -> Path:
+        """The build server's own key and the agent for it, once `fallback setup` has made them."""
+        return self.relay / "state" / "fallback" / "gnupg"
+
+    @property
     def logs(self) -> Path:
         """What oracle (with its signer) and relay write to standard error."""
         return self.root / "log"
