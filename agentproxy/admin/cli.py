@@ -52,6 +52,9 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
     signal.signal(signal.SIGTERM, _leave)
     try:
         status = _group(words).main(words, "blind-oracle", standalone_mode=False)
+    except click.exceptions.NoArgsIsHelpError as error:
+        click.echo(error.format_message(), err=True)  # a group's help, which is no error's words
+        sys.exit(USAGE)
     except click.ClickException as error:
         _complain(error.format_message(), _usage_hint(error))
         sys.exit(USAGE if isinstance(error, click.UsageError) else FAILED)

@@ -44,6 +44,14 @@ def test_wrong_usage_has_a_status_of_its_own_and_a_hint(words: list[str]) -> Non
     assert "blind-oracle: hint: blind-oracle" in result.errors
 
 
+@pytest.mark.parametrize("words", [[], ["key"], ["audit"], ["dev"]])
+def test_a_group_without_a_command_prints_its_help_and_calls_nothing_an_error(words: list[str]) -> None:
+    result = blind_oracle(*words)
+    assert (result.status, result.output) == (2, "")
+    assert result.errors.startswith(" ".join(["Usage: blind-oracle", *words]))
+    assert "error:" not in result.errors
+
+
 def test_an_error_is_words_and_a_hint_without_a_traceback(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     result = blind_oracle("init", tmp_path)

@@ -18,6 +18,7 @@ from agentproxy.protocol.codes import RejectionCode
 from agentproxy.protocol.oracle_messages import Rejected
 from agentproxy.protocol.relay_messages import Hello
 from agentproxy.protocol.wire import format_time
+from relay.commandline import run_command
 from tests.relay.conftest import TOKEN, Runner, lasting, run_gpg
 
 ROOT = Path(__file__).parents[2]
@@ -301,6 +302,17 @@ async def test_without_a_configuration_serve_says_what_to_do(runner: Runner) -> 
 async def test_wrong_usage_has_a_status_of_its_own(runner: Runner) -> None:
     assert (await command(runner, "frobnicate")).returncode == 2
     assert (await command(runner, "serve", "--frobnicate")).returncode == 2
+
+
+@pytest.mark.parametrize("words", [[], ["fallback"]])
+def test_a_group_without_a_command_prints_its_help_and_calls_nothing_an_error(
+    words: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run_command(words) == 2
+    shown = capsys.readouterr()
+    assert shown.out == ""
+    assert shown.err.startswith(" ".join(["Usage: blind-oracle-relay", *words]))
+    assert "error:" not in shown.err
 
 
 def test_the_shim_is_clean_posix_shell() -> None:
