@@ -155,7 +155,7 @@ class Fallback:
         """
         if mode is not None and mode is not FallbackMode.NEVER:
             if problem := self._rule.forbidden():
-                raise ConfigError(problem, "the oracle's policy decides: forced has no power against it")
+                raise ConfigError(problem, "the oracle decides: forced has no power against it")
             await self._look_into_home()
         try:
             Switch(mode or FallbackMode.NEVER, seconds, reason, by, datetime.now(UTC))  # its own bounds, first of all

@@ -95,6 +95,10 @@ class FallbackRule:
         name = self._config.name
         if not verdict.by:
             return f"no oracle has allowed it yet: its policy must say runners.{name}.fallback: true"
+        if why := verdict.taken_back:
+            return (
+                f"an oracle took the permission back, since {why}: once it takes this runner again, its policy decides"
+            )
         return f"the oracle forbids it, said by {verdict.by}: its policy must say runners.{name}.fallback: true"
 
     def _away_seconds(self) -> float | None:

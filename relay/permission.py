@@ -38,6 +38,7 @@ _TAKEN_BACK = frozenset(
         RejectionCode.ADDRESS_FORBIDDEN,
     }
 )
+_BACK = "taken back: "  # before the reason, in the file, too; no node's name has a space
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +48,11 @@ class Verdict:
     allowed: bool = False
     by: str = ""  # the oracle's node, or why it was taken back; empty: nothing was heard yet
     since: datetime | None = None
+
+    @property
+    def taken_back(self) -> str:
+        """Why an oracle that turned this runner away no longer lets it; empty: it is the policy's word that counts."""
+        return "" if self.allowed or not self.by.startswith(_BACK) else self.by.removeprefix(_BACK)
 
 
 class Permission:
@@ -85,7 +91,7 @@ class Permission:
         if error.code is not RejectionCode.NOT_OPERATIONAL:
             self.answered = trio.current_time()
         if error.code in _TAKEN_BACK and self.verdict.allowed:
-            await self._take(allowed=False, by=f"taken back: {error}")
+            await self._take(allowed=False, by=f"{_BACK}{error}")
 
     async def _take(self, allowed: bool, by: str) -> None:  # noqa: FBT001  its callers name it
         before = self.verdict

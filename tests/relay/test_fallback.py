@@ -24,8 +24,10 @@ from relay import delivery, fallbackrule, localagent
 from relay.daemon import serve
 from relay.fallbackkeys import FallbackKeys
 from relay.fallbackmode import FallbackConfig, FallbackMode, FallbackPlaces
+from relay.fallbackreport import fallback_lines
 from relay.fallbacksetup import Wish, set_up
 from relay.journalreading import Reading, read
+from relay.link import RejectedError
 from relay.localagent import LocalAgent
 from relay.service import Relay
 from relay.status import ControlRequest
@@ -181,6 +183,11 @@ async def test_an_oracle_that_turns_this_runner_away_is_no_outage(
         await until(lambda: is_active(relay) if active else not relay._permission.verdict.allowed)
         assert is_active(relay) is active
         assert relay._permission.verdict.allowed is active
+        if not active:
+            assert relay.fallback is not None
+            said = "\n".join(fallback_lines(relay.fallback.report()))
+            assert f"an oracle took the permission back, since {RejectedError(code)}: once it takes" in said
+            assert "must say" not in said  # the policy may well do so
 
 
 async def test_the_mode_is_fixed_for_a_connection(host: Host) -> None:

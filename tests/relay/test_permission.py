@@ -46,7 +46,11 @@ async def test_a_runner_that_is_turned_away_may_no_longer_fall_back(path: Path, 
     await permission.told("node-a", allowed=True)
     await permission.rejected(RejectedError(code))
     assert permission.answered is not None
-    assert not again(path).verdict.allowed
+    kept = again(path).verdict
+    assert not kept.allowed
+    assert kept.taken_back == str(RejectedError(code))
+    await permission.told("node-a", allowed=False)
+    assert permission.verdict.taken_back == ""
 
 
 @pytest.mark.parametrize("code", [RejectionCode.NOT_OPERATIONAL, RejectionCode.CERTIFICATE_EXPIRED])
