@@ -69,7 +69,10 @@ def _length(segment: Segment) -> int:
 
 
 def summary(record: AuditRecord) -> tuple[str, ...]:
-    """A record in the columns that a person looks for first; the last one is only claimed."""
+    """A record in the columns that a person looks for first; the last one is only claimed.
+
+    Where the oracle objects to nothing, the reason of a fallback's record is what the build server's operator gave.
+    """
     entry, asserted = record.entry, record.entry.asserted
     digest = "" if entry.digest is None else f"{entry.digest.algorithm.name.lower()} {entry.digest.value.hex()}"
     claims = asserted.claims
@@ -82,6 +85,6 @@ def summary(record: AuditRecord) -> tuple[str, ...]:
         entry.key or "",
         digest[: digest.find(" ") + 1 + _DIGEST_SHOWN],
         asserted.runner or "",
-        entry.reason,
+        entry.reason or entry.details.get("reason", ""),
         " ".join(filter(None, claimed)),
     )

@@ -54,6 +54,18 @@ def query(log: Path, *options: str) -> Result:
     return blind_oracle("audit", "query", log, "--cache", log.parent / "cache", "--json", *options)
 
 
+def test_the_table_shows_the_operators_reason_and_before_it_the_oracles_objection(tmp_path: Path) -> None:
+    said = [
+        replace(one, details={**one.details, "reason": "drill"}) for one in (report(1), report(2, reason="forbidden"))
+    ]
+    log = log_of(tmp_path / "log", *said)
+    result = blind_oracle("audit", "query", log, "--cache", tmp_path / "cache", "--channel", "fallback")
+    _, first, second = result.output.splitlines()
+    assert " drill " in first
+    assert " forbidden " in second
+    assert "drill" not in second
+
+
 def sequences(result: Result) -> list[list[int]]:
     assert result.status == 0, result.errors
     return [json.loads(line)["sequences"] for line in result.output.splitlines()]
