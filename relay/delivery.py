@@ -74,6 +74,7 @@ class Delivery:
             return False
         records = await self._with_pen(self._journal.next_report)
         if not records:
+            self._delay, self.trouble = FIRST_RETRY_SECONDS, ""  # what was in the way may have been moved away
             return False
         answer = await self._reporter.report(records)
         if isinstance(answer, Reported):

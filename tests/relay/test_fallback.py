@@ -440,7 +440,11 @@ async def test_a_changed_journal_stops_local_signatures_until_somebody_looked(ho
         assert "record 2 does not continue" in trouble or "record 1 is not the one that an oracle has" in trouble
 
 
-async def test_a_journal_that_is_changed_under_a_running_relay_stops_it_until_it_is_moved_away(host: Host) -> None:
+async def test_a_journal_that_is_changed_under_a_running_relay_stops_it_until_it_is_moved_away(
+    host: Host, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(delivery, "FIRST_RETRY_SECONDS", 0.01)
+    monkeypatch.setattr(delivery, "LAST_RETRY_SECONDS", 0.01)
     async with host.runner.running_oracle(), host.relay() as relay:
         await connected(relay)
         await switch(relay, FallbackMode.FORCED)
@@ -461,9 +465,12 @@ async def test_a_journal_that_is_changed_under_a_running_relay_stops_it_until_it
         with pytest.raises(ConfigError, match="not switched: record 2 does not continue") as caught:
             await switch(relay, FallbackMode.AUTO)
         assert "then move both away together" in caught.value.hint
+        relay.fallback._delivery.wake()
+        await until(lambda: relay.fallback and relay.fallback._delivery.trouble)
         first = host.read().mark
         for file_name in ("journal.jsonl", "delivered.json"):
             (host.places.directory / file_name).rename(host.runner.directory / file_name)
+        await until(lambda: not report().journal.trouble)
         assert await host.signer_of() == "own"
         assert len(host.journal) == 1
         await until(lambda: not report().journal.undelivered)
