@@ -7,6 +7,7 @@ clock, and one that has gone back ends the switch: the bound is kept rather than
 import json
 import logging
 import secrets
+import threading
 import time
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
@@ -98,6 +99,8 @@ class SwitchKeeper:
         self._clock = clock
         self._boot = clock.boot()
         self._switch: Switch | None = None
+        # Threads switch and note the time: a note that began before a switch must not end behind it, and outlive it.
+        self._pen = threading.Lock()
 
     def load(self) -> None:
         """Take the switch of the last run, as far as its time is not over; what cannot be read counts as none."""
@@ -143,8 +146,9 @@ class SwitchKeeper:
             OSError: it cannot be kept, so it does not count.
         """
         switch = self._marked(Switch(mode, seconds, reason, by, self._clock.now()))
-        self._write(switch)
-        self._switch = switch
+        with self._pen:
+            self._write(switch)
+            self._switch = switch
         return switch
 
     def clear(self) -> None:
@@ -153,8 +157,9 @@ class SwitchKeeper:
         Raises:
             OSError: the switch cannot be taken away.
         """
-        self._path.unlink(missing_ok=True)
-        self._switch = None
+        with self._pen:
+            self._path.unlink(missing_ok=True)
+            self._switch = None
 
     def keep(self) -> None:
         """Note on disk how much time has passed, for a host that loses its power. It blocks.
@@ -162,12 +167,13 @@ class SwitchKeeper:
         Raises:
             OSError: it cannot be noted; the older note still bounds the switch.
         """
-        switch = self.current()
-        if switch is not None and switch.seconds:
-            self._switch = self._marked(replace(switch, spent_ms=self._spent_ms(switch)))
-            self._write(self._switch)
-        elif switch is None:
-            self._path.unlink(missing_ok=True)
+        with self._pen:
+            switch = self.current()
+            if switch is not None and switch.seconds:
+                self._switch = self._marked(replace(switch, spent_ms=self._spent_ms(switch)))
+                self._write(self._switch)
+            elif switch is None:
+                self._path.unlink(missing_ok=True)
 
     def _write(self, switch: Switch) -> None:
         plain: object = new_converter().unstructure(switch)

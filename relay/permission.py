@@ -70,6 +70,7 @@ class Permission:
         self.verdict = Verdict()
         self.answered: float | None = None
         self._path = path
+        self._pen = trio.Lock()
 
     def load(self) -> None:
         """Read what was heard before this start; what cannot be read is no permission."""
@@ -103,7 +104,8 @@ class Permission:
         elif not allowed:
             return  # no file, or one that says no already
         try:
-            await trio.to_thread.run_sync(self._write, self.verdict)
+            async with self._pen:  # what was heard last is written last
+                await trio.to_thread.run_sync(self._write, self.verdict)
         except OSError as error:
             logger.error("permission to fall back not kept, path=%s error=%s", self._path, error)  # noqa: TRY400  no bug
 

@@ -1,6 +1,7 @@
 """A switch is bounded in time, whatever clocks and restarts do."""
 
 import json
+import threading
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -8,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from agentproxy.protocol.errors import ConfigError, RemoteProtocolError
+from agentproxy.runtime.files import write_atomically
 from relay import fallbackswitch
 from relay.fallbackmode import FallbackConfig, FallbackMode
 from relay.fallbackswitch import HostClock, SwitchKeeper
@@ -160,6 +162,35 @@ def test_where_the_boot_is_hidden_a_restart_counts_by_the_wall_clock_and_one_tha
     clock.wall -= timedelta(seconds=1)
     clock.name = "hidden-3"
     assert keeper(path, clock).current() is None
+
+
+def test_what_is_switched_while_the_time_is_noted_stays(
+    path: Path, clock: HandClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    held = keeper(path, clock)
+    held.set(FallbackMode.FORCED, 600, "a test", "root")
+    begun, go = threading.Event(), threading.Event()
+
+    def slow(target: Path, data: bytes, mode: int) -> None:
+        begun.set()
+        assert go.wait(10)
+        write_atomically(target, data, mode)
+
+    monkeypatch.setattr(fallbackswitch, "write_atomically", slow)
+    noting = threading.Thread(target=held.keep)
+    noting.start()
+    assert begun.wait(10)
+    monkeypatch.setattr(fallbackswitch, "write_atomically", write_atomically)
+    switching = threading.Thread(target=held.set, args=(FallbackMode.NEVER, 0, "over", "root"))
+    switching.start()
+    switching.join(0.2)  # it would be done, if it did not wait
+    go.set()
+    noting.join(10)
+    switching.join(10)
+    for one in (held, keeper(path, clock)):
+        switch = one.current()
+        assert switch is not None
+        assert switch.mode is FallbackMode.NEVER
 
 
 def test_relay_yaml_cannot_force() -> None:

@@ -1,10 +1,16 @@
 """The oracle's word on falling back outlives connections and restarts."""
 
+import functools
+import threading
 from pathlib import Path
 
 import pytest
+import trio
+import trio.testing
 
 from agentproxy.protocol.codes import RejectionCode
+from agentproxy.runtime.files import write_atomically
+from relay import permission as permission_module
 from relay.link import RejectedError
 from relay.permission import Permission
 
@@ -36,6 +42,31 @@ async def test_yes_and_no_are_kept_over_a_restart(path: Path) -> None:
     await permission.told("node-b", allowed=False)
     kept = again(path).verdict
     assert (kept.allowed, kept.by) == (False, "node-b")
+
+
+async def test_a_yes_that_is_still_being_written_does_not_outlive_the_no_behind_it(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    permission = Permission(path)
+    begun, go = trio.Event(), threading.Event()
+    token = trio.lowlevel.current_trio_token()
+
+    def slow(target: Path, data: bytes, mode: int) -> None:
+        if b"true" in data:
+            token.run_sync_soon(begun.set)
+            assert go.wait(10)
+        write_atomically(target, data, mode)
+
+    monkeypatch.setattr(permission_module, "write_atomically", slow)
+    with trio.fail_after(10):
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(functools.partial(permission.told, "node-a", allowed=True))
+            await begun.wait()
+            nursery.start_soon(permission.rejected, RejectedError(RejectionCode.RUNNER_DISABLED))
+            await trio.testing.wait_all_tasks_blocked(0.2)
+            go.set()
+    assert not permission.verdict.allowed
+    assert not again(path).verdict.allowed
 
 
 @pytest.mark.parametrize(
