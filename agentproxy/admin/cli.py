@@ -38,6 +38,7 @@ _COMMANDS: Mapping[str, tuple[str, str]] = {
     "check": ("check", "Look at everything once a day: signer, keys, policy, certificates, log, disk."),
     "certificate": ("certificate", "Renew the oracle's own TLS certificate."),
     "serve": ("serve", "Run the oracle."),
+    "reload": ("reload", "Let a running oracle take its policy and TLS certificate anew."),
     "attach": ("attach", "Carry a relay's stream from sshd to the oracle; sshd starts it."),
     "audit": ("audit", "Read and verify the audit log."),
     "backup": ("backup", "Copy log, registry and configuration; see whether an oracle could start from it."),

@@ -63,6 +63,11 @@ class SignerConfig:
     config: Path | None = None  # signer.yaml, for the commands; None: they cannot look at the signer's files
     start: bool = True  # whether `serve` starts the signer with that file; where systemd does, false
 
+    @property
+    def is_child(self) -> bool:
+        """Whether the oracle starts it, and passes on what it is told by SIGHUP."""
+        return self.start and self.config is not None
+
 
 @dataclass(frozen=True, slots=True)
 class AttachConfig:
@@ -178,6 +183,11 @@ class OracleConfig:
     def bound_address_file(self) -> Path:
         """Where the bound address is written, for those who asked for port 0."""
         return self.address_file or self.signer.socket.parent / "oracle.address"
+
+    @property
+    def lock_file(self) -> Path:
+        """What a running oracle holds; its pid stands there."""
+        return self.bound_address_file.with_name("oracle.lock")
 
     @property
     def bound_http_address_file(self) -> Path:

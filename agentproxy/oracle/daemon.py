@@ -1,6 +1,7 @@
 """The oracle's process: puts the parts together, reloads the policy, and leaves in good order."""
 
 import logging
+import signal
 import ssl
 import time
 from itertools import chain
@@ -56,6 +57,8 @@ def run(config_path: Path, log_level: str = "INFO") -> None:
         ConfigError: something that the operator wrote is wrong.
     """
     logs.configure(log_level)
+    # Until `serve_until_stopped` attends to it: somebody who asks for a reload must not end what is just starting.
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
     config = load(config_path, OracleConfig)
     oracle = Oracle(config)
     keep_what_is_loaded()
@@ -131,7 +134,7 @@ class Oracle:
             ConfigError: the policy does not fit the signer's keys, or the address cannot be bound.
         """
         # Two oracles with one registry would each count limits and ids for themselves, behind one name in the log.
-        with held(self._config.bound_address_file.with_name("oracle.lock"), "oracle"):
+        with held(self._config.lock_file, "oracle"):
             await self._run()
 
     async def _run(self) -> None:

@@ -1,14 +1,22 @@
-"""One process at a time: a lock that the kernel gives back when its holder dies, however it dies."""
+"""One process at a time: a lock that the kernel gives back when its holder dies, however it dies.
+
+The file says who holds it, so it can be told something, too.
+"""
 
 import fcntl
 import os
+import re
+import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from agentproxy.protocol.errors import ConfigError
 
-__all__ = ["held"]
+__all__ = ["held", "signal_holder"]
+
+_PID = re.compile(r"[1-9][0-9]{0,6}")
+_UID = re.compile(r"^Uid:\t([0-9]+)\t", re.MULTILINE)  # the real one
 
 
 @contextmanager
@@ -41,3 +49,60 @@ def _lock(descriptor: int, path: Path, what: str) -> None:
         pid = os.pread(descriptor, 32, 0).decode("ascii", "replace").strip()
         hint = f"ps {pid}" if pid.isdigit() else ""
         raise ConfigError(f"{path}: another {what} works here, pid {pid or 'unknown'}", hint) from error
+
+
+def signal_holder(path: Path, number: signal.Signals, what: str) -> int:
+    """Send a signal to the process that holds the lock `path`, and to no other; its pid.
+
+    Args:
+        what: who holds such a lock, as for `held`.
+
+    Raises:
+        ConfigError: nobody holds it, or we may not look or send.
+    """
+    hint = f"run this as root, or as the {what}'s user"
+    try:
+        with open(path, "rb", opener=_without_links) as file:
+            return _signal(file.fileno(), path, number)
+    except (FileNotFoundError, ProcessLookupError) as error:
+        reads_anyway = "one that starts reads everything anew anyway"
+        raise ConfigError(f"{path}: no {what} runs here", reads_anyway) from error
+    except OSError as error:
+        raise ConfigError(f"{path}: {error.strerror}", hint) from error
+
+
+def _without_links(path: str, flags: int) -> int:
+    return os.open(path, flags | os.O_NOFOLLOW | os.O_NONBLOCK)
+
+
+def _signal(descriptor: int, path: Path, number: signal.Signals) -> int:
+    pid = os.pread(descriptor, 32, 0).decode("ascii", "replace").strip()
+    if _PID.fullmatch(pid) is None:
+        raise ProcessLookupError
+    # First a grip on the process, then the proof that it is the one: pids are given out again.
+    process = os.pidfd_open(int(pid))
+    try:
+        if not _is_locked(descriptor):
+            raise ProcessLookupError
+        _check_owner(descriptor, path, int(pid))
+        signal.pidfd_send_signal(process, number)
+    finally:
+        os.close(process)
+    return int(pid)
+
+
+def _is_locked(descriptor: int) -> bool:
+    try:
+        # Shared, and given back at once; one that starts in just these microseconds finds the place taken, and says so.
+        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    fcntl.flock(descriptor, fcntl.LOCK_UN)
+    return False
+
+
+def _check_owner(descriptor: int, path: Path, pid: int) -> None:
+    # Whoever owns the file writes what he likes into it: root must not signal somebody else's process for them.
+    found = _UID.search(Path(f"/proc/{pid}/status").read_text(encoding="ascii", errors="replace"))
+    if found is None or int(found[1]) != os.fstat(descriptor).st_uid:
+        raise ConfigError(f"{path}: pid {pid} is no process of the file's owner", f"ps {pid}")

@@ -1,8 +1,6 @@
-"""SIGHUP with everything real: a new policy and new keys, whole or not at all, down to what gpg shows."""
+"""`blind-oracle reload`, with everything real: new policy and keys, whole or not at all, down to what gpg shows."""
 
-import os
 import shlex
-import signal
 import subprocess
 import tempfile
 import time
@@ -40,7 +38,9 @@ def layout(system: System) -> Layout:
 
 
 def reload(system: System) -> None:
-    os.kill(system.pid("oracle"), signal.SIGHUP)
+    result = run(system, "reload")
+    assert result.status == 0, result.errors
+    assert result.output == f"told the oracle, pid {system.pid('oracle')}; its log says what it took\n"
 
 
 def run(system: System, *words: str | Path) -> Result:
@@ -134,3 +134,12 @@ def test_a_broken_keys_file_changes_nothing(system: System, exports: Exports) ->
     for name in ("modern", "legacy"):
         assert signs(system, name).returncode == 0
     assert system.status()["signer"]
+
+
+def test_without_an_oracle_there_is_nobody_to_tell(system: System) -> None:
+    assert system.dev("stop", "oracle").status == 0
+    lock = layout(system).run / "oracle.lock"
+    assert lock.read_text().strip().isdigit()  # it stays, with the pid of somebody who is gone
+    result = run(system, "reload")
+    assert result.status == 1
+    assert f"{lock}: no oracle runs here" in result.errors

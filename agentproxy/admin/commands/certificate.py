@@ -27,10 +27,11 @@ def command() -> None:
 def renew_(hosts: tuple[str, ...], days: int, config: Path) -> None:
     """Replace the oracle's TLS key and certificate by new ones from the built-in CA.
 
-    A running oracle takes them on SIGHUP; connections that are open stay.
+    A running oracle takes them at a reload; connections that are open stay. One whose key systemd hands over, as with
+    our packages, needs a restart.
     """
     oracle = load_oracle(config)
     names = hosts or hosts_of(oracle.tls.certificate)
     expires = renew(oracle, names, days)
     click.echo(f"{oracle.tls.certificate}: for {', '.join(names)}, expires {expires:%Y-%m-%d}")
-    click.echo("a running oracle takes it when you send it SIGHUP")
+    click.echo("a running oracle takes it: blind-oracle reload; where systemd hands it the key: restart it")

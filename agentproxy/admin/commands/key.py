@@ -94,7 +94,11 @@ def import_(  # noqa: PLR0913, PLR0917  one parameter for each option
         click.echo(f"{oracle.policy}: keys.{name} {'added' if added else 'is there already'}")
     else:
         click.echo(f"for {oracle.policy}:\n{addition.by_hand()}", nl=False)
-    click.echo("a running signer takes the key, and a running oracle the policy, when you send them SIGHUP")
+    if oracle.signer.is_child:
+        click.echo("a running oracle takes the policy, and its signer the key: blind-oracle reload")
+    else:
+        click.echo("a running signer takes the key: systemctl reload blind-oracle-signer; restart it for a passphrase")
+        click.echo("a running oracle takes the policy: blind-oracle reload")
     click.echo(f"delete {exported} once you have a backup of it in a safe place")
 
 

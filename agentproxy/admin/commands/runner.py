@@ -71,7 +71,7 @@ def add_(  # noqa: PLR0913, PLR0917  a command's options
         users = ", ".join(attach_of(oracle).users)
         click.echo(f"for ~/.ssh/authorized_keys of {users} on the oracle's host:\n{line}", nl=False)
     if policy_add:
-        click.echo(f"{oracle.policy}: runners.{name} added; a running oracle takes it when you send it SIGHUP")
+        click.echo(f"{oracle.policy}: runners.{name} added; a running oracle takes it: blind-oracle reload")
     elif name not in policy.runners:
         click.echo(f"for {oracle.policy}, without which it may do nothing:\n{addition.by_hand()}", nl=False)
 
