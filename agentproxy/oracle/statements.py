@@ -35,7 +35,7 @@ def check(connection: sa.Connection, change: Change) -> None:
     """Say what is wrong with a change that somebody wants.
 
     Raises:
-        ConfigError: the runner or token does not exist, or exists already.
+        ConfigError: the runner or token does not exist, exists already, or is revoked.
     """
     match change:
         case RunnerAdded(runner=runner):
@@ -50,6 +50,8 @@ def check(connection: sa.Connection, change: Change) -> None:
                 raise ConfigError(f"no runner {change.runner}", "blind-oracle runner list shows them")
     if isinstance(change, Enrolled | Renewed):
         _check_token(connection, change.token)
+    if isinstance(change, CredentialsIssued) and change.replaces is not None:
+        _check_unrevoked(connection, change.replaces)
 
 
 def apply(connection: sa.Connection, change: Change, when: datetime) -> None:
@@ -82,6 +84,13 @@ def _has_runner(connection: sa.Connection, name: str) -> bool:
 def _check_token(connection: sa.Connection, token: str) -> None:
     if connection.execute(sa.select(_TOKENS.id).where(_TOKENS.id == token)).first() is None:
         raise ConfigError(f"no token {token}", "blind-oracle token list shows them")
+
+
+def _check_unrevoked(connection: sa.Connection, token: str) -> None:
+    # Whoever holds it may have asked before it was revoked: what it gets must not come behind the revocation.
+    _check_token(connection, token)
+    if connection.execute(sa.select(_TOKENS.revoked).where(_TOKENS.id == token)).scalar() is not None:
+        raise ConfigError(f"token {token} is revoked", "blind-oracle token list shows the others")
 
 
 def _add_runner(connection: sa.Connection, change: RunnerAdded, when: datetime) -> None:

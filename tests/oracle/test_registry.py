@@ -221,6 +221,15 @@ def test_what_cannot_be_is_not_recorded(registry: Registry, journal: FakeJournal
     assert len(journal.records) == 1
 
 
+def test_nothing_is_issued_in_the_place_of_a_token_that_was_revoked(registry: Registry, journal: FakeJournal) -> None:
+    before = make(registry, journal, RunnerAdded("a"), issued(1), TokenRevoked(token_id(sha256(1))))
+    for replaced, reason in ((1, "is revoked"), (7, "no token")):
+        with pytest.raises(ConfigError, match=reason):
+            registry.change(journal, issued(2, replaces=replaced))
+    assert registry.snapshot() == before
+    assert len(journal.records) == 3
+
+
 def test_a_log_that_ends_before_what_the_registry_knows_is_not_believed(
     registry: Registry, journal: FakeJournal
 ) -> None:
