@@ -29,6 +29,12 @@ __all__ = ["Enrolment", "Places", "enrol", "places_for", "read_enrolment"]
 
 _FORMAT = "blind-oracle enrolment 1"
 
+_ANOTHER = "a file works once and for a day; a new one: blind-oracle runner enroll {runner}"
+_HINTS = {  # where another file would be refused as well
+    RejectionCode.RUNNER_UNKNOWN: "blind-oracle reload, on the oracle's host; then this file works",
+    RejectionCode.RUNNER_DISABLED: "blind-oracle runner enable {runner}, on the oracle's host; then this file works",
+}
+
 
 @dataclass(frozen=True, slots=True)
 class Enrolment:
@@ -134,9 +140,7 @@ def _exchange(enrolment: Enrolment, places: Places, store: CredentialStore, orig
         _write_bootstrap(scratch, enrolment)
         fresh = exchange(scratch, enrolment.oracles)
     except RejectedError as error:
-        hint = f"a file works once and for a day; a new one: blind-oracle runner enroll {enrolment.runner}"
-        if error.code is RejectionCode.RUNNER_UNKNOWN:
-            hint = "systemctl reload blind-oracle on the oracle's host lets it take its policy; then this file works"
+        hint = _HINTS.get(error.code, _ANOTHER).format(runner=enrolment.runner)
         raise ConfigError(f"the oracle does not take this enrolment file: {error}", hint) from error
     finally:
         shutil.rmtree(scratch.directory)

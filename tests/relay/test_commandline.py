@@ -222,8 +222,13 @@ async def test_without_an_oracle_nothing_is_enrolled_and_the_file_stays_good(run
             b"this token was revoked",
             b"a file works once and for a day; a new one: blind-oracle runner enroll b1",
         ),
-        # Its policy was not reloaded yet; another file would be refused as well.
-        (RejectionCode.RUNNER_UNKNOWN, b"policy does not name this runner", b"systemctl reload blind-oracle on"),
+        # Another file would be refused as well: the policy was not reloaded yet, or the runner is not enabled.
+        (
+            RejectionCode.RUNNER_UNKNOWN,
+            b"policy does not name this runner",
+            b"blind-oracle reload, on the oracle's host",
+        ),
+        (RejectionCode.RUNNER_DISABLED, b"has this runner disabled", b"blind-oracle runner enable b1, on the oracle's"),
     ],
 )
 async def test_a_file_that_the_oracle_does_not_take_says_what_to_ask_for(
