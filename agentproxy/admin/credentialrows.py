@@ -23,9 +23,10 @@ class TokenRow:
 
 @dataclass(frozen=True, slots=True)
 class CertificateRow:
-    """One certificate, by what revocation names."""
+    """One certificate, by the two names that it has; either of them revokes it."""
 
     public_key_sha256: str
+    sha256: str  # of the certificate itself, as audit records name it
     state: str  # valid, expired or revoked
     created: datetime
     expires: datetime | None
@@ -42,6 +43,12 @@ class RunnerRow:
     last_used: datetime | None
     tokens: tuple[TokenRow, ...]
     certificates: tuple[CertificateRow, ...]
+
+    @property
+    def good(self) -> tuple[int, int]:
+        """How many of its tokens, and of its certificates, are neither expired nor revoked."""
+        tokens = sum(one.state in {"valid", "unused"} for one in self.tokens)
+        return tokens, sum(one.state == "valid" for one in self.certificates)
 
 
 def runner_rows(credentials: Credentials, now: datetime) -> list[RunnerRow]:
@@ -66,6 +73,7 @@ def _runner(credentials: Credentials, entry: RunnerEntry, now: datetime) -> Runn
     certificates = tuple(
         CertificateRow(
             certificate.public_key_sha256.hex(),
+            certificate.sha256.hex(),
             "revoked"
             if certificate.public_key_sha256 in credentials.revoked_public_keys
             else "expired"

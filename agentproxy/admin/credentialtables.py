@@ -23,10 +23,7 @@ def runner_cells(rows: Sequence[RunnerRow]) -> Table:
     """A line for each runner."""
     table = _table(RUNNER_COLUMNS)
     for row in rows:
-        numbers = [
-            str(sum(part.state in {"valid", "unused"} for part in parts)) for parts in (row.tokens, row.certificates)
-        ]
-        table.add_row(row.name, row.state, _when(row.expires), _when(row.last_used), *numbers)
+        table.add_row(row.name, row.state, _when(row.expires), _when(row.last_used), *map(str, row.good))
     return table
 
 

@@ -88,6 +88,25 @@ def test_disable_enable_remove_and_revoke_are_recorded(state: Layout) -> None:
     ]
 
 
+def test_a_public_key_that_the_registry_does_not_know_is_revoked_only_when_told_so(state: Layout) -> None:
+    stranger = "ab" * 32
+    result = do(state, "runner", "revoke-certificate", stranger, "--unknown")
+    assert result.status == 0, result.errors
+    assert result.output == f"revoked public key {stranger}, which no certificate in the registry has\n"
+    assert operations(state)[-1] == "certificate_revoked"
+    before = operations(state)
+    again = do(state, "runner", "revoke-certificate", stranger)
+    assert (again.status, again.output) == (0, f"public key {stranger} is revoked already\n")
+    assert operations(state) == before
+
+
+def test_both_names_of_a_certificate_are_shown(state: Layout) -> None:
+    [certificate] = plain(state, "runner", "show", "b1")["certificates"]  # type: ignore[index]
+    shown = do(state, "runner", "show", "b1").output
+    assert f"public key   {certificate['public_key_sha256']}  valid\n" in shown
+    assert f"certificate  {certificate['sha256']}\n" in shown
+
+
 @pytest.mark.parametrize(
     ("words", "error", "hint"),
     [
@@ -97,6 +116,8 @@ def test_disable_enable_remove_and_revoke_are_recorded(state: Layout) -> None:
         (["token", "rotate", "gone"], "no runner gone", "runner list"),
         (["token", "revoke", "f" * 12], "no token ffffffffffff", "token list"),
         (["runner", "revoke-certificate", "abc"], "expected 64 hex digits", "runner show"),
+        (["runner", "revoke-certificate", "ab " * 32], "expected 64 hex digits", "runner show"),
+        (["runner", "revoke-certificate", "AB" * 32], f"no certificate or public key {'ab' * 32}", "runner show"),
     ],
 )
 def test_what_is_not_there_is_said_with_a_hint(

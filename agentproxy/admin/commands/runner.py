@@ -1,24 +1,31 @@
 """`blind-oracle runner`."""
 
+import re
+from collections import Counter
 from datetime import UTC, datetime
 from pathlib import Path
 
 import click
 
-from agentproxy.admin.credentialrows import runner_row, runner_rows
+from agentproxy.admin.credentialrows import RunnerRow, runner_row, runner_rows
 from agentproxy.admin.credentialtables import print_json, print_table, runner_cells, token_cells
 from agentproxy.admin.enrolment import add_runner, attach_of, enrol_again, known_credentials, registry_desk
 from agentproxy.admin.layout import config_option, load_oracle
 from agentproxy.admin.policyfile import add, runner_addition
+from agentproxy.admin.revocations import certificates_named
 from agentproxy.admin.secretfiles import write_secret
 from agentproxy.admin.sshkeys import SshKey, authorized_line
 from agentproxy.oracle.changes import CertificateRevoked, Change, RunnerDisabled, RunnerEnabled, RunnerRemoved
+from agentproxy.oracle.config import OracleConfig
 from agentproxy.oracle.policy import Policy
-from agentproxy.protocol.errors import ConfigError, RemoteProtocolError
+from agentproxy.protocol.errors import ConfigError
 from agentproxy.runtime.config import load
 from agentproxy.runtime.filepath import FilePath
 
 __all__ = ["command"]
+
+_SHA256 = re.compile(r"[0-9A-Fa-f]{64}")
+_SHOWN = "blind-oracle runner show NAME shows them"
 
 
 @click.group("runner")
@@ -109,16 +116,16 @@ def list_(as_json: bool, config: Path) -> None:  # noqa: FBT001  a flag of the c
 @config_option
 def show_(name: str, as_json: bool, config: Path) -> None:  # noqa: FBT001  a flag of the command line
     """Show the build server NAME with its tokens and certificates."""
-    row = runner_row(known_credentials(load_oracle(config), name), name, datetime.now(UTC))
+    row = _row(load_oracle(config), name)
     if as_json:
         print_json(row)
-    elif row is not None:
-        print_table(runner_cells([row]))
-        click.echo()
-        print_table(token_cells(row.tokens))
-        click.echo("\ncertificates, by the SHA-256 of their public keys:")
-        for certificate in row.certificates:
-            click.echo(f"{certificate.public_key_sha256}  {certificate.state}")
+        return
+    print_table(runner_cells([row]))
+    click.echo()
+    print_table(token_cells(row.tokens))
+    click.echo("\ncertificates, by the SHA-256 of their public keys and by their own, as audit records have it:")
+    for one in row.certificates:
+        click.echo(f"public key   {one.public_key_sha256}  {one.state}\ncertificate  {one.sha256}")
 
 
 @command.command("disable")
@@ -149,16 +156,51 @@ def remove_(name: str, config: Path) -> None:
 
 
 @command.command("revoke-certificate")
-@click.argument("public_key_sha256", metavar="SHA256")
+@click.argument("sha256", metavar="SHA256")
+@click.option(
+    "--unknown", is_flag=True, help="SHA256 is a public key's that the registry does not know; revoke it all the same."
+)
 @config_option
-def revoke_certificate_(public_key_sha256: str, config: Path) -> None:
-    """End every certificate with this public key (64 hex digits, as `runner show` tells them) for ever."""
-    try:
-        change = CertificateRevoked(bytes.fromhex(public_key_sha256))
-    except (ValueError, RemoteProtocolError) as error:
-        raise ConfigError("SHA256: expected 64 hex digits", "blind-oracle runner show NAME shows them") from error
-    _change(config, change, None)
-    click.echo(f"revoked certificates with public key {public_key_sha256.lower()}")
+def revoke_certificate_(sha256: str, unknown: bool, config: Path) -> None:  # noqa: FBT001  a flag of the command line
+    """End a certificate for ever, and every other one with the same public key.
+
+    SHA256, 64 hex digits, is the public key's or the certificate's own: `runner show` tells both, and audit records
+    have the latter. A certificate of the same CA that is not in the registry opens nothing as it is; --unknown keeps
+    its public key out for ever, should it come into the registry later.
+    """
+    if _SHA256.fullmatch(sha256) is None:
+        raise ConfigError("SHA256: expected 64 hex digits", _SHOWN)
+    credentials = known_credentials(load_oracle(config))
+    named = certificates_named(credentials, bytes.fromhex(sha256))
+    key = named[0].public_key_sha256 if named else bytes.fromhex(sha256)
+    if key in credentials.revoked_public_keys:
+        click.echo(f"public key {key.hex()} is revoked already")
+        return
+    if not named and not unknown:
+        hint = f"{_SHOWN}; those of a removed runner are revoked; --unknown takes any public key"
+        raise ConfigError(f"no certificate or public key {sha256.lower()} in the registry", hint)
+    runners = Counter(one.runner for one in named)
+    _change(config, CertificateRevoked(key), next(iter(runners), None))
+    for runner, number in runners.items():
+        click.echo(f"revoked {_counted(number, 'certificate')} of runner {runner}, public key {key.hex()}")
+    if not named:
+        click.echo(f"revoked public key {key.hex()}, which no certificate in the registry has")
+
+
+def _row(oracle: OracleConfig, name: str) -> RunnerRow:
+    row = runner_row(known_credentials(oracle, name), name, datetime.now(UTC))
+    if row is None:
+        raise ConfigError(f"no runner {name}", "blind-oracle runner list shows them")
+    return row
+
+
+def _held(row: RunnerRow) -> str:
+    tokens, certificates = row.good
+    return f"{_counted(tokens, 'token')} and {_counted(certificates, 'certificate')}"
+
+
+def _counted(number: int, what: str) -> str:
+    return f"{number} {what}{'' if number == 1 else 's'}"
 
 
 def _change(config: Path, change: Change, name: str | None) -> None:
