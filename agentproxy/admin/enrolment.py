@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
 
+from agentproxy.admin.revocations import revocations_of
 from agentproxy.admin.signeraccess import ask, signer_for
 from agentproxy.oracle.changes import Change, RunnerAdded
 from agentproxy.oracle.config import AttachConfig, OracleConfig, parse_address
@@ -74,6 +75,17 @@ class RegistryDesk:
         change = issued_change(runner, issued, token, BOOTSTRAP_DAYS)
         self.change(change, runner)
         return Bootstrap(runner, token, issued, min(issued.expires, change.token_expires))
+
+    def revoke_all(self, runner: str) -> None:
+        """End everything that a runner holds, for ever.
+
+        Raises:
+            ConfigError: the signer does not record it; what was ended before stays so.
+        """
+        # Again, since an oracle may have renewed a token that was not revoked yet.
+        while changes := revocations_of(self.registry.snapshot(), runner):
+            for change in changes:
+                self.change(change, runner)
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,8 +163,11 @@ def known_credentials(oracle: OracleConfig, runner: str | None = None) -> Creden
     return credentials
 
 
-def enrol_again(oracle: OracleConfig, name: str) -> bytes:
+def enrol_again(oracle: OracleConfig, name: str, *, revoke_old: bool = False) -> bytes:
     """Give a runner that is there another enrolment file: its host was made anew, or the day was too short.
+
+    Args:
+        revoke_old: end what it holds, before the new credentials are made: then nothing is left for somebody else.
 
     Raises:
         ConfigError: there is no such runner, or as `add_runner`.
@@ -161,6 +176,8 @@ def enrol_again(oracle: OracleConfig, name: str) -> bytes:
     with registry_desk(oracle) as desk:
         if name not in desk.registry.snapshot().runners:
             raise ConfigError(f"no runner {name}", f"blind-oracle runner add {name}")
+        if revoke_old:
+            desk.revoke_all(name)
         return _file(addresses, desk.issue(name))
 
 

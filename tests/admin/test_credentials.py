@@ -107,6 +107,29 @@ def test_both_names_of_a_certificate_are_shown(state: Layout) -> None:
     assert f"certificate  {certificate['sha256']}\n" in shown
 
 
+def test_what_a_disabled_runner_held_ends_when_it_is_enrolled_again(state: Layout) -> None:
+    assert do(state, "token", "rotate", "b1", "--output", state.root / "t").status == 0
+    assert do(state, "runner", "disable", "b1").status == 0
+    before = len(operations(state))
+    result = do(state, "runner", "enroll", "b1", "--output", state.root / "again")
+    assert result.status == 0, result.errors
+    assert "revoked for ever what b1 held: 2 tokens and 1 certificate\n" in result.output
+    ended = ["token_revoked", "token_revoked", "certificate_revoked"]
+    assert operations(state)[before:] == [*ended, "issue", "credentials_issued"]
+    [row] = plain(state, "runner", "list")  # type: ignore[misc]
+    assert row["state"] == "disabled"
+    assert [token["state"] for token in row["tokens"]] == ["revoked", "revoked", "valid"]
+    assert [certificate["state"] for certificate in row["certificates"]] == ["revoked", "valid"]
+
+
+def test_nothing_is_revoked_when_the_enrolment_file_cannot_be_made(state: Layout) -> None:
+    before = operations(state)
+    result = do(state, "runner", "enroll", "b1", "--revoke-old", "--output", state.root / "b1.enrolment")
+    assert result.status == 1
+    assert "is there already" in result.errors
+    assert operations(state) == before
+
+
 @pytest.mark.parametrize(
     ("words", "error", "hint"),
     [

@@ -86,15 +86,33 @@ def add_(  # noqa: PLR0913, PLR0917  a command's options
 @command.command("enroll")
 @click.argument("name")
 @click.option("--output", type=FilePath(), help="Where the enrolment file goes. [default: NAME.enrolment]")
+@click.option(
+    "--revoke-old", is_flag=True, help="End what it holds already, for ever; always so when NAME is disabled."
+)
 @config_option
-def enroll_(name: str, output: Path | None, config: Path) -> None:
+def enroll_(
+    name: str,
+    output: Path | None,
+    revoke_old: bool,  # noqa: FBT001  a flag of the command line
+    config: Path,
+) -> None:
     """Give the build server NAME another enrolment file: its host was made anew, or the day of the first one is over.
 
-    What it holds already stays good: revoke it when somebody else may have it.
+    What it holds already stays good, unless it is disabled or --revoke-old stands there: then all its tokens and
+    certificates end for ever, and whoever has a copy of them has nothing. A disabled one stays disabled.
     """
     oracle = load_oracle(config)
+    before = _row(oracle, name)
+    ends_old = revoke_old or before.state == "disabled"
     file = output or Path(f"{name}.enrolment")
-    write_secret(file, lambda: enrol_again(oracle, name))
+    write_secret(file, lambda: enrol_again(oracle, name, revoke_old=ends_old))
+    held = _held(before)
+    if ends_old:
+        click.echo(f"revoked for ever what {name} held: {held}")
+    elif any(before.good):
+        click.echo(f"what {name} holds stays good: {held}; with --revoke-old it ends")
+    if before.state == "disabled":
+        click.echo(f"{name} is still disabled, and the file works only afterwards: blind-oracle runner enable {name}")
     click.echo(f"within a day, on that host: blind-oracle-relay enroll {file}")
 
 
@@ -141,9 +159,12 @@ def disable_(name: str, config: Path) -> None:
 @click.argument("name")
 @config_option
 def enable_(name: str, config: Path) -> None:
-    """Let the build server NAME work again, with the credentials that it has."""
+    """Let the build server NAME work again, with the credentials that it has.
+
+    If others may have a copy of those, `blind-oracle runner enroll NAME` comes first: it ends them.
+    """
     _change(config, RunnerEnabled(name), name)
-    click.echo(f"enabled runner {name}")
+    click.echo(f"enabled runner {name}, with what it holds: {_held(_row(load_oracle(config), name))}")
 
 
 @command.command("remove")
