@@ -186,3 +186,24 @@ def test_a_certificate_is_revoked_by_either_of_its_names(system: System, tmp_pat
     until(lambda: isinstance(answer_to(held, oracles), Rejected), "the oracle knows what was revoked")
     assert answer_to(held, oracles) == Rejected(RejectionCode.CERTIFICATE_REVOKED)
     assert "is revoked already" in operator(system, "runner", "revoke-certificate", row[name])
+
+
+def test_a_client_by_token_alone_is_made_with_the_documented_steps(system: System, tmp_path: Path) -> None:
+    operator(system, "runner", "add", "manager", "--key=modern", "--policy-add", "--output", tmp_path / "unused")
+    policy = system.directory / "policy.yaml"
+    policy.write_text(policy.read_text().replace("  manager:\n", "  manager:\n    token_only: true\n"))
+    operator(system, "token", "rotate", "manager", "--overlap", "0", "--output", tmp_path / "manager.token")
+    system.reload_policy()
+
+    authority, url = (system.environment[f"BLIND_ORACLE_HTTP{name}"] for name in ("_AUTHORITY", ""))
+
+    def keys_for(token: str) -> str:
+        header = tmp_path / "header"
+        header.write_text(f"Authorization: Bearer {token}\n")
+        return system.run("curl", "--silent", "--cacert", authority, "--header", f"@{header}", f"{url}/keys").stdout
+
+    until(lambda: '"modern"' in keys_for((tmp_path / "manager.token").read_text().strip()), "the token is good")
+    assert "token_expired" in keys_for(read_enrolment(tmp_path / "unused").token)
+    operator(system, "token", "rotate", "manager", "--overlap", "120", "--output", tmp_path / "later.token")
+    until(lambda: '"modern"' in keys_for((tmp_path / "later.token").read_text().strip()), "the next one, too")
+    assert '"modern"' in keys_for((tmp_path / "manager.token").read_text().strip())
