@@ -11,28 +11,28 @@ import json
 import os
 import sqlite3
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Self, TypedDict
 
+from agentproxy.admin.auditfold import Place, fold
 from agentproxy.admin.auditquery import Query, file_name, job_values, package_name
 from agentproxy.protocol.errors import ConfigError, RemoteProtocolError
-from agentproxy.protocol.signer_requests import Outcome
 from agentproxy.signer.grammar import is_canonical
 from agentproxy.signer.record import AuditRecord, hash_of_line
 from agentproxy.signer.segment import Segment, last_line, lines_of, list_segments, mapped_file, whole_length
 
 __all__ = ["AuditIndex", "Found"]
 
-_FORMAT = 3  # PRAGMA user_version
+_FORMAT = 4  # PRAGMA user_version
 _BUSY_SECONDS = 60.0  # another search may be indexing a whole log
 _CHUNK = 10_000  # records that one statement inserts
 _SCHEMA = """
 CREATE TABLE segments (first INTEGER PRIMARY KEY, path TEXT NOT NULL, bytes INTEGER NOT NULL, last BLOB NOT NULL);
 CREATE TABLE records (sequence INTEGER PRIMARY KEY, first INTEGER NOT NULL, offset INTEGER NOT NULL,
-  length INTEGER NOT NULL, time TEXT NOT NULL, outcome TEXT NOT NULL, runner TEXT, key TEXT, digest TEXT, request TEXT,
-  package TEXT, name TEXT, file TEXT, signature TEXT, channel TEXT NOT NULL, reported TEXT);
+  length INTEGER NOT NULL, time TEXT NOT NULL, outcome TEXT NOT NULL, runner TEXT, key TEXT, hash_algorithm INTEGER,
+  digest TEXT, request TEXT, package TEXT, name TEXT, file TEXT, signature TEXT, channel TEXT NOT NULL, reported TEXT);
 CREATE TABLE jobs (value TEXT NOT NULL, sequence INTEGER NOT NULL, PRIMARY KEY (value, sequence)) WITHOUT ROWID;
 CREATE INDEX by_time ON records (time);
 CREATE INDEX by_runner ON records (runner, time);
@@ -64,6 +64,7 @@ class _Members(TypedDict):
     time: str
     outcome: str
     key: str | None
+    hash_algorithm: int | None
     digest: str | None
     request: str | None
     signature_sha256: str | None
@@ -73,27 +74,17 @@ class _Members(TypedDict):
 
 _Text = str | None
 _Row = tuple[
-    int, int, int, int, str, str, _Text, _Text, _Text, _Text, _Text, _Text, _Text, _Text, str, _Text
+    int, int, int, int, str, str, _Text, _Text, int | None, _Text, _Text, _Text, _Text, _Text, _Text, str, _Text
 ]  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """A record, and where it was repeated: the same request, or the same journal's record, of the same runner."""
+    """A record, and where it was repeated; `auditfold` says what a repetition is."""
 
     record: AuditRecord
     line: bytes
     sequences: tuple[int, ...]  # of all its records, with its own
-
-
-@dataclass(slots=True)
-class _Place:
-    sequence: int
-    first: int
-    offset: int
-    length: int
-    signed: bool
-    sequences: list[int] = field(default_factory=list)
 
 
 class AuditIndex:
@@ -140,7 +131,7 @@ class AuditIndex:
         return index
 
     def find(self, query: Query) -> Iterator[Found]:
-        """The records that fit, oldest first; records of one request are one.
+        """The records that fit, oldest first; a record and its repetitions are one.
 
         Raises:
             ConfigError: the log is not what was indexed.
@@ -151,26 +142,18 @@ class AuditIndex:
                 raise ConfigError(f"record {place.sequence} is not what the index says", _STALE)
             yield Found(record, line, tuple(place.sequences))
 
-    def _places(self, query: Query) -> list[_Place]:
+    def _places(self, query: Query) -> list[Place]:
         conditions = query.conditions()
         where = " AND ".join(["1", *(text for text, _ in conditions)])
         values = [value for _, part in conditions for value in part]
         rows = self._database.execute(
-            "SELECT sequence, first, offset, length, outcome, runner, coalesce(reported, request) FROM records "  # noqa: S608  texts of `Query`
-            f"WHERE {where} ORDER BY sequence",
+            "SELECT sequence, first, offset, length, runner, coalesce(reported, request), hash_algorithm, digest, "  # noqa: S608  texts of `Query`
+            f"outcome, key, signature FROM records WHERE {where} ORDER BY sequence",
             values,
         )
-        places: dict[tuple[str | None, str | int], _Place] = {}
-        for sequence, first, offset, length, outcome, runner, request in rows:
-            place = _Place(sequence, first, offset, length, outcome == Outcome.SIGNED)
-            kept = places.setdefault((runner, request or sequence), place)
-            if place.signed or not kept.signed:  # what came out in the end is what counts
-                place.sequences = kept.sequences
-                places[runner, request or sequence] = kept = place
-            kept.sequences.append(sequence)
-        return sorted(places.values(), key=lambda place: place.sequence)
+        return fold(Place.of_row(*row) for row in rows)
 
-    def _read(self, place: _Place) -> tuple[AuditRecord, bytes]:
+    def _read(self, place: Place) -> tuple[AuditRecord, bytes]:
         if place.first not in self._files:
             (path,) = self._database.execute("SELECT path FROM segments WHERE first = ?", (place.first,)).fetchone()
             flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC
@@ -248,7 +231,9 @@ class AuditIndex:
         self._database.execute("INSERT OR REPLACE INTO segments VALUES (?, ?, ?, ?)", state)
 
     def _insert(self, rows: list[_Row], jobs: list[tuple[str, int]]) -> None:
-        self._database.executemany("INSERT INTO records VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)", rows)
+        self._database.executemany(
+            "INSERT INTO records VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)", rows
+        )
         self._database.executemany("INSERT OR IGNORE INTO jobs VALUES (?, ?)", jobs)
 
 
@@ -269,6 +254,7 @@ def _indexed(line: bytes, segment: Segment, offset: int) -> tuple[_Row, set[str]
         members["outcome"],
         members["asserted"]["runner"],
         members["key"],
+        members["hash_algorithm"],
         members["digest"],
         members["request"],
         package,

@@ -1,6 +1,7 @@
 """Searching the audit log, and what becomes of its index."""
 
 import csv
+import hashlib
 import io
 import json
 import sqlite3
@@ -88,6 +89,23 @@ def test_records_are_found_and_those_of_one_request_are_one(
 def test_the_record_that_is_shown_is_the_one_that_was_signed(log: Path) -> None:
     line = query(log, "--json", "--runner", "b1", "--package", "hello").output
     assert json.loads(line)["record"]["outcome"] == "signed"
+
+
+def made(digest: bytes, signature: bytes, algorithm: HashAlgorithm = HashAlgorithm.RIPEMD160) -> Entry:
+    """A signature for one id, which a runner may send as often as it likes."""
+    sha256 = hashlib.sha256(signature).digest()
+    return replace(ENTRIES[2], digest=Digest(algorithm, digest * 20), signature_sha256=sha256)
+
+
+def test_an_id_that_is_used_again_hides_no_digest_and_no_signature(tmp_path: Path) -> None:
+    log = tmp_path / "audit"
+    log.mkdir()
+    refused = replace(made(b"g", b""), outcome=Outcome.REFUSED, reason="no", key=None, signature_sha256=None)
+    append(log, made(b"e", b"1"), refused, made(b"g", b"2"), made(b"g", b"3"), made(b"g", b"2"))
+    append(log, made(b"g", b"2", HashAlgorithm.SHA1), made(b"e", b"1"))
+    assert found(log) == [[4], [2, 3, 5], [6], [1, 7]]
+    assert found(log, "--request", "0" * 32, "--outcome", "refused") == [[2]]
+    assert found(log, "--digest", (b"e" * 20).hex()) == [[1, 7]]
 
 
 def test_the_table_says_how_often_a_request_came(log: Path) -> None:

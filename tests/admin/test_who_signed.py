@@ -77,13 +77,13 @@ def sign_file(file: Path, gnupg: GnupgHome, key: str, suffix: str, *options: str
     return signature
 
 
-def log_of(directory: Path, *files: Path) -> Path:
+def log_of(directory: Path, *files: Path, request: str | None = None) -> Path:
     """A log of an oracle that made all signatures in these files."""
     directory.mkdir()
     with AuditLog.open(directory, "n1") as log:
         log.append([Entry("signer_started", Outcome.DONE)])
         for found in [found for file in files for found in signatures_of(file)]:
-            made = {"digest": found.digest, "signature_sha256": found.signature_sha256}
+            made = {"request": request, "digest": found.digest, "signature_sha256": found.signature_sha256}
             log.append([Entry("sign", Outcome.SIGNED, Asserted(runner="b1"), key="modern", **made)])  # type: ignore[arg-type]
     return directory
 
@@ -209,6 +209,24 @@ def test_another_signature_of_the_same_is_not_called_this_oracles(tmp_path: Path
     result = who_signed(log, document)
     assert result.status == 1
     assert "signed the same, but did not make this signature, record 2" in result.output
+
+
+def test_an_id_that_a_runner_uses_again_hides_no_signature(tmp_path: Path, gnupg: GnupgHome) -> None:
+    tree = tmp_path / "tree"
+    tree.mkdir()
+    for name, content in (("evil", b"evil"), ("evil-too", b"evil"), ("good", b"good")):
+        (tree / name).write_bytes(content)
+    evil, good = (sign_file(tree / name, gnupg, "p256", ".sig") for name in ("evil", "good"))
+    content = evil.read_bytes()
+    also = tree / "evil-too.sig"
+    also.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))  # as ECDSA with other random numbers
+    files = [evil, also, good]
+    log = log_of(tmp_path / "audit", *files, request="1" * 32)
+    result = who_signed(log, *files)
+    assert (result.status, result.output.count("this oracle made it, record ")) == (0, 3), result.output
+    evil.unlink()
+    result = blind_oracle("audit", "reconcile", tree, "--log", log, "--cache", tmp_path / "cache")
+    assert (result.status, result.output.splitlines()[0].partition(":")[0]) == (1, "record 2")
 
 
 @pytest.mark.parametrize("name", ["plain.txt", "plain.asc", "gone.rpm"])

@@ -62,7 +62,7 @@ def query(  # noqa: PLR0913, PLR0917  one parameter for each option
     rebuild: bool,  # noqa: FBT001
     config: Path,
 ) -> None:
-    """Find records. Those of one request of one runner are shown as one, with how often it came.
+    """Find records. A request that a runner repeated, for the same digest, is shown once, with how often it came.
 
     The index that makes it quick can be deleted at any time; every record is read from the log itself. Whether the log
     is whole, `audit verify` says.
