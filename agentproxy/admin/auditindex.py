@@ -21,7 +21,15 @@ from agentproxy.admin.auditquery import Query, file_name, job_values, package_na
 from agentproxy.protocol.errors import ConfigError, RemoteProtocolError
 from agentproxy.signer.grammar import is_canonical
 from agentproxy.signer.record import AuditRecord, hash_of_line
-from agentproxy.signer.segment import Segment, last_line, lines_of, list_segments, mapped_file, whole_length
+from agentproxy.signer.segment import (
+    Segment,
+    last_line,
+    lines_of,
+    list_segments,
+    mapped_file,
+    open_segment,
+    whole_length,
+)
 
 __all__ = ["AuditIndex", "Found"]
 
@@ -156,8 +164,7 @@ class AuditIndex:
     def _read(self, place: Place) -> tuple[AuditRecord, bytes]:
         if place.first not in self._files:
             (path,) = self._database.execute("SELECT path FROM segments WHERE first = ?", (place.first,)).fetchone()
-            flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC
-            self._files[place.first] = os.open(self._directory / Path(path).name, flags)
+            self._files[place.first] = open_segment(self._directory / Path(path).name)
         line = os.pread(self._files[place.first], place.length, place.offset)
         try:
             record = AuditRecord.parse(line)

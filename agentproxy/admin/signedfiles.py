@@ -1,6 +1,8 @@
 """What was signed in a file: for each signature in it, the digest that must stand in an audit log."""
 
 import hashlib
+import os
+import stat
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -36,7 +38,7 @@ def signatures_of(path: Path) -> list[FileSignature]:
         ConfigError: it is none of these, cannot be read, or has a signature that we do not know.
     """
     try:
-        with path.open("rb") as file:
+        with _opened(path) as file:
             if file.read(len(MAGIC)) == MAGIC:
                 file.seek(0)
                 return list(_of_rpm(path, file))
@@ -46,6 +48,15 @@ def signatures_of(path: Path) -> list[FileSignature]:
         raise ConfigError(f"{error.filename or path}: cannot be read: {error.strerror}") from error
     except RemoteProtocolError as error:
         raise ConfigError(f"{path}: {error}") from error
+
+
+def _opened(path: Path) -> BinaryIO:
+    """Open a file, and nothing that keeps a reader waiting or has no end: a repository may have it."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC)
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        raise RemoteProtocolError(f"expected a regular file as {path.name}")
+    return os.fdopen(descriptor, "rb")
 
 
 def _beside(path: Path) -> Path:
@@ -65,11 +76,11 @@ def _of_rpm(path: Path, file: BinaryIO) -> Iterator[FileSignature]:
 
 
 def _detached(path: Path) -> Iterator[FileSignature]:
-    with path.open("rb") as file:
+    with _opened(path) as file:
         packets = read_signatures(file.read(MAX_SIGNATURES + 1))
     signed = path.with_suffix("")
     for packet in packets:
-        with signed.open("rb") as file:
+        with _opened(signed) as file:
             yield _signed(path, signed.name, packet, file, None)
 
 

@@ -6,9 +6,11 @@ Behind the lines of the last segment there may be zeros, for records to be writt
 """
 
 import contextlib
+import errno
 import mmap
 import os
 import re
+import stat
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,6 +30,7 @@ __all__ = [
     "list_segments",
     "mapped",
     "mapped_file",
+    "open_segment",
     "place_of",
     "whole_length",
 ]
@@ -154,10 +157,23 @@ def _written(descriptor: int) -> int:
     return start + len(content) if content else size
 
 
+def open_segment(path: Path) -> int:
+    """Open a file of a log for reading; a symlink is refused, since it would lead out of the log's directory.
+
+    Raises:
+        OSError: it cannot be read, or is not a file: a FIFO would keep a reader waiting for ever.
+    """
+    descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC)
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        raise OSError(errno.EINVAL, "expected a regular file", str(path))
+    return descriptor
+
+
 @contextlib.contextmanager
 def mapped_file(path: Path, *, sealed: bool = False) -> Iterator[mmap.mmap | bytes]:
-    """As `mapped`, for a path; a symlink is refused, since it would lead out of the log's directory."""
-    descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    """As `mapped`, for a path that `open_segment` opens."""
+    descriptor = open_segment(path)
     try:
         with mapped(descriptor, sealed=sealed) as data:
             yield data

@@ -238,10 +238,15 @@ def _check_tails(segments: list[Segment], recovered: list[bytes]) -> Damage | No
         record = AuditRecord.parse(line)
         name, sha256 = record.entry.details.get("file", ""), record.entry.details.get("sha256", "")
         path = segments[0].path.with_name(Path(name).name)
-        if path.exists() and hashlib.sha256(path.read_bytes()).hexdigest() != sha256:
+        if path.exists() and _sha256(path) != sha256:
             explanation = "the saved tail is not what the record of its recovery says"
             return Damage(DamageKind.EDITED, str(path), 0, record.sequence, explanation)
     return None
+
+
+def _sha256(path: Path) -> str:
+    with mapped_file(path, sealed=True) as data:
+        return hashlib.sha256(data).hexdigest()
 
 
 def _check_heads(last: Segment, heads: Sequence[Head], end: ChainEnd, hashes: dict[int, bytes]) -> Damage | None:

@@ -1,4 +1,5 @@
 import json
+import os
 import subprocess
 import sys
 from datetime import UTC, datetime
@@ -126,6 +127,19 @@ def test_what_is_no_head_is_refused(log: Path, content: str, tmp_path: Path) -> 
 def test_a_directory_without_a_log_is_refused(tmp_path: Path) -> None:
     assert "no audit log here" in blind_oracle("audit", "verify", tmp_path).errors
     assert "No such file" in blind_oracle("audit", "tail", tmp_path / "gone").errors
+
+
+@pytest.mark.parametrize("command", ["verify", "tail", "export", "query"])
+def test_a_fifo_with_the_name_of_a_segment_keeps_nobody_waiting(log: Path, command: str) -> None:
+    fifo = log / "n1-000000000100.jsonl"
+    os.mkfifo(fifo)
+    words = [sys.executable, "-m", "agentproxy.admin", "audit", command, log]
+    words += ["--cache", log.parent / "cache"] if command == "query" else []
+    result = subprocess.run(words, capture_output=True, text=True, check=False, timeout=60)
+    assert result.returncode == 1
+    assert result.stderr.startswith("blind-oracle: error: ")
+    assert str(fifo) in result.stderr
+    assert "expected a regular file" in result.stderr
 
 
 def test_init_prints_the_logs_public_key_and_verify_takes_it(short: Path) -> None:

@@ -3,8 +3,10 @@
 import contextlib
 import io
 import json
+import os
 import shutil
 import subprocess
+import sys
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -315,3 +317,26 @@ def test_a_tree_is_compared_with_the_log_in_both_directions(tmp_path: Path, gnup
     ]
     plain = json.loads(blind_oracle(*words, "--json", "--key", "legacy").output)
     assert (plain["fits"], plain["made"], len(plain["foreign"]), plain["missing"]) == (False, 2, 1, [])
+
+
+def test_what_has_no_end_in_a_tree_stops_no_check(tmp_path: Path, gnupg: GnupgHome) -> None:
+    tree = tmp_path / "tree"
+    tree.mkdir()
+    (tree / "repomd.xml").write_bytes(b"<repomd/>")
+    good = sign_file(tree / "repomd.xml", gnupg, "rsa2048", ".asc", "--armor")
+    shutil.copy(good, tree / "endless.asc")
+    (tree / "endless").symlink_to("/dev/zero")
+    os.mkfifo(tree / "fifo.rpm")
+    os.mkfifo(tree / "fifo.sig")
+    (tree / "zero.rpm").symlink_to("/dev/zero")
+    words = ["audit", "reconcile", tree, "--log", log_of(tmp_path / "audit", good), "--cache", tmp_path / "cache"]
+    odd = ["endless.asc", "fifo.rpm", "fifo.sig", "zero.rpm"]
+    wrong = [f"{tree / name}: expected a regular file as {name.removesuffix('.asc')}" for name in odd]
+    # In another process: a failure would wait for ever.
+    command = [sys.executable, "-m", "agentproxy.admin", *words]
+    result = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
+    assert (result.returncode, result.stdout.splitlines()[:-1]) == (1, wrong), result.stderr
+    command = [*command[:4], "who-signed", *(tree / name for name in odd), good, *words[3:]]
+    result = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
+    assert result.stderr.splitlines() == [f"blind-oracle: error: {line}" for line in wrong]
+    assert (result.returncode, result.stdout.count("this oracle made it")) == (1, 1)

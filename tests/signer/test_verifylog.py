@@ -1,5 +1,6 @@
 """Verification names the first damaged record and the kind of damage."""
 
+import os
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -143,6 +144,10 @@ def test_a_changed_tail_is_named(tmp_path: Path) -> None:
     found = verify(tmp_path).damage
     assert found is not None
     assert (found.kind, found.path) == (DamageKind.EDITED, str(torn))
+    torn.unlink()
+    os.mkfifo(torn)
+    with pytest.raises(ConfigError, match="torn-1: expected a regular file"):
+        verify(tmp_path)
 
 
 def test_a_segment_of_another_node_does_not_belong(tmp_path: Path) -> None:
