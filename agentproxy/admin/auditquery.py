@@ -77,7 +77,8 @@ class Query:
         if self.made:
             found.append(("signature IS NOT NULL", ()))
         if self.channel is not None:
-            found.append(("(channel = ? OR channel GLOB ?)", (self.channel, f"{_glob(self.channel)}/*")))
+            doors = (f"{self.channel}/", f"{self.channel}0")  # "0" is what comes behind "/"
+            found.append(("(channel = ? OR (channel >= ? AND channel < ?))", (self.channel, *doors)))
         if self.digest is not None:
             found.append(("digest >= ? AND digest < ?", (self.digest, self.digest + "g")))
         if self.package is not None:

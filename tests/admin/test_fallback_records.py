@@ -82,6 +82,8 @@ def test_a_record_that_was_reported_twice_is_one_and_a_forged_twin_is_another(tm
     assert sequences(query(log, "--channel", "relay")) == [[1]]
     assert sequences(query(log, "--channel", "relay/ssh")) == [[1]]
     assert sequences(query(log, "--channel", "rel")) == []
+    for pattern in ("*", "rel?y", "relay/*", "relay/", "[r]elay"):
+        assert sequences(query(log, "--channel", pattern)) == []
 
 
 def verify(log: Path) -> tuple[int, list[str]]:
