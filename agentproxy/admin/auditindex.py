@@ -154,12 +154,14 @@ class AuditIndex:
         conditions = query.conditions()
         where = " AND ".join(["1", *(text for text, _ in conditions)])
         values = [value for _, part in conditions for value in part]
-        rows = self._database.execute(
+        statement = (
             "SELECT sequence, first, offset, length, runner, coalesce(reported, request), hash_algorithm, digest, "  # noqa: S608  texts of `Query`
-            f"outcome, key, signature FROM records WHERE {where} ORDER BY sequence",
-            values,
+            f"outcome, key, signature FROM records WHERE {where} ORDER BY sequence"
         )
-        return fold(Place.of_row(*row) for row in rows)
+        try:
+            return fold(Place.of_row(*row) for row in self._database.execute(statement, values))
+        except sqlite3.Error as error:
+            raise ConfigError(f"the index cannot be searched: {error}", _STALE) from error
 
     def _read(self, place: Place) -> tuple[AuditRecord, bytes]:
         if place.first not in self._files:

@@ -14,6 +14,7 @@ from agentproxy.signer.record import AuditRecord
 __all__ = ["Query", "file_name", "job_values", "package_name", "parse_moment"]
 
 _MIN_DIGEST = 8  # hex digits: fewer would name many
+_MAX_TEXT = 4096  # characters: no claim is as long, and SQLite takes no pattern of any length
 
 
 def parse_moment(text: str) -> datetime:
@@ -58,6 +59,8 @@ class Query:
     made: bool = False  # a signature was made: here, or by a runner's own key
 
     def __post_init__(self) -> None:
+        for text in (self.runner, self.key, self.package, self.job, self.request, self.channel):
+            _check_text(text or "")
         if self.digest is not None and (
             len(self.digest) < _MIN_DIGEST or not set(self.digest) <= set("0123456789abcdef")
         ):
@@ -122,6 +125,15 @@ class Query:
         package, pattern = claims.package or "", _glob(self.package or "")
         names = (package, package_name(package), file_name(claims.file or ""))
         return any(fnmatch.fnmatchcase(name, pattern) for name in names)
+
+
+def _check_text(text: str) -> None:
+    if len(text) > _MAX_TEXT:
+        raise ConfigError(f"expected at most {_MAX_TEXT} characters to look for, got {len(text)}")
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise ConfigError(f"expected UTF-8 to look for, got {text[:80]!r}", "no record has anything else") from error
 
 
 def job_values(job: Mapping[str, str]) -> set[str]:

@@ -169,6 +169,9 @@ def test_what_the_index_says_is_believed_by_nobody(log: Path) -> None:
         (("--digest", "0011"), "at least 8 hex digits"),
         (("--digest", "0011zzzzzz"), "at least 8 hex digits"),
         (("--since", "yesterday"), "expected a date or a time"),
+        (("--runner", "\udcff"), "expected UTF-8 to look for, got '\\udcff'"),
+        (("--job", "caf\udce9"), "expected UTF-8 to look for, got 'caf\\udce9'"),
+        (("--package", "*a" * 30_000), "expected at most 4096 characters to look for, got 60000"),
     ],
 )
 def test_what_cannot_be_looked_for_is_refused(log: Path, options: tuple[str, ...], error: str) -> None:
