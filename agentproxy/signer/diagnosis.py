@@ -96,7 +96,7 @@ def _damage_of(segments: list[Segment], index: int, lines: list[bytes], at: int,
         kind, explanation = _misplaced(segments[index:], lines[at:], expected, found, fits=prev == end.hash)
         return Damage(kind, path, at + 1, expected, explanation)
     if prev != end.hash:
-        return _broken_link(path, lines, at, expected)
+        return _broken_link(segments, index, lines, at, expected)
     if not is_canonical(line):
         return Damage(DamageKind.EDITED, path, at + 1, expected, "the record is not in its canonical form")
     if node_of(line) != segments[index].node:
@@ -115,7 +115,7 @@ def _misplaced(
     return DamageKind.DELETED, f"record {found} follows record {expected - 1}"
 
 
-def _broken_link(path: str, lines: list[bytes], at: int, sequence: int) -> Damage:
+def _broken_link(segments: list[Segment], index: int, lines: list[bytes], at: int, sequence: int) -> Damage:
     """Two neighbours do not fit together: which of them was edited, the next record tells."""
     following = lines[at + 1] if at + 1 < len(lines) else b""
     try:
@@ -124,8 +124,15 @@ def _broken_link(path: str, lines: list[bytes], at: int, sequence: int) -> Damag
         intact = not following
     if intact:
         explanation = f"record {sequence} holds the hash of another content"
-        return Damage(DamageKind.EDITED, path, at, sequence - 1, explanation)
-    return Damage(DamageKind.EDITED, path, at + 1, sequence, "neither the record before nor the one after fits it")
+        holding = segments[index if at else max(0, index - 1)]
+        return Damage(DamageKind.EDITED, str(holding.path), sequence - holding.first, sequence - 1, explanation)
+    return Damage(
+        DamageKind.EDITED,
+        str(segments[index].path),
+        at + 1,
+        sequence,
+        "neither the record before nor the one after fits it",
+    )
 
 
 def _stands_later(segments: list[Segment], lines: list[bytes], sequence: int) -> bool:

@@ -45,7 +45,7 @@ class Report:
     """What a verification found."""
 
     segments: int
-    records: int  # that are proven to be in order; all of them when there is no damage
+    records: int  # that are proven to be in order, up to the damage; all of them when there is none
     first: int  # sequence of the first record; above 1 when older segments were archived
     head: Head | None  # the last proven record
     damage: Damage | None = None
@@ -123,9 +123,14 @@ def _with_proof(report: Report, proof: Proof, segments: list[Segment]) -> Report
         notes.append(f"records from {proof.covered + 1} on are under no checkpoint yet")
     if proof.torn:
         notes.append("the last checkpoint is cut: the signer was stopped while it wrote, or is writing now")
+    damage = report.damage or proof.damage or check_coverage(segments, proof)
+    if damage is not None and report.damage is None and report.head is not None:
+        start = ChainEnd(report.first - 1)
+        end = _end_before(damage, segments, start, ChainEnd(report.head.sequence, report.head.hash))
+        report = replace(report, records=end.sequence - start.sequence, head=_head(segments, end))
     return replace(
         report,
-        damage=report.damage or proof.damage or check_coverage(segments, proof),
+        damage=damage,
         notes=tuple(notes),
         checkpoints=len(proof.heads),
         covered=proof.covered,
@@ -137,10 +142,11 @@ def _verify(segments: list[Segment], heads: Sequence[Head], *, archived: bool, p
     wanted = frozenset(head.sequence for head in heads)
     chunks = [_chunks(segment, wanted, sealed=segment is not segments[-1]) for segment in segments]
     end, hashes, recovered, reported = start, dict[int, bytes](), list[bytes](), list[bytes]()
-    damage = _foreign(segments)
+    damage: Damage | None = None
     with _results([chunk for group in chunks for chunk in group], processes) as results:
         for index, segment in enumerate(segments):
             checked = [next(results) for _ in chunks[index]]
+            damage = _foreign(segments[0], segment)
             if damage is None and not _fits(segment, end, checked):
                 damage = diagnose(segments, index, end)
             if damage is not None:
@@ -150,10 +156,38 @@ def _verify(segments: list[Segment], heads: Sequence[Head], *, archived: bool, p
                 hashes |= part.hashes
                 recovered += part.recovered
                 reported += part.reported
-    damage = damage or _check_tails(segments, recovered) or _check_heads(segments[-1], heads, end, hashes)
-    head = Head(segments[0].node, end.sequence, end.hash) if end.sequence else None
+    damage = damage or _check_tails(segments, recovered) or _check_heads(segments, heads, end, hashes)
+    if damage is not None:
+        end = _end_before(damage, segments, start, end)
     notes = journal_notes(reported, from_the_first=start.sequence == 0)
-    return Report(len(segments), end.sequence - start.sequence, start.sequence + 1, head, damage, notes)
+    records = end.sequence - start.sequence
+    return Report(len(segments), records, start.sequence + 1, _head(segments, end), damage, notes)
+
+
+def _head(segments: list[Segment], end: ChainEnd) -> Head | None:
+    return Head(segments[0].node, end.sequence, end.hash) if end.sequence else None
+
+
+def _end_before(damage: Damage, segments: list[Segment], start: ChainEnd, end: ChainEnd) -> ChainEnd:
+    """Where the chain stands before the damage; `end` is where the last segment without a broken link ends."""
+    last = damage.sequence - 1
+    if last == end.sequence:
+        return end
+    if last <= start.sequence:
+        return start
+    segment = _holding(segments, last)
+    with mapped_file(segment.path) as data:
+        lines = [*itertools.islice(lines_of(data, 0, whole_length(data)), last - segment.first + 1)]
+    try:
+        before = ChainEnd(segment.first - 1, place_of(lines[0])[1])
+        return follow_chain(lines, before) if lines else end
+    except (ValueError, DamagedError):
+        return end
+
+
+def _holding(segments: list[Segment], sequence: int) -> Segment:
+    """The segment that a record stands in, by the segments' names."""
+    return next((segment for segment in reversed(segments) if segment.first <= sequence), segments[0])
 
 
 def _start_of(segment: Segment) -> ChainEnd:
@@ -166,12 +200,11 @@ def _start_of(segment: Segment) -> ChainEnd:
         return ChainEnd(segment.first - 1)  # the walk will name the damage
 
 
-def _foreign(segments: list[Segment]) -> Damage | None:
-    for segment in segments:
-        if segment.node != segments[0].node:
-            explanation = f"a segment of node {segment.node} among those of {segments[0].node}"
-            return Damage(DamageKind.EDITED, str(segment.path), 0, segment.first, explanation)
-    return None
+def _foreign(first: Segment, segment: Segment) -> Damage | None:
+    if segment.node == first.node:
+        return None
+    explanation = f"a segment of node {segment.node} among those of {first.node}"
+    return Damage(DamageKind.EDITED, str(segment.path), 0, segment.first, explanation)
 
 
 def _chunks(segment: Segment, wanted: frozenset[int], *, sealed: bool) -> list[_Chunk]:
@@ -249,10 +282,12 @@ def _sha256(path: Path) -> str:
         return hashlib.sha256(data).hexdigest()
 
 
-def _check_heads(last: Segment, heads: Sequence[Head], end: ChainEnd, hashes: dict[int, bytes]) -> Damage | None:
+def _check_heads(
+    segments: list[Segment], heads: Sequence[Head], end: ChainEnd, hashes: dict[int, bytes]
+) -> Damage | None:
     for head in sorted(heads, key=lambda head: head.sequence):
-        path = str(last.path)
-        if head.node != last.node:
+        path = str(_holding(segments, head.sequence).path)
+        if head.node != segments[0].node:
             return Damage(DamageKind.EDITED, path, 0, head.sequence, f"the head is of node {head.node}")
         if head.sequence > end.sequence:
             explanation = f"the log ends with record {end.sequence}, and a saved head names record {head.sequence}"

@@ -10,6 +10,7 @@ import pytest
 from agentproxy.protocol.errors import ConfigError
 from agentproxy.protocol.fields import Head
 from agentproxy.signer.log import LogLimits
+from agentproxy.signer.record import hash_of_line
 from agentproxy.signer.verifylog import DamageKind, verify
 from tests.signer.logs import NODE, write_log
 
@@ -57,10 +58,13 @@ def test_damage_within_a_segment_is_named(
     write_log(tmp_path, 10)
     path = next(tmp_path.iterdir())
     path.write_bytes(b"".join(line + b"\n" for line in damage(path.read_bytes().splitlines())))
-    found = verify(tmp_path).damage
+    report = verify(tmp_path)
+    found = report.damage
     assert found is not None
     assert (found.kind, found.sequence) == (kind, sequence), str(found)
     assert found.path == str(path)
+    assert report.records == sequence - 1
+    assert (report.head is None) == (sequence == 1)
 
 
 def test_a_log_without_damage_says_where_it_ends(tmp_path: Path) -> None:
@@ -134,6 +138,24 @@ def test_a_rewritten_log_shows_against_a_saved_head(tmp_path: Path) -> None:
     assert "node-2" in str(other)
 
 
+@pytest.mark.parametrize("sequence", range(1, 10))
+def test_records_are_counted_up_to_the_damage_and_its_segment_is_named(tmp_path: Path, sequence: int) -> None:
+    head = write_log(tmp_path, 9, SMALL)
+    paths = sorted(tmp_path.iterdir())
+    holding = paths[(sequence - 1) // 3]
+    lines = [hash_of_line(line) for path in paths for line in path.read_bytes().splitlines()]
+    before = Head(NODE, sequence - 1, lines[sequence - 2]) if sequence > 1 else None
+    wrong = verify(tmp_path, heads=[head, Head(NODE, sequence, bytes(32))])
+    content = holding.read_bytes().splitlines()
+    content[(sequence - 1) % 3] = content[(sequence - 1) % 3].replace(b'"builder"', b'"burglar"')
+    holding.chmod(0o640)
+    holding.write_bytes(b"".join(line + b"\n" for line in content))
+    for report in (wrong, verify(tmp_path, heads=[head])):
+        assert report.damage is not None
+        assert (report.damage.sequence, report.damage.path) == (sequence, str(holding)), str(report.damage)
+        assert (report.records, report.head) == (sequence - 1, before)
+
+
 def test_a_changed_tail_is_named(tmp_path: Path) -> None:
     write_log(tmp_path, 1)
     with next(tmp_path.iterdir()).open("ab") as file:
@@ -153,9 +175,10 @@ def test_a_changed_tail_is_named(tmp_path: Path) -> None:
 def test_a_segment_of_another_node_does_not_belong(tmp_path: Path) -> None:
     write_log(tmp_path, 1)
     (tmp_path / "node-2-000000000002.jsonl").touch()
-    found = verify(tmp_path).damage
-    assert found is not None
-    assert "node-2" in str(found)
+    report = verify(tmp_path)
+    assert report.damage is not None
+    assert "node-2" in str(report.damage)
+    assert (report.damage.sequence, report.records) == (2, 1)
 
 
 @pytest.mark.parametrize("name", ["", "nowhere"])
