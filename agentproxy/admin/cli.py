@@ -51,6 +51,9 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
     """Run one command and leave with its exit status."""
     words = list(sys.argv[1:] if arguments is None else arguments)
     signal.signal(signal.SIGTERM, _leave)
+    if sys.stdout is None and words[:1] != ["serve"]:  # a daemon may be started so, and prints nothing
+        _complain("standard output is closed", "/dev/null takes what nobody wants to read")
+        sys.exit(FAILED)
     try:
         status = _group(words).main(words, "blind-oracle", standalone_mode=False)
     except click.exceptions.NoArgsIsHelpError as error:

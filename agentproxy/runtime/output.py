@@ -17,7 +17,7 @@ def give_up_output(error: OSError) -> str:
     Raises:
         OSError: it is another error.
     """
-    if not isinstance(error, BrokenPipeError) and error.errno not in _FULL:
+    if sys.stdout is None or not (isinstance(error, BrokenPipeError) or error.errno in _FULL):
         raise error
     # Python would complain once more while it closes the output.
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
