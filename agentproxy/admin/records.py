@@ -23,10 +23,17 @@ def ends(directory: Path) -> dict[Segment, int]:
         ConfigError: there is no log, or we may not read it.
     """
     try:
-        return {segment: _length(segment) for segment in list_segments(directory)}
+        found = {segment: _length(segment) for segment in list_segments(directory)}
     except OSError as error:
-        hint = "the audit log belongs to the signer's user; auditors are in its group"
-        raise ConfigError(f"{error.filename or directory}: {error.strerror}", hint) from error
+        raise _unreadable(directory, error) from error
+    if not found:
+        raise ConfigError(f"{directory}: no audit log here", "segments are named NODE-000000000001.jsonl")
+    return found
+
+
+def _unreadable(directory: Path, error: OSError) -> ConfigError:
+    hint = "the audit log belongs to the signer's user; auditors are in its group"
+    return ConfigError(f"{error.filename or directory}: {error.strerror}", hint)
 
 
 def last_lines(until: dict[Segment, int], number: int) -> list[bytes]:
@@ -50,17 +57,33 @@ def _tail(segment: Segment, end: int, number: int) -> list[bytes]:
 
 
 def follow(directory: Path, since: Mapping[Segment, int]) -> Iterator[bytes]:
-    """The lines of records that are written after the given ends, for ever."""
+    """The lines of records that are written after the given ends, for ever.
+
+    Raises:
+        ConfigError: the log went away, or we may not read it any more.
+    """
     seen = dict(since)
     while True:
-        for segment in list_segments(directory):
-            start = seen.get(segment, 0)
-            with mapped_file(segment.path) as data:
-                end = max(start, whole_length(data))
-                lines = list(lines_of(data, start, end))
-            seen[segment] = end
-            yield from lines
+        try:
+            segments = list_segments(directory)
+        except OSError as error:
+            raise _unreadable(directory, error) from error
+        for segment in segments:
+            yield from _new_lines(segment, seen)
         time.sleep(_POLL_SECONDS)
+
+
+def _new_lines(segment: Segment, seen: dict[Segment, int]) -> list[bytes]:
+    """The lines behind what was seen, which they are then, too."""
+    start = seen.get(segment, 0)
+    try:
+        with mapped_file(segment.path) as data:
+            seen[segment] = end = max(start, whole_length(data))
+            return list(lines_of(data, start, end))
+    except FileNotFoundError:  # archived since it was listed
+        return []
+    except OSError as error:
+        raise _unreadable(segment.path, error) from error
 
 
 def _length(segment: Segment) -> int:

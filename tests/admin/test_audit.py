@@ -69,6 +69,20 @@ def test_follow_shows_records_as_they_come_also_in_a_new_segment(log: Path) -> N
             following.kill()
 
 
+def test_follow_ends_with_words_when_the_log_goes_away(log: Path) -> None:
+    command = [sys.executable, "-m", "agentproxy.admin", "audit", "tail", log, "-n", "1", "--follow"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as following:
+        try:
+            assert following.stdout is not None
+            assert "op9" in following.stdout.readline()
+            log.rename(log.with_name("elsewhere"))
+            _, errors = following.communicate(timeout=60)
+            assert following.returncode == 1
+            assert errors.startswith(f"blind-oracle: error: {log}: No such file or directory\n")
+        finally:
+            following.kill()
+
+
 @pytest.mark.parametrize(
     "command", ["tail --json", "tail -n 3", "verify", "export --after 0", "query --json", "query --json --rebuild"]
 )
@@ -125,7 +139,10 @@ def test_what_is_no_head_is_refused(log: Path, content: str, tmp_path: Path) -> 
 
 
 def test_a_directory_without_a_log_is_refused(tmp_path: Path) -> None:
-    assert "no audit log here" in blind_oracle("audit", "verify", tmp_path).errors
+    for command in ("verify", "tail"):
+        result = blind_oracle("audit", command, tmp_path)
+        assert (result.status, result.output) == (1, "")
+        assert "no audit log here" in result.errors
     assert "No such file" in blind_oracle("audit", "tail", tmp_path / "gone").errors
 
 
