@@ -97,6 +97,18 @@ def test_a_log_in_use_reads_like_one_that_nobody_writes(log: Path, command: str)
     assert blind_oracle(*words, environment=environment) == before
 
 
+@pytest.mark.parametrize("command", ["tail --json", "verify", "export", "query --json"])
+def test_the_log_may_be_named_with_an_option_as_for_who_signed(log: Path, command: str) -> None:
+    words = ["audit", *command.split(), *(["--cache", str(log.parent / "cache")] if "query" in command else [])]
+    named = blind_oracle(*words, log)
+    assert named.status == 0, named.errors
+    elsewhere = {"BLIND_ORACLE_AUDIT_DIR": "/nowhere"}  # the command line's word counts
+    assert blind_oracle(*words, "--log", log, environment=elsewhere) == named
+    both = blind_oracle(*words, log, "--log", log)
+    assert both.status == 2
+    assert "DIRECTORY and --log both name the log" in both.errors
+
+
 def test_a_whole_log_is_called_whole(log: Path) -> None:
     result = blind_oracle("audit", "verify", log)
     assert result.status == 0, result.errors

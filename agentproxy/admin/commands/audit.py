@@ -8,7 +8,7 @@ import click
 from rich.console import Console
 from rich.table import Table
 
-from agentproxy.admin.auditplace import NOT_A_TERMINAL, configured, directory_argument, json_option
+from agentproxy.admin.auditplace import NOT_A_TERMINAL, directory_argument, json_option, log_option, place_of_log
 from agentproxy.admin.commands.auditcompare import reconcile_
 from agentproxy.admin.commands.auditfiles import who_signed
 from agentproxy.admin.commands.auditsearch import query
@@ -46,13 +46,21 @@ command.add_command(reconcile_)
 
 @command.command("tail")
 @directory_argument
+@log_option
 @click.option("-n", "number", type=click.IntRange(0), default=20, show_default=True, help="How many records.")
 @click.option("--follow", "-f", "following", is_flag=True, help="Go on with new records until Ctrl-C.")
 @json_option
 @config_option
-def tail_(directory: Path | None, number: int, following: bool, as_json: bool, config: Path) -> None:  # noqa: FBT001  flags of the command line
+def tail_(  # noqa: PLR0913, PLR0917  one parameter for each option
+    directory: Path | None,
+    log: Path | None,
+    number: int,
+    following: bool,  # noqa: FBT001  a flag of the command line
+    as_json: bool,  # noqa: FBT001
+    config: Path,
+) -> None:
     """Show the last records. What stands under "claimed" is a relay's word, and not proven."""
-    place = directory or configured(config)
+    place = place_of_log(directory, log, config)
     until = ends(place)
     lines = last_lines(until, number)
     if as_json or following:
@@ -65,6 +73,7 @@ def tail_(directory: Path | None, number: int, following: bool, as_json: bool, c
 
 @command.command("verify")
 @directory_argument
+@log_option
 @click.option(
     "--head",
     "head_files",
@@ -87,6 +96,7 @@ def tail_(directory: Path | None, number: int, following: bool, as_json: bool, c
 def verify_(  # noqa: PLR0913, PLR0917  one parameter for each option
     context: click.Context,
     directory: Path | None,
+    log: Path | None,
     head_files: tuple[Path, ...],
     key_files: tuple[Path, ...],
     archived: bool,  # noqa: FBT001  a flag of the command line
@@ -94,7 +104,7 @@ def verify_(  # noqa: PLR0913, PLR0917  one parameter for each option
     config: Path,
 ) -> None:
     """Check that every record is there, unchanged and in order. Exit status 1 says that the log is damaged."""
-    place = directory or configured(config)
+    place = place_of_log(directory, log, config)
     heads = [head for file in head_files for head in heads_of(file, place)]
     keys = [read_public_key(file) for file in key_files]
     report = verify(place, heads=heads, keys=keys, archived=archived)

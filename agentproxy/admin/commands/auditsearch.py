@@ -11,7 +11,14 @@ from rich.console import Console
 from rich.table import Table
 
 from agentproxy.admin.auditindex import AuditIndex, Found
-from agentproxy.admin.auditplace import NOT_A_TERMINAL, cache_option, configured, directory_argument, json_option
+from agentproxy.admin.auditplace import (
+    NOT_A_TERMINAL,
+    cache_option,
+    directory_argument,
+    json_option,
+    log_option,
+    place_of_log,
+)
 from agentproxy.admin.auditquery import Query, parse_moment
 from agentproxy.admin.layout import config_option
 from agentproxy.admin.records import COLUMNS, summary
@@ -29,6 +36,7 @@ _CSV = (
 
 @click.command("query")
 @directory_argument
+@log_option
 @click.option("--runner", help="Whose request it was.")
 @click.option("--key", help="The key's name.")
 @click.option("--since", help="From this date or time on; UTC unless it says otherwise.")
@@ -46,6 +54,7 @@ _CSV = (
 @config_option
 def query(  # noqa: PLR0913, PLR0917  one parameter for each option
     directory: Path | None,
+    log: Path | None,
     runner: str | None,
     key: str | None,
     since: str | None,
@@ -79,7 +88,7 @@ def query(  # noqa: PLR0913, PLR0917  one parameter for each option
         request=request,
         channel=channel,
     )
-    with AuditIndex.open(directory or configured(config), cache, rebuild=rebuild) as index:
+    with AuditIndex.open(place_of_log(directory, log, config), cache, rebuild=rebuild) as index:
         found = index.find(wanted)
         if as_json:
             _print_json(found)

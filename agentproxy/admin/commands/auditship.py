@@ -6,7 +6,7 @@ from pathlib import Path
 import click
 
 from agentproxy.admin.auditexport import export, format_token, parse_token
-from agentproxy.admin.auditplace import configured, directory_argument
+from agentproxy.admin.auditplace import directory_argument, log_option, place_of_log
 from agentproxy.admin.layout import config_option
 from agentproxy.protocol.errors import ConfigError
 from agentproxy.runtime.filepath import FilePath
@@ -18,6 +18,7 @@ __all__ = ["export_"]
 
 @click.command("export")
 @directory_argument
+@log_option
 @click.option("--after", help="Begin behind this record: SEQUENCE, or SEQUENCE:HASH if it must be that one.")
 @click.option("--limit", type=click.IntRange(1), help="At most so many records.")
 @click.option(
@@ -26,7 +27,14 @@ __all__ = ["export_"]
     help="A file that keeps SEQUENCE:HASH of the last exported record: begin behind it, and write it when all is out.",
 )
 @config_option
-def export_(directory: Path | None, after: str | None, limit: int | None, position: Path | None, config: Path) -> None:
+def export_(  # noqa: PLR0913, PLR0917  one parameter for each option
+    directory: Path | None,
+    log: Path | None,
+    after: str | None,
+    limit: int | None,
+    position: Path | None,
+    config: Path,
+) -> None:
     """Write records as they stand in the log, one a line, for shipping to another place.
 
     Exports that follow each other, put one behind the other, are the log itself.
@@ -36,7 +44,7 @@ def export_(directory: Path | None, after: str | None, limit: int | None, positi
     began = _kept(position) if position is not None and position.exists() else after or "0"
     sequence, hash_ = parse_token(began)
     end: ChainEnd | None = None
-    for line, place in export(directory or configured(config), sequence, hash_, limit):
+    for line, place in export(place_of_log(directory, log, config), sequence, hash_, limit):
         click.echo(line.decode("ascii", "backslashreplace"))
         end = place
     if position is not None and end is not None:
