@@ -17,7 +17,7 @@ from types import TracebackType
 from typing import Self, TypedDict
 
 from agentproxy.admin.auditfold import Place, fold
-from agentproxy.admin.auditquery import Query, file_name, job_values, package_name
+from agentproxy.admin.auditquery import Query, file_name, job_values, package_name, without_epoch
 from agentproxy.protocol.errors import ConfigError, RemoteProtocolError
 from agentproxy.signer.grammar import is_canonical
 from agentproxy.signer.record import AuditRecord, hash_of_line
@@ -33,14 +33,15 @@ from agentproxy.signer.segment import (
 
 __all__ = ["AuditIndex", "Found"]
 
-_FORMAT = 4  # PRAGMA user_version
+_FORMAT = 5  # PRAGMA user_version
 _BUSY_SECONDS = 60.0  # another search may be indexing a whole log
 _CHUNK = 10_000  # records that one statement inserts
 _SCHEMA = """
 CREATE TABLE segments (first INTEGER PRIMARY KEY, path TEXT NOT NULL, bytes INTEGER NOT NULL, last BLOB NOT NULL);
 CREATE TABLE records (sequence INTEGER PRIMARY KEY, first INTEGER NOT NULL, offset INTEGER NOT NULL,
   length INTEGER NOT NULL, time TEXT NOT NULL, outcome TEXT NOT NULL, runner TEXT, key TEXT, hash_algorithm INTEGER,
-  digest TEXT, request TEXT, package TEXT, name TEXT, file TEXT, signature TEXT, channel TEXT NOT NULL, reported TEXT);
+  digest TEXT, request TEXT, package TEXT, plain TEXT, name TEXT, file TEXT, signature TEXT, channel TEXT NOT NULL,
+  reported TEXT);
 CREATE TABLE jobs (value TEXT NOT NULL, sequence INTEGER NOT NULL, PRIMARY KEY (value, sequence)) WITHOUT ROWID;
 CREATE INDEX by_time ON records (time);
 CREATE INDEX by_runner ON records (runner, time);
@@ -82,7 +83,7 @@ class _Members(TypedDict):
 
 _Text = str | None
 _Row = tuple[
-    int, int, int, int, str, str, _Text, _Text, int | None, _Text, _Text, _Text, _Text, _Text, _Text, str, _Text
+    int, int, int, int, str, str, _Text, _Text, int | None, _Text, _Text, _Text, _Text, _Text, _Text, _Text, str, _Text
 ]  # fmt: skip
 
 
@@ -241,7 +242,7 @@ class AuditIndex:
 
     def _insert(self, rows: list[_Row], jobs: list[tuple[str, int]]) -> None:
         self._database.executemany(
-            "INSERT INTO records VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)", rows
+            "INSERT INTO records VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)", rows
         )
         self._database.executemany("INSERT OR IGNORE INTO jobs VALUES (?, ?)", jobs)
 
@@ -267,6 +268,7 @@ def _indexed(line: bytes, segment: Segment, offset: int) -> tuple[_Row, set[str]
         members["digest"],
         members["request"],
         package,
+        None if package is None else without_epoch(package),
         None if package is None else package_name(package),
         None if file is None else file_name(file),
         members["signature_sha256"],

@@ -1,6 +1,7 @@
 """What somebody looks for in the audit log: as a condition on the index, and again on each record that is read back."""
 
 import fnmatch
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -11,9 +12,10 @@ from agentproxy.protocol.fields import Claims
 from agentproxy.protocol.wire import format_time
 from agentproxy.signer.record import AuditRecord
 
-__all__ = ["Query", "file_name", "job_values", "package_name", "parse_moment"]
+__all__ = ["Query", "file_name", "job_values", "package_name", "parse_moment", "without_epoch"]
 
 _MIN_DIGEST = 8  # hex digits: fewer would name many
+_EPOCH = re.compile(r"-[0-9]+:(?=[^-:]*-[^-:]*\Z)")
 _MAX_TEXT = 4096  # characters: no claim is as long, and SQLite takes no pattern of any length
 
 
@@ -36,6 +38,11 @@ def package_name(package: str) -> str:
     return parts[0] if len(parts) == 3 else package
 
 
+def without_epoch(package: str) -> str:
+    """NAME-VERSION-RELEASE.ARCH, as files are named, of NAME-EPOCH:VERSION-RELEASE.ARCH."""
+    return _EPOCH.sub("-", package)
+
+
 def file_name(file: str) -> str:
     """A claimed file without its directory and `.rpm`."""
     return PurePosixPath(file).name.removesuffix(".rpm")
@@ -50,7 +57,7 @@ class Query:
     since: datetime | None = None
     until: datetime | None = None  # this moment is not in it any more
     digest: str | None = None  # lower-case hex: all, or its beginning
-    package: str | None = None  # a name, all of NAME-VERSION-RELEASE.ARCH, or a pattern with * and ?
+    package: str | None = None  # a name, all of NAME-[EPOCH:]VERSION-RELEASE.ARCH, or a pattern with * and ?
     outcome: str | None = None
     job: str | None = None  # a value of the CI system's job, or NAME=VALUE
     request: str | None = None
@@ -85,7 +92,7 @@ class Query:
         if self.digest is not None:
             found.append(("digest >= ? AND digest < ?", (self.digest, self.digest + "g")))
         if self.package is not None:
-            found.append(("(package GLOB ? OR name GLOB ? OR file GLOB ?)", (_glob(self.package),) * 3))
+            found.append(("(package GLOB ? OR plain GLOB ? OR name GLOB ? OR file GLOB ?)", (_glob(self.package),) * 4))
         if self.signature is not None:
             found.append(("signature = ?", (self.signature.hex(),)))
         if self.job is not None:
@@ -123,7 +130,7 @@ class Query:
 
     def _is_package(self, claims: Claims) -> bool:
         package, pattern = claims.package or "", _glob(self.package or "")
-        names = (package, package_name(package), file_name(claims.file or ""))
+        names = (package, without_epoch(package), package_name(package), file_name(claims.file or ""))
         return any(fnmatch.fnmatchcase(name, pattern) for name in names)
 
 

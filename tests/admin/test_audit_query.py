@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from agentproxy.admin.auditquery import without_epoch
 from agentproxy.protocol.digests import Digest, HashAlgorithm
 from agentproxy.protocol.fields import Asserted, Claims
 from agentproxy.protocol.signer_requests import Outcome
@@ -71,6 +72,10 @@ def found(log: Path, *options: str) -> list[list[int]]:
         (("--package", "hello*"), [[2, 3], [4], [6]]),
         (("--package", "h?llo"), [[2, 3], [4]]),
         (("--package", "hello-world-2-1.noarch"), [[6]]),
+        (("--package", "hello-0:1.0-1.noarch"), [[2, 3], [4]]),
+        (("--package", "hello-1.0-1.noarch"), [[2, 3], [4]]),
+        (("--package", "hello-1.*"), [[2, 3], [4]]),
+        (("--package", "hello-1:1.0-1.noarch"), []),
         (("--package", "hell[a-z]"), []),
         (("--job", "77"), [[2, 3], [4]]),
         (("--job", "pipeline=77", "--runner", "b2"), [[4]]),
@@ -106,6 +111,21 @@ def test_an_id_that_is_used_again_hides_no_digest_and_no_signature(tmp_path: Pat
     assert found(log) == [[4], [2, 3, 5], [6], [1, 7]]
     assert found(log, "--request", "0" * 32, "--outcome", "refused") == [[2]]
     assert found(log, "--digest", (b"e" * 20).hex()) == [[1, 7]]
+
+
+@pytest.mark.parametrize(
+    ("package", "plain"),
+    [
+        ("perl-Foo-4:1.0-1.el9.x86_64", "perl-Foo-1.0-1.el9.x86_64"),
+        ("a-1-2:3-12:1-1.noarch", "a-1-2:3-1-1.noarch"),
+        ("hello-1.0-1.noarch", "hello-1.0-1.noarch"),
+        ("hello-0:1.0-1.noarch\n", "hello-1.0-1.noarch\n"),
+        ("4:1.0-1", "4:1.0-1"),
+        ("", ""),
+    ],
+)
+def test_a_package_has_a_name_without_its_epoch(package: str, plain: str) -> None:
+    assert without_epoch(package) == plain
 
 
 def test_the_table_says_how_often_a_request_came(log: Path) -> None:

@@ -42,7 +42,9 @@ _CSV = (
 @click.option("--since", help="From this date or time on; UTC unless it says otherwise.")
 @click.option("--until", help="Before this date or time.")
 @click.option("--digest", help="What was signed, in hex: all of it or its first 8 digits or more.")
-@click.option("--package", help="A package's name, or NAME-VERSION-RELEASE.ARCH; * and ? stand for anything. Claimed.")
+@click.option(
+    "--package", help="A package's name, or NAME-[EPOCH:]VERSION-RELEASE.ARCH; * and ? stand for anything. Claimed."
+)
 @click.option("--outcome", type=click.Choice([outcome.value for outcome in Outcome]))
 @click.option("--job", help="A value, or NAME=VALUE, of what the CI system said about the job. Claimed.")
 @click.option("--request", help="The relay's request id.")
