@@ -7,8 +7,9 @@ import fcntl
 import os
 import re
 import signal
+import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from agentproxy.protocol.errors import ConfigError
@@ -18,37 +19,63 @@ __all__ = ["held", "signal_holder"]
 _PID = re.compile(r"[1-9][0-9]{0,6}")
 _UID = re.compile(r"^Uid:\t([0-9]+)\t", re.MULTILINE)  # the real one
 
+_LOOK_SECONDS = 0.02
+
 
 @contextmanager
-def held(path: Path, what: str) -> Iterator[None]:
+def held(path: Path, what: str, patience_seconds: float = 0.0) -> Iterator[None]:
     """Hold the lock `path` for as long as the block lasts; the file stays, with its last holder's pid in it.
 
     Args:
         what: who holds such a lock, such as "oracle".
+        patience_seconds: how long to wait for another holder to end; it blocks.
 
     Raises:
         ConfigError: another process holds it, or it cannot be made.
     """
     try:
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+        descriptor = _opened(path)
     except OSError as error:
         raise ConfigError(f"{path}: cannot be opened: {error.strerror}") from error
     try:
-        _lock(descriptor, path, what)
-        os.ftruncate(descriptor, 0)
-        os.pwrite(descriptor, f"{os.getpid()}\n".encode("ascii"), 0)
+        _lock(descriptor, path, what, time.monotonic() + patience_seconds)
+        # The pid is a courtesy, for which a full disk has no room.
+        with suppress(OSError):
+            os.ftruncate(descriptor, 0)
+            os.pwrite(descriptor, f"{os.getpid()}\n".encode("ascii"), 0)
         yield
     finally:
         os.close(descriptor)
 
 
-def _lock(descriptor: int, path: Path, what: str) -> None:
+def _opened(path: Path) -> int:
+    flags = os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError as error:
-        pid = os.pread(descriptor, 32, 0).decode("ascii", "replace").strip()
-        hint = f"ps {pid}" if pid.isdigit() else ""
-        raise ConfigError(f"{path}: another {what} works here, pid {pid or 'unknown'}", hint) from error
+        descriptor = os.open(path, flags | os.O_CREAT | os.O_EXCL, 0o600)
+    except FileExistsError:
+        return os.open(path, flags)
+    if os.geteuid() == 0:
+        # As with all that root writes: the daemon whose directory it is must be able to lock it, too.
+        owner = path.parent.stat()
+        with suppress(OSError):
+            os.fchown(descriptor, owner.st_uid, owner.st_gid)
+    return descriptor
+
+
+def _lock(descriptor: int, path: Path, what: str, until: float) -> None:
+    while True:
+        try:
+            return fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            if time.monotonic() >= until:
+                raise _taken(descriptor, path, what) from error
+        time.sleep(_LOOK_SECONDS)
+
+
+def _taken(descriptor: int, path: Path, what: str) -> ConfigError:
+    pid = os.pread(descriptor, 32, 0).decode("ascii", "replace").strip()
+    hint = f"ps {pid}" if pid.isdigit() else ""
+    return ConfigError(f"{path}: another {what} works here, pid {pid or 'unknown'}", hint)
 
 
 def signal_holder(path: Path, number: signal.Signals, what: str) -> int:
