@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from agentproxy.protocol.errors import ConfigError, RemoteProtocolError
 from agentproxy.protocol.fields import check_name
 from agentproxy.runtime.metricsconfig import MetricsConfig
-from relay.configcache import recall, remember
+from relay.configcache import recall, remember, seen
 from relay.fallbackmode import FallbackConfig
 
 if TYPE_CHECKING:
@@ -35,6 +35,9 @@ CONTROL_NAME = "control"
 
 _ADDRESS = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9.-]{1,253}):([0-9]{1,5})")
 _SSH = "ssh://"
+# Of a name in DNS, what idna and getaddrinfo refuse with errors of their own.
+_HOST = re.compile(r"(?=.{1,253}\Z)(?:[A-Za-z0-9_-]{1,63}\.)*[A-Za-z0-9_-]{1,63}\.?")
+_IPV6 = re.compile(r"(?=[^:]*:)[0-9A-Fa-f:.]{2,45}")
 _MODE = re.compile(r"0[0-7]{3}")
 # gpg itself waits for ever, so the limit is ours. Longer than ten minutes no oracle accepts (MAX_REMAINING_MS).
 _MAX_DEADLINE_SECONDS = 600
@@ -58,6 +61,10 @@ class OracleAddress:
         match = _ADDRESS.fullmatch(self.address)
         if match is None or not 1 <= int(match[2]) <= 65535:
             raise ConfigError(f"address: expected host:port, got {self.address!r}")
+        if not self.address.startswith("["):
+            _check_host("address", self.host)
+        if _IPV6.fullmatch(self.server_name) is None:
+            _check_host("server_name", self.server_name)
 
     @property
     def ssh(self) -> "SshAddress | None":
@@ -176,6 +183,17 @@ def _parsed_ssh(address: str) -> "SshAddress":
         raise ConfigError(f"address: {error}") from error
 
 
+def _check_host(what: str, name: str) -> None:
+    """Raise ConfigError unless this is a name that can be looked up and stand in a certificate."""
+    try:
+        plain = name if name.isascii() else name.encode("idna").decode("ascii")
+    except UnicodeError:
+        plain = ""
+    if _HOST.fullmatch(plain) is None:
+        expected = "a host's name, of at most 253 letters, its parts of 1 to 63 letters, digits and dashes"
+        raise ConfigError(f"{what}: expected {expected}, got {name!r}")
+
+
 def _check_names(what: str, *names: str) -> None:
     for name in names:
         try:
@@ -206,11 +224,12 @@ def load_config(path: Path) -> RelayConfig:
         return known
     from agentproxy.runtime.config import load  # noqa: PLC0415  YAML takes a quarter of the time to a first signature
 
+    before = seen(path)
     try:
         config = load(path, RelayConfig)
     except ConfigError as error:
         if not path.exists():
             raise ConfigError(str(error), "blind-oracle-relay enroll FILE writes it") from error
         raise
-    remember(path, config)
+    remember(path, config, before)
     return config

@@ -7,6 +7,7 @@ strictly, and a relay that cannot write it works without. Whoever can write here
 import hashlib
 import json
 import os
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
@@ -16,12 +17,41 @@ from agentproxy.protocol.errors import BlindOracleError
 from agentproxy.protocol.wire import new_converter
 from agentproxy.runtime.files import write_atomically
 
-__all__ = ["recall", "remember"]
+__all__ = ["Seen", "recall", "remember", "seen"]
 
 _MAX_FILE = 1_048_576  # bytes
 _FORMAT = 4  # changes with the fields of the configuration
 
+# What reading it may raise: like an older file of ours, one that somebody damaged is no reason not to start.
+_UNUSABLE = (
+    OSError,
+    BlindOracleError,
+    cattrs.ForbiddenExtraKeysError,
+    LookupError,
+    RecursionError,
+    TypeError,
+    ValueError,
+)
+
 T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """A file at one moment; the same again means that nobody wrote it or put another in its place in between."""
+
+    identity: str
+    inode: int
+    changed_ns: int
+
+
+def seen(path: Path) -> Seen | None:
+    """The file as it is now; None when it cannot be read."""
+    try:
+        status = path.stat()
+        return Seen(_identity(path), status.st_ino, status.st_ctime_ns)
+    except OSError:
+        return None
 
 
 def recall(path: Path, cls: type[T]) -> T | None:
@@ -32,15 +62,21 @@ def recall(path: Path, cls: type[T]) -> T | None:
         if not isinstance(plain, dict) or plain.get("of") != _identity(path):
             return None
         return _converter().structure(plain["config"], cls)
-    except (OSError, BlindOracleError, cattrs.ForbiddenExtraKeysError, LookupError, TypeError, ValueError):
+    except _UNUSABLE:
         return None
 
 
-def remember(path: Path, config: object) -> None:
-    """Keep what the file became; where that cannot be written, do nothing."""
+def remember(path: Path, config: object, before: Seen | None) -> None:
+    """Keep what the file became; where that cannot be written, do nothing.
+
+    Args:
+        before: the file before it was read. If it is another one now, nobody knows which of them `config` was.
+    """
+    if before is None or before != seen(path):
+        return
     try:
         plain: object = _converter().unstructure(config)
-        data = json.dumps({"of": _identity(path), "config": plain}, indent=1)
+        data = json.dumps({"of": before.identity, "config": plain}, indent=1)
         write_atomically(_cache(path), data.encode("ascii"), 0o644)
     except OSError:
         return

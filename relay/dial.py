@@ -83,10 +83,18 @@ class Dialer:
         try:
             with trio.fail_after(CONNECT_SECONDS):
                 tcp = await trio.open_tcp_stream(oracle.host, oracle.port)
-                stream = TlsStream(tcp, context, server_hostname=oracle.server_name)
+                try:
+                    stream = TlsStream(tcp, context, server_hostname=oracle.server_name)
+                except ValueError:
+                    await trio.aclose_forcefully(tcp)
+                    raise
                 await handshake(stream)
         except trio.TooSlowError:
             raise LinkLostError(f"no connection within {CONNECT_SECONDS:.0f} s") from None
-        except (OSError, RemoteProtocolError) as error:
+        except (
+            OSError,
+            RemoteProtocolError,
+            ValueError,
+        ) as error:  # ValueError: the resolver or TLS takes no such name
             raise LinkLostError(oracle_words(error)) from error
         return stream

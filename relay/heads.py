@@ -12,6 +12,7 @@ import trio
 
 from agentproxy.protocol.errors import BlindOracleError
 from agentproxy.protocol.fields import Head
+from agentproxy.protocol.relay_messages import MAX_HEADS
 from agentproxy.protocol.wire import CONVERTER
 from agentproxy.runtime.files import write_atomically
 
@@ -23,10 +24,22 @@ logger = logging.getLogger(__name__)
 KEEP_SECONDS = 10.0
 LAST_WRITE_SECONDS = 2.0
 _MAX_FILE = 1_048_576  # bytes
+# What reading a damaged file may raise.
+_UNUSABLE = (
+    OSError,
+    BlindOracleError,
+    cattrs.ForbiddenExtraKeysError,
+    LookupError,
+    RecursionError,
+    TypeError,
+    ValueError,
+)
 
 
 class Heads:
-    """The newest head of each node.
+    """The newest head of each node, of the `MAX_HEADS` nodes that were heard of last: a `hello` holds no more.
+
+    Each new host of an oracle may be another node, so a relay that lives long enough sees more than that.
 
     Args:
         path: where they are kept; its directory exists.
@@ -34,7 +47,7 @@ class Heads:
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        self._by_node: dict[str, Head] = {}
+        self._by_node: dict[str, Head] = {}  # whoever was heard of last comes last, here and in the file
         self._changed = trio.Event()
 
     def all(self) -> tuple[Head, ...]:
@@ -48,8 +61,22 @@ class Heads:
             logger.warning("the oracle's audit log was rewritten, node=%s sequence=%s", head.node, head.sequence)
         # Answers may overtake each other, so an older head is no sign of anything.
         if known is None or head.sequence > known.sequence:
-            self._by_node[head.node] = head
+            known = head
             self._changed.set()
+        self._by_node.pop(head.node, None)
+        self._by_node[head.node] = known
+        if len(self._by_node) > MAX_HEADS:
+            self._forget()
+
+    def _forget(self) -> None:
+        """Drop whoever was silent for the longest."""
+        node = next(iter(self._by_node))
+        gone = self._by_node.pop(node)
+        logger.warning(
+            "more nodes than a relay can know, the end of this one's audit log is forgotten, "
+            "node=%s sequence=%d hash=%s",
+            node, gone.sequence, gone.hash.hex(),
+        )  # fmt: skip
 
     def welcomed(self, head: Head) -> None:
         """Take the head of a `welcome`, behind which nothing is on its way: a log that ends earlier was cut."""
@@ -67,10 +94,10 @@ class Heads:
                 plain: object = json.loads(file.read(_MAX_FILE))
             if isinstance(plain, dict):
                 heads = CONVERTER.structure(plain.get("heads"), tuple[Head, ...])
-                self._by_node = {head.node: head for head in heads}
+                self._by_node = {head.node: head for head in heads[-MAX_HEADS:]}
         except FileNotFoundError:
             return
-        except (OSError, BlindOracleError, cattrs.ForbiddenExtraKeysError, LookupError, TypeError, ValueError) as error:
+        except _UNUSABLE as error:
             logger.warning("heads not read, path=%s error=%s", self._path, error)
 
     async def keep(self) -> None:
