@@ -11,6 +11,7 @@ import stat
 import sys
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import NoReturn
 
@@ -20,6 +21,7 @@ __all__ = ["as_owner_of", "owner_of"]
 
 _PATH = "/usr/local/bin:/usr/bin:/bin:/usr/sbin:/sbin"
 _MOST_TOLD = 65_536  # bytes
+_HINT = "\0"  # between an error and its hint
 # What is done takes a second. A user can make it last for ever, with a pipe where a file belongs or a signal to the
 # child, which is his: root's other work must not wait behind that.
 TASK_SECONDS = 120.0
@@ -47,7 +49,7 @@ def as_owner_of(path: Path, task: Callable[[], str]) -> str:
     """Run `task` as the owner of `path`, and return what it returns; in a child process if that is somebody else.
 
     Raises:
-        ConfigError: whatever the task raised, without its hint; or only root could become that user.
+        ConfigError: whatever the task raised; or only root could become that user.
     """
     uid = owner_of(path)
     if uid == os.geteuid():
@@ -59,18 +61,37 @@ def as_owner_of(path: Path, task: Callable[[], str]) -> str:
     if child == 0:
         os.close(reader)
         _run(uid, task, writer)
-    os.close(writer)
     try:
-        told = _told(reader).decode("utf-8", "replace")
+        os.close(writer)
+        told = _told(reader).decode("utf-8", "surrogateescape")
+        _, status = os.waitpid(child, 0)
     except TimeoutError:
-        os.killpg(child, signal.SIGKILL)  # and what it has started
+        _end(child)
         raise ConfigError(f"{path}: the work as uid {uid} took more than {TASK_SECONDS:.0f} s") from None
+    except BaseException:  # Ctrl-C above all, which the child in its own session does not hear
+        _end(child)
+        raise
     finally:
         os.close(reader)
-        _, status = os.waitpid(child, 0)
     if status != 0:
-        raise ConfigError(told or f"{path}: the work as uid {uid} ended with status {status}")
+        words, _, hint = told.partition(_HINT)
+        raise ConfigError(words or f"{path}: the work as uid {uid} {_outcome(status)}", hint)
     return told
+
+
+def _end(child: int) -> None:
+    """Kill the child and what it has started, and wait for it."""
+    with suppress(ProcessLookupError):
+        os.killpg(child, signal.SIGKILL)
+    with suppress(ProcessLookupError):
+        os.kill(child, signal.SIGKILL)  # it may not have come to the head of its own group yet
+    with suppress(ChildProcessError):
+        os.waitpid(child, 0)
+
+
+def _outcome(status: int) -> str:
+    code = os.waitstatus_to_exitcode(status)
+    return f"ended with exit status {code}" if code >= 0 else f"was ended by signal {-code}"
 
 
 def _told(reader: int) -> bytes:
@@ -95,13 +116,17 @@ def _run(uid: int, task: Callable[[], str], writer: int) -> NoReturn:
         _become(uid)
         told, status = task(), 0
     except ConfigError as error:
-        told = str(error)
+        told = f"{error}{_HINT}{error.hint}"
     except Exception as error:  # noqa: BLE001  the parent tells it; above this is the parent's own code, not ours
         told = f"{type(error).__name__}: {error}"
     finally:
-        os.write(writer, told.encode()[:_MOST_TOLD])
-        sys.stdout.flush()
-        os._exit(status)
+        outcome = 1
+        try:
+            os.write(writer, told.encode("utf-8", "surrogateescape")[:_MOST_TOLD])
+            sys.stdout.flush()
+            outcome = status
+        finally:
+            os._exit(outcome)  # whatever went wrong: what comes after this is the parent's work
 
 
 def _become(uid: int) -> None:

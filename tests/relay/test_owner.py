@@ -2,6 +2,7 @@
 
 import os
 import signal
+import threading
 from pathlib import Path
 
 import pytest
@@ -62,3 +63,54 @@ def _runs(pid: int) -> bool:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
     except FileNotFoundError:
         return False
+
+
+def test_ctrl_c_ends_the_child_with_all_that_it_started(home: Path) -> None:
+    reading, writing = os.pipe()
+
+    def hang() -> str:
+        child = os.fork()
+        if child:
+            os.write(writing, f"{child} {os.getpid()}".encode())
+        signal.pause()
+        return ""
+
+    def interrupt() -> None:
+        told.append(os.read(reading, 64).decode())
+        signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
+
+    told: list[str] = []
+    thread = threading.Thread(target=interrupt)
+    thread.start()
+    with pytest.raises(KeyboardInterrupt):
+        as_owner_of(home, hang)
+    thread.join()
+    os.close(reading)
+    os.close(writing)
+    for pid in map(int, told[0].split()):
+        until(lambda pid=pid: not _runs(pid), "what it started has ended")  # type: ignore[misc]  # a lambda's default
+
+
+def test_an_error_comes_back_with_its_hint_and_with_bytes_that_are_no_text(home: Path) -> None:
+    def fail() -> str:
+        raise ConfigError("/srv/\udcff: a reason", "a hint")
+
+    with pytest.raises(ConfigError, match="/srv/\udcff: a reason") as caught:
+        as_owner_of(home, fail)
+    assert caught.value.hint == "a hint"
+
+
+def test_a_child_that_cannot_tell_what_came_of_it_ends_all_the_same(home: Path) -> None:
+    parent = os.getpid()
+    with pytest.raises(ConfigError, match="ended with exit status 1"):
+        as_owner_of(home, lambda: "\ud800")  # no byte of a file's name
+    assert os.getpid() == parent  # a child that ran on would be a second pytest, as root's code
+
+
+def test_a_child_that_was_killed_is_told_with_its_signal(home: Path) -> None:
+    def end() -> str:
+        os.kill(os.getpid(), signal.SIGKILL)
+        return ""
+
+    with pytest.raises(ConfigError, match="was ended by signal 9"):
+        as_owner_of(home, end)
