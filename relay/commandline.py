@@ -69,8 +69,8 @@ def _enroll(  # noqa: PLR0913, PLR0917  a command's options
     places = Places(usual.config, state or usual.state, socket or usual.socket)
     enrolment = read_enrolment(file).over(ssh_config)
     enrol(enrolment, places, replace=replace)
-    click.echo(f"enrolled as {enrolment.runner}: {places.config}")
-    click.echo(f"{file} is used up; start: blind-oracle-relay serve")
+    click.echo(f"enrolled as {enrolment.runner}: {click.format_filename(places.config)}")
+    click.echo(f"{click.format_filename(file)} is used up; start: blind-oracle-relay serve")
 
 
 @_group.command("serve")

@@ -6,9 +6,8 @@ used once, which ends the file's. A crash in between costs nothing: the same fil
 
 import dataclasses
 import hashlib
-import json
+import secrets
 import shutil
-import tempfile
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -20,14 +19,18 @@ from agentproxy.protocol.fields import check_name
 from agentproxy.protocol.oracle_messages import Credentials
 from agentproxy.runtime.config import load
 from agentproxy.runtime.files import make_directory, write_atomically
+from agentproxy.runtime.lockfile import held
 from relay.config import DEFAULT_CONFIG, OracleAddress
 from relay.credentials import CredentialSet, CredentialStore, credentials_directory
 from relay.exchange import confirm, exchange
 from relay.link import RejectedError
+from relay.yamltext import quoted
 
 __all__ = ["Enrolment", "Places", "enrol", "places_for", "read_enrolment"]
 
 _FORMAT = "blind-oracle enrolment 1"
+_LOCK = "enroll.lock"
+_SCRATCH = ".enrolment."  # what a name begins with, of a directory with the file's own key and token
 
 _ANOTHER = "a file works once and for a day; a new one: blind-oracle runner enroll {runner}"
 _HINTS = {  # where another file would be refused as well
@@ -107,23 +110,38 @@ def enrol(enrolment: Enrolment, places: Places, *, replace: bool, deadline_secon
 
     Raises:
         ConfigError: no oracle can be reached or it does not take the file, the file is damaged, another enrolment is
-            there and `replace` is not given, or a directory cannot be written.
+            there and `replace` is not given, another process enrols here, a path cannot stand in relay.yaml, or a
+            directory cannot be written.
     """
-    store = CredentialStore(credentials_directory(places.state))
-    origin = hashlib.sha256(enrolment.token.encode()).hexdigest()
+    configuration = _configuration(enrolment, places, deadline_seconds)  # first: what fails here uses nothing up
     try:
         make_directory(places.config.parent, 0o755)
         make_directory(places.state, 0o700)
-        is_ours = store.current.origin == origin
-        if not replace and not is_ours:
-            _refuse_another(places, store)
-        # Perhaps an earlier attempt ended between storing and using: then the file may be used up already.
-        if not is_ours or not confirm(store.current, enrolment.oracles):
-            _exchange(enrolment, places, store, origin)
-        store.tidy()
-        write_atomically(places.config, _configuration(enrolment, places, deadline_seconds).encode(), 0o644)
+        # Of two at once each would have the oracle revoke what the other one stores.
+        with held(places.state / _LOCK, "enrolment"):
+            _remove_leftovers(places.state)
+            _store_credentials(enrolment, places, replace=replace)
+            write_atomically(places.config, configuration.encode(), 0o644)
     except OSError as error:
         raise ConfigError(f"{error.filename or places.state}: cannot be written: {error.strerror}") from error
+
+
+def _remove_leftovers(state: Path) -> None:
+    """Remove the keys and tokens of enrolment files that a killed run left, under the lock."""
+    for left in state.glob(f"{_SCRATCH}*"):
+        shutil.rmtree(left, ignore_errors=True)
+
+
+def _store_credentials(enrolment: Enrolment, places: Places, *, replace: bool) -> None:
+    store = CredentialStore(credentials_directory(places.state))
+    origin = hashlib.sha256(enrolment.token.encode()).hexdigest()
+    is_ours = store.current.origin == origin
+    if not replace and not is_ours:
+        _refuse_another(places, store)
+    # Perhaps an earlier attempt ended between storing and using: then the file may be used up already.
+    if not is_ours or not confirm(store.current, enrolment.oracles):
+        _exchange(enrolment, places, store, origin)
+    store.tidy()
 
 
 def _refuse_another(places: Places, store: CredentialStore) -> None:
@@ -135,15 +153,16 @@ def _refuse_another(places: Places, store: CredentialStore) -> None:
 
 
 def _exchange(enrolment: Enrolment, places: Places, store: CredentialStore, origin: str) -> None:
-    scratch = CredentialSet(Path(tempfile.mkdtemp(prefix=".enrolment.", dir=places.state)))
+    scratch = CredentialSet(places.state / f"{_SCRATCH}{secrets.token_hex(8)}")
     try:
+        make_directory(scratch.directory, 0o700)
         _write_bootstrap(scratch, enrolment)
         fresh = exchange(scratch, enrolment.oracles)
     except RejectedError as error:
         hint = _HINTS.get(error.code, _ANOTHER).format(runner=enrolment.runner)
         raise ConfigError(f"the oracle does not take this enrolment file: {error}", hint) from error
     finally:
-        shutil.rmtree(scratch.directory)
+        shutil.rmtree(scratch.directory, ignore_errors=True)
     store.replace(fresh, origin)
     if not confirm(store.current, enrolment.oracles):
         raise ConfigError("the oracle does not take the credentials that it gave", "try again; its log has the reason")
@@ -174,23 +193,22 @@ def _configuration(enrolment: Enrolment, places: Places, deadline_seconds: int) 
     directory = places.config.parent
     credentials = CredentialStore(credentials_directory(places.state)).current
     oracles = "".join(
-        f"  - address: {json.dumps(oracle.address)}\n    server_name: {json.dumps(oracle.server_name)}\n"
-        + (f"    ssh_config: {json.dumps(str(oracle.ssh_config))}\n" if oracle.ssh_config else "")
+        f"  - address: {quoted(oracle.address)}\n    server_name: {quoted(oracle.server_name)}\n"
+        + (f"    ssh_config: {quoted(str(oracle.ssh_config))}\n" if oracle.ssh_config else "")
         for oracle in enrolment.oracles
     )
-    # A JSON string is a YAML string, whatever a path holds.
     return f"""\
 # Written by `blind-oracle-relay enroll`. Relative paths count from this file's directory.
-name: {json.dumps(enrolment.runner)}
+name: {quoted(enrolment.runner)}
 oracles:
 {oracles}# The relay replaces these by itself, long before they expire.
-authority: {json.dumps(_relative(credentials.authority, directory))}
-certificate: {json.dumps(_relative(credentials.certificate, directory))}
-key: {json.dumps(_relative(credentials.key, directory))}
-token: {json.dumps(_relative(credentials.token, directory))}
-state: {json.dumps(_relative(places.state, directory))}
+authority: {quoted(_relative(credentials.authority, directory))}
+certificate: {quoted(_relative(credentials.certificate, directory))}
+key: {quoted(_relative(credentials.key, directory))}
+token: {quoted(_relative(credentials.token, directory))}
+state: {quoted(_relative(places.state, directory))}
 sockets:
-  - path: {json.dumps(_relative(places.socket, directory))}
+  - path: {quoted(_relative(places.socket, directory))}
     mode: "0660"
 # How long gpg waits for a signature at most.
 deadline_seconds: {deadline_seconds}

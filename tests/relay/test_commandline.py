@@ -18,7 +18,9 @@ from agentproxy.protocol.codes import RejectionCode
 from agentproxy.protocol.oracle_messages import Rejected
 from agentproxy.protocol.relay_messages import Hello
 from agentproxy.protocol.wire import format_time
+from agentproxy.runtime.lockfile import held
 from relay.commandline import run_command
+from relay.config import load_config
 from tests.relay.conftest import TOKEN, Runner, lasting, run_gpg
 
 ROOT = Path(__file__).parents[2]
@@ -183,6 +185,53 @@ async def test_the_credentials_are_for_the_relay_alone(runner: Runner) -> None:
     assert stat.S_IMODE(credentials(runner).stat().st_mode) == 0o700
     assert len(list(credentials(runner).iterdir())) == 2
     assert not list(credentials(runner).parent.glob(".enrol*"))
+
+
+async def test_of_two_enrolments_at_once_one_is_refused_before_it_asks_the_oracle(runner: Runner) -> None:
+    state = runner.directory / "relay" / "state"
+    state.mkdir(parents=True)
+    async with runner.running_oracle():
+        file = enrolment(runner)
+        with held(state / "enroll.lock", "enrolment"):
+            second = await command(runner, "enroll", str(file))
+        assert second.returncode == 1
+        assert f"another enrolment works here, pid {os.getpid()}".encode() in second.stderr
+        assert not credentials(runner).exists()
+        assert runner.oracle.connections == 0
+        assert (await command(runner, "enroll", str(file))).returncode == 0
+
+
+async def test_what_a_killed_enrolment_left_goes_with_the_next_one(runner: Runner) -> None:
+    left = runner.directory / "relay" / "state" / ".enrolment.0123"
+    left.mkdir(parents=True)
+    (left / "token").write_text(BOOTSTRAP)
+    async with runner.running_oracle():
+        assert (await command(runner, "enroll", str(enrolment(runner)))).returncode == 0
+    assert not left.exists()
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root makes files for others")
+async def test_what_root_enrols_belongs_to_the_owner_of_the_state_directory(runner: Runner) -> None:
+    state = runner.directory / "relay" / "state"
+    state.mkdir(parents=True)
+    os.chown(state, 12_345, 12_345)
+    async with runner.running_oracle():
+        assert (await command(runner, "enroll", str(enrolment(runner)))).returncode == 0
+    assert {one.lstat().st_uid for one in state.rglob("*") if not one.is_symlink()} == {12_345}
+    assert (state / "enroll.lock").exists()
+
+
+async def test_paths_of_any_characters_can_be_enrolled_and_those_that_are_no_text_are_refused(runner: Runner) -> None:
+    async with runner.running_oracle():
+        file = enrolment(runner)
+        refused = await command(runner, "enroll", str(file), "--state", f"{runner.directory}/\udcff")
+        assert refused.returncode == 1
+        assert rb"/\xff/credentials/current/authority.crt: is no UTF-8" in refused.stderr
+        assert runner.oracle.connections == 0
+        state = runner.directory / "\U0001f600 \u00f6" / "state"
+        done = await command(runner, "enroll", str(file), "--state", str(state))
+        assert done.returncode == 0, done.stderr
+    assert load_config(runner.directory / "relay" / "relay.yaml").state == state
 
 
 async def test_another_enrolment_needs_replace(runner: Runner) -> None:
