@@ -1,5 +1,6 @@
 """What `setup` and `keyrings` do: make GnuPG homes and keep them in step with the oracle."""
 
+import os
 import shlex
 from collections.abc import Sequence
 from functools import partial
@@ -8,14 +9,15 @@ from pathlib import Path
 import click
 
 from agentproxy.protocol.errors import ConfigError
-from relay.config import load_config
+from relay.config import RelayConfig, load_config
 from relay.control_call import ask
 from relay.enrolment import places_for
-from relay.homes import Homes, KeptHome, homes_file, load_homes, with_home, with_store, write_homes
+from relay.homes import Homes, KeptHome, change_homes, homes_file, joined, load_homes, with_home, with_store
 from relay.keyrings import fill_store, keep_in_step
 from relay.owner import as_owner_of
 from relay.setup import rpm_macros, set_up
 from relay.status import CertificateReport, ControlRequest
+from relay.yamltext import quoted
 
 __all__ = ["make_homes", "update_homes"]
 
@@ -26,25 +28,54 @@ def make_homes(file: Path, homes: Sequence[Path], socket: Path | None, store: Pa
     Args:
         file: relay.yaml.
         homes: none: the usual one beside `file`.
-        socket: which of the relay's; None: the first.
+        socket: which of the relay's; None: the first. Another one is only warned of: an image may be made for a place
+            where the relay's socket is to be mounted.
         store: a certificate store of Sequoia's to fill, too.
         shared: see `relay.setup.set_up`.
 
     Raises:
         ConfigError: with a reason and a hint.
     """
-    report = ask(load_config(file).control_socket, ControlRequest("certificates"), CertificateReport)
+    config = load_config(file)
+    report = ask(config.control_socket, ControlRequest("certificates"), CertificateReport)
     target = (socket or Path(report.sockets[0])).absolute()
-    kept = load_homes(homes_file(file))
-    for home in [one.absolute() for one in homes] or [usual_home(file).absolute()]:
-        click.echo(as_owner_of(home, partial(_made, home, target, report.certificates, shared=shared)))
-        kept = with_home(kept, KeptHome(home, target, shared))
-    if store is not None:
-        absolute = store.absolute()
-        as_owner_of(absolute, partial(fill_store, absolute, report.certificates))
-        click.echo(f"{absolute}: filled for sq")
-        kept = with_store(kept, absolute)
-    _remember(file, kept)
+    wanted = [one.absolute() for one in homes] or [usual_home(file).absolute()]
+    # What cannot be noted shall not be made, and a list that is no good shall show now.
+    for path in (target, *wanted, *(() if store is None else (store,))):
+        quoted(str(path))
+    load_homes(homes_file(file))
+    _warn_of_a_strange_socket(target, config, file)
+    done = Homes()
+    try:
+        for home in wanted:
+            click.echo(as_owner_of(home, partial(_made, home, target, report.certificates, shared=shared)))
+            done = with_home(done, KeptHome(home, target, shared))
+        if store is not None:
+            absolute = store.absolute()
+            as_owner_of(absolute, partial(fill_store, absolute, report.certificates))
+            click.echo(f"{absolute}: filled for sq")
+            done = with_store(done, absolute)
+    finally:
+        _remember(file, done)
+
+
+def _warn_of_a_strange_socket(target: Path, config: RelayConfig, file: Path) -> None:
+    ours = [one.path.absolute() for one in config.sockets]
+    if any(_is_same(target, one) for one in ours):
+        return
+    state = "is none of the sockets of this relay" if target.exists() else "is not there, and no socket of this relay"
+    click.echo(f"blind-oracle-relay: warning: {target}: {state}: gpg will not find it there", err=True)
+    click.echo(f"blind-oracle-relay: hint: {file} names {', '.join(map(str, ours))}", err=True)
+
+
+def _is_same(one: Path, other: Path) -> bool:
+    """Also before they are there, and where one is mounted in another place."""
+    if os.path.realpath(one) == os.path.realpath(other):
+        return True
+    try:
+        return one.samefile(other)
+    except OSError:
+        return False
 
 
 def _made(home: Path, socket: Path, certificates: Sequence[bytes], *, shared: bool) -> str:
@@ -66,11 +97,20 @@ def usual_home(config: Path) -> Path:
     return state / "gnupg" if config.is_absolute() and state.is_relative_to("/var") else config.parent / "gnupg"
 
 
-def _remember(file: Path, kept: Homes) -> None:
-    try:
-        write_homes(homes_file(file), kept)
-    except OSError as error:
-        click.echo(f"\nnot kept in step with the oracle: {homes_file(file)}: {error.strerror}")
+def _remember(file: Path, done: Homes) -> None:
+    """Note what was done, also when the rest was not."""
+    if done == Homes():
+        return
+    kept, problem = homes_file(file), ""
+    if not os.access(kept.parent, os.W_OK):
+        problem = "the directory cannot be written"
+    else:
+        try:
+            change_homes(kept, lambda homes: joined(homes, done))
+        except OSError as error:
+            problem = error.strerror or str(error)
+    if problem:
+        click.echo(f"\nnot kept in step with the oracle: {kept}: {problem}")
         click.echo("as root the same command also does that")
 
 

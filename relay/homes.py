@@ -3,16 +3,20 @@
 `setup` adds to it. Whoever can write the file chooses where root works, so it must be root's.
 """
 
-import json
 import os
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from agentproxy.protocol.errors import ConfigError
 from agentproxy.runtime.config import load
 from agentproxy.runtime.files import write_atomically
+from agentproxy.runtime.lockfile import held
+from relay.yamltext import quoted
 
-__all__ = ["Homes", "KeptHome", "homes_file", "load_homes", "with_home", "with_store", "write_homes"]
+__all__ = ["Homes", "KeptHome", "change_homes", "homes_file", "joined", "load_homes", "with_home", "with_store"]
+
+PATIENCE_SECONDS = 10.0  # the list is read and written in milliseconds
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,21 +68,35 @@ def with_store(homes: Homes, store: Path) -> Homes:
     return homes if store in homes.cert_stores else replace(homes, cert_stores=(*homes.cert_stores, store))
 
 
-def write_homes(file: Path, homes: Homes) -> None:
-    """Write the list.
+def joined(homes: Homes, others: Homes) -> Homes:
+    """The list with all of another."""
+    for home in others.homes:
+        homes = with_home(homes, home)
+    for store in others.cert_stores:
+        homes = with_store(homes, store)
+    return homes
+
+
+def change_homes(file: Path, change: Callable[[Homes], Homes]) -> None:
+    """Replace the list by what `change` makes of it as it is now; of several at once each waits for the one before.
 
     Raises:
+        ConfigError: it is no such list, others may write it, or another process does not come to an end.
         OSError: the directory cannot be written.
     """
-    # JSON strings are YAML strings, whatever a path holds.
+    with held(file.with_name(f".{file.name}.lock"), "setup", PATIENCE_SECONDS):
+        _write(file, change(load_homes(file)))
+
+
+def _write(file: Path, homes: Homes) -> None:
     lines = [
         "# Kept by `blind-oracle-relay setup`; `blind-oracle-relay keyrings` brings new public keys to all of these."
     ]
     lines.append("homes:" if homes.homes else "homes: []")
     for home in homes.homes:
-        lines.append(f"  - path: {json.dumps(str(home.path))}")
-        lines.append(f"    socket: {json.dumps(str(home.socket))}")
-        lines.append(f"    shared: {json.dumps(home.shared)}")
+        lines.append(f"  - path: {quoted(str(home.path))}")
+        lines.append(f"    socket: {quoted(str(home.socket))}")
+        lines.append(f"    shared: {'true' if home.shared else 'false'}")
     lines.append("cert_stores:" if homes.cert_stores else "cert_stores: []")
-    lines += [f"  - {json.dumps(str(store))}" for store in homes.cert_stores]
+    lines += [f"  - {quoted(str(store))}" for store in homes.cert_stores]
     write_atomically(file, "\n".join([*lines, ""]).encode(), 0o644)

@@ -18,6 +18,7 @@ from relay.setup import set_up
 __all__ = ["Kept", "fill_store", "keep_in_step"]
 
 SQ_SECONDS = 60
+_NEEDED = "it must be sq 1.0 or newer, such as Debian 13's"
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,10 +65,15 @@ def fill_store(store: Path, certificates: Sequence[bytes]) -> str:
         try:
             done = subprocess.run(command, capture_output=True, timeout=SQ_SECONDS, check=False)
         except FileNotFoundError as error:
-            raise ConfigError(f"{store}: sq is not installed", "apt-get install sq, of version 1.0 or newer") from error
+            raise ConfigError(f"{store}: sq is not installed", f"apt-get install sq; {_NEEDED}") from error
         except subprocess.TimeoutExpired as error:
             raise ConfigError(f"{store}: sq took more than {SQ_SECONDS} s") from error
     if done.returncode != 0:
         said = done.stderr.decode("utf-8", "replace").strip().splitlines() or ["it did not say why"]
-        raise ConfigError(f"{store}: sq cert import failed: {said[0]}")
+        raise ConfigError(f"{store}: sq cert import failed: {said[0]}", _hint(said[0]))
     return ""
+
+
+def _hint(said: str) -> str:
+    is_too_old = "--cert-store" in said  # an option that it does not know
+    return f"this sq is too old to have certificate stores, as Debian 12's 0.27 is: {_NEEDED}" if is_too_old else ""

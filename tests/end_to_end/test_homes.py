@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from agentproxy.admin.dev.processes import find
+from relay.homes import load_homes
 from tests.admin.shell import blind_oracle
 from tests.end_to_end.offline import Offline
 from tests.end_to_end.place import SECONDS, Done, System, forget_home, gpg_in, until
@@ -298,3 +299,60 @@ def test_a_pipe_in_place_of_the_options_is_refused_at_once(system: System, homes
     done = relay(system, "setup", "--home", homes / "trap")
     assert done.returncode == 1
     assert "gpg.conf: is no regular file" in done.stderr
+
+
+def homes_kept(system: System) -> set[Path]:
+    return {one.path for one in load_homes(system.directory / "relay" / "homes.yaml").homes}
+
+
+def test_of_homes_that_are_made_at_once_all_are_kept_in_step(system: System, homes: Path) -> None:
+    places = [homes / f"home{number}" for number in range(6)]
+    assert system.environment  # it is found out in the main thread only
+    with ThreadPoolExecutor(len(places)) as pool:
+        list(pool.map(lambda place: set_up(system, "--home", place), places))
+    assert homes_kept(system) == set(places)
+
+
+def test_a_home_with_any_characters_in_its_name_is_kept_in_step(system: System, homes: Path) -> None:
+    home = homes / "\U0001f600 \u00f6"
+    set_up(system, "--home", home)
+    assert signs(home).returncode == 0
+    done = relay(system, "keyrings")
+    assert (done.returncode, done.stdout) == (0, f"{home}: in step\n"), done.stderr
+
+    refused = relay(system, "setup", "--home", f"{homes}/\udcff")
+    assert refused.returncode == 1
+    assert r"/\xff: is no UTF-8" in refused.stderr
+    assert homes_kept(system) == {home} == set(homes.iterdir())
+
+
+def test_homes_are_kept_in_step_also_where_sq_is_too_old_for_a_store(system: System, homes: Path) -> None:
+    (homes / "bin").mkdir()
+    sq = homes / "bin" / "sq"  # as Debian 12 has it
+    sq.write_text("#!/bin/sh\necho \"error: Found argument '--cert-store' which wasn't expected\" >&2; exit 2\n")
+    sq.chmod(0o755)
+    done = subprocess.run(
+        ["blind-oracle-relay", "setup", "--home", homes / "home", "--cert-store", homes / "store"],
+        env={**system.environment, "PATH": f"{sq.parent}:{system.environment['PATH']}"},
+        capture_output=True, text=True, timeout=SECONDS, check=False,
+    )  # fmt: skip
+    assert done.returncode == 1
+    assert "sq cert import failed: error: Found argument '--cert-store'" in done.stderr
+    assert "hint: this sq is too old" in done.stderr
+    assert "it must be sq 1.0 or newer" in done.stderr
+    assert homes_kept(system) == {homes / "home"}
+    assert load_homes(system.directory / "relay" / "homes.yaml").cert_stores == ()
+
+
+def test_a_socket_that_is_none_of_the_relays_is_warned_of_with_those_that_are(system: System, homes: Path) -> None:
+    strange = homes / "S.el10"
+    done = relay(system, "setup", "--home", homes / "home", "--socket", strange)
+    assert done.returncode == 0  # an image may be made for a place where the socket is to be mounted
+    assert f"warning: {strange}: is not there, and no socket of this relay" in done.stderr
+    assert f"relay.yaml names {system.socket}\n" in done.stderr
+
+    # A link or a mount leads to the same socket.
+    strange.symlink_to(system.socket)
+    done = relay(system, "setup", "--home", homes / "home", "--socket", strange)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert signs(homes / "home").returncode == 0
