@@ -31,7 +31,9 @@ def ask(path: Path, request: ControlRequest, cls: type[T]) -> T:
     except TimeoutError as error:
         raise ConfigError(f"{path}: the relay does not answer") from error
     except OSError as error:
-        raise ConfigError(f"no relay runs here: {path}: {error.strerror}", "blind-oracle-relay serve") from error
+        raise ConfigError(
+            f"no relay runs here: {path}: {error.strerror or error}", "blind-oracle-relay serve"
+        ) from error
     try:
         plain: object = json.loads(untrusted)
         if isinstance(plain, dict) and "error" in plain:

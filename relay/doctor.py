@@ -5,10 +5,12 @@ table at the end is their order.
 """
 
 import grp
+import os
 import shlex
 import socket
 import stat
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -66,12 +68,15 @@ Check = Callable[[Case], Finding]
 
 
 def examine(case: Case, checks: Sequence[Check]) -> Iterator[Finding]:
-    """All findings, in order; a missing program is one, too."""
+    """All findings, in order; what keeps a check from being made is one, too."""
     for check in checks:
+        name = check.__name__.removeprefix("check_")
         try:
             yield check(case)
         except ProgramError as error:
-            yield bad(check.__name__.removeprefix("check_"), str(error), "apt-get install gnupg")
+            yield bad(name, str(error), "apt-get install gnupg")
+        except (ConfigError, OSError) as error:
+            yield bad(name, str(error), error.hint if isinstance(error, ConfigError) else "may this user read it?")
 
 
 def check_gpg(_: Case) -> Finding:
@@ -97,16 +102,20 @@ def check_socket(case: Case) -> Finding:
     found = _lies_at(place, case)
     if found is None:
         case.place = place
-        return good("socket", f"{place} leads to {place.resolve()}")
-    others = [str(one.path) for one in load_homes(homes_file(case.file)).homes if one.path != case.gpg.home]
-    hint = case.set_up if not others else f"{case.set_up}; or use another home: export GNUPGHOME={others[0]}"
+        return good("socket", f"{place} leads to {os.path.realpath(place)}")
+    try:
+        others = [str(one.path) for one in load_homes(homes_file(case.file)).homes if one.path != case.gpg.home]
+    except ConfigError as error:
+        return bad("socket", f"{place}: {found}; {error}", f"mend {homes_file(case.file)} first; then {case.set_up}")
+    hint = f"{case.set_up}; or use another home: export GNUPGHOME={others[0]}" if others else case.set_up
     return bad("socket", f"{place}: {found}", hint)
 
 
 def _lies_at(place: Path, case: Case) -> str | None:
     """What is wrong with what lies where gpg looks; None: it leads to the relay, or will."""
-    sockets = {one.path.resolve() for one in case.config.sockets} if case.config is not None else set()
-    if place.resolve() in sockets:
+    configured = case.config.sockets if case.config is not None else ()
+    sockets = {os.path.realpath(one.path) for one in configured}  # `resolve` gives up where a link leads to itself
+    if os.path.realpath(place) in sockets:
         return None
     if place.is_symlink():
         return f"leads to {place.readlink()}, which is no socket of this relay"
@@ -114,7 +123,8 @@ def _lies_at(place: Path, case: Case) -> str | None:
         return "a gpg-agent of this user answers there, in the relay's place"
     if place.exists():
         return "is a file of another kind"
-    if case.gpg.has_shim and (link := case.gpg.home / "relay-socket").is_symlink() and link.resolve() in sockets:
+    link = case.gpg.home / "relay-socket"
+    if case.gpg.has_shim and link.is_symlink() and os.path.realpath(link) in sockets:
         return None
     return "nothing is there: gpg would start an agent of its own"
 
@@ -124,27 +134,27 @@ def check_relay(case: Case) -> Finding:
     if case.place is None:
         return skipped("relay", "gpg does not come to it")
     path = case.place if case.place.exists() else case.gpg.home / "relay-socket"
+    real = os.path.realpath(path)
     try:
-        answer = _first_words(path)
+        # A name of a socket has 107 bytes at most, and a link can lead from a short name to a long one or back.
+        answer = _first_words(min(str(path), real, key=lambda name: len(os.fsencode(name))))
     except PermissionError:
-        return bad("relay", f"{path.resolve()}: this user may not connect", _into_group(path))
+        return bad("relay", f"{real}: this user may not connect", _into_group(path))
     except (ConnectionError, FileNotFoundError):
-        return bad(
-            "relay", f"{path.resolve()}: no relay listens", "systemctl start blind-oracle-relay.socket, or serve"
-        )
+        return bad("relay", f"{real}: no relay listens", "systemctl start blind-oracle-relay.socket, or serve")
     except TimeoutError:
-        return bad("relay", f"{path.resolve()}: the relay does not answer", "systemctl restart blind-oracle-relay")
+        return bad("relay", f"{real}: the relay does not answer", "systemctl restart blind-oracle-relay")
     if "ERR" in answer:
         return bad("relay", "the relay lets this user in to nothing", f"users and groups of the socket in {case.file}")
     case.greeted = True
     return good("relay", "it answers")
 
 
-def _first_words(path: Path) -> str:
+def _first_words(path: str) -> str:
     """The greeting, and the answer to a harmless command."""
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as stream:
         stream.settimeout(GREETING_SECONDS)
-        stream.connect(str(path.resolve()))
+        stream.connect(path)
         stream.sendall(b"NOP\n")
         answer = b""
         while answer.count(b"\n") < 2 and (more := stream.recv(4096)):
@@ -153,12 +163,10 @@ def _first_words(path: Path) -> str:
 
 
 def _into_group(path: Path) -> str:
-    try:
+    with suppress(OSError, KeyError):
         status = path.stat()
         if status.st_mode & stat.S_IWGRP:
             return f"usermod --append --groups {grp.getgrgid(status.st_gid).gr_name} USER, and a new login"
-    except (OSError, KeyError):
-        pass
     return "the directory or the socket's mode keeps this user out: mode in relay.yaml, or of the socket unit"
 
 

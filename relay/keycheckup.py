@@ -1,5 +1,6 @@
 """The second half of `doctor`: which keys this user's gpg can sign with, whether rpm knows such keys, a signature."""
 
+import os
 import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -47,7 +48,7 @@ def _door(case: Case) -> SocketReport | None:
     if case.status is None or case.place is None:
         return None
     place = case.place if case.place.exists() else case.gpg.home / "relay-socket"
-    return next((one for one in case.status.sockets if Path(one.path).resolve() == place.resolve()), None)
+    return next((one for one in case.status.sockets if os.path.realpath(one.path) == os.path.realpath(place)), None)
 
 
 def check_keys(case: Case) -> Finding:

@@ -137,6 +137,41 @@ def test_a_home_that_nobody_set_up_is_named_with_the_command_for_it(system: Syst
         assert verdicts(findings(system, "--home", home)) == dict.fromkeys(WELL, "ok")
 
 
+def test_a_damaged_list_of_homes_is_named_and_ends_no_diagnosis(system: System) -> None:
+    file = system.directory / "relay" / "homes.yaml"
+    file.write_text("homes: [")
+    try:
+        with new_home() as home:
+            found = findings(system, "--home", home)
+    finally:
+        file.unlink()
+    assert_bad(found["socket"], f"nothing is there: gpg would start an agent of its own; {file}: line", f"mend {file}")
+    assert found["signature"]["verdict"] == "skipped"
+
+
+def test_a_link_to_itself_in_the_relays_place_is_named(system: System) -> None:
+    with new_home() as home:
+        assert system.run("blind-oracle-relay", "setup", "--home", home).returncode == 0
+        words = ["gpgconf", "--homedir", str(home), "--list-dirs", "agent-socket"]
+        place = Path(system.run(*words).stdout.strip())
+        place.unlink()
+        place.symlink_to(place)
+        found = findings(system, "--home", home)
+        assert_bad(found["socket"], f"leads to {place}, which is no socket of this relay", "blind-oracle-relay setup")
+
+
+def test_a_short_way_to_a_socket_with_a_long_name_is_well(system: System) -> None:
+    with new_home() as home:
+        long = home.parent / ("l" * 100)
+        long.mkdir()
+        (home.parent / "s").symlink_to(long)
+        socket = home.parent / "s" / "S.gpg-agent"
+        with configured(system, '"run/S.gpg-agent"', f'"{socket}"'):
+            until(system.is_connected, "it is connected")
+            assert system.run("blind-oracle-relay", "setup", "--home", home).returncode == 0
+            assert verdicts(findings(system, "--home", home)) == dict.fromkeys(WELL, "ok")
+
+
 def test_an_agent_in_the_relays_place_is_named(system: System) -> None:
     with new_home() as home:
         start = ("gpg-agent", "--homedir", str(home), "--daemon")
