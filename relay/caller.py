@@ -11,14 +11,16 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
+from functools import partial
+from itertools import takewhile
 
 import trio
 
 from agentproxy.protocol.errors import RemoteProtocolError
-from agentproxy.protocol.fields import MAX_CLAIM, MAX_COMMANDS, Claims
+from agentproxy.protocol.fields import MAX_CLAIM, MAX_CLAIMS, MAX_COMMANDS, Claims, size_of_texts
 from agentproxy.runtime.unixsocket import Peer
 from relay import procfs
-from relay.cleaning import clean
+from relay.cleaning import Room, clean
 from relay.jobclaims import (
     WANTED_VARIABLES,
     EnvironmentClaims,
@@ -45,7 +47,7 @@ _MOST_STUCK = 64
 _FRESH_SECONDS = 1.0
 _MOST_KEPT = 256
 _MOST_WORDS = 50_000  # on the command lines of what is kept: a hundred bytes each, and whoever asks chooses them
-_MOST_COMMANDS_TEXT = 4096  # characters of all command lines: a frame has room for all claims, in whatever script
+_MOST_COMMANDS_TEXT = 4096  # characters of all command lines
 
 
 class Observer:
@@ -209,16 +211,26 @@ class Sighting:
         seen, file = self.environment, self.file
         package = file.package if file else None
         distributions = (claims_of_disttag(package.disttag) if package else ()) + seen.distributions
-        return Claims(
+        whole = partial(
+            Claims,
             uid=self.peer.uid,
             user=self.user,
             pid=self.peer.pid or None,
-            commands=self.commands,
-            file=clean(file.path, MAX_CLAIM) if file else hint.file,
-            package=clean(package.nevra, MAX_CLAIM) if package else hint.package,
-            job={**hint.job, **seen.job},
             distributions=tuple(dict.fromkeys((*distributions, *hint.distributions))),
         )
+        path = clean(file.path, MAX_CLAIM) if file else hint.file
+        nevra = clean(package.nevra, MAX_CLAIM) if package else hint.package
+        job = {**hint.job, **seen.job}
+        try:
+            return whole(commands=self.commands, file=path, package=nevra, job=job)
+        except RemoteProtocolError:
+            room = Room(MAX_CLAIMS - size_of_texts((self.user or "",)))
+            return whole(
+                file=path if path is not None and room.has(path) else None,
+                package=nevra if nevra is not None and room.has(nevra) else None,
+                job={name: value for name, value in job.items() if room.has(name, value)},
+                commands=tuple(takewhile(room.has, self.commands)),
+            )
 
 
 def look_at(sighting: Sighting) -> None:

@@ -64,7 +64,8 @@ class Turns(Generic[T]):
     """Who is at the signer, and who is next.
 
     Args:
-        start: called with an item when its turn comes; whoever was started ends with `done`.
+        start: called with an item when its turn comes; whoever was started ends with `done`. When it raises, the item
+            was not started.
         window: how much weight may be at the signer at once: enough to keep it busy, so little that a newcomer
             waits for a few signatures only.
         most: how many may wait, all runners together.
@@ -132,6 +133,9 @@ class Turns(Generic[T]):
         self._starting = True
         try:
             self._start(item)
+        except BaseException:
+            self._free += weight
+            raise
         finally:
             self._starting = False
 

@@ -6,7 +6,7 @@ from typing import Protocol
 
 from agentproxy.oracle.caller import Caller
 from agentproxy.protocol.errors import RefusedError
-from agentproxy.protocol.fields import Asserted
+from agentproxy.protocol.fields import MAX_CLAIM, Asserted
 from agentproxy.protocol.relay_messages import Sign
 from agentproxy.protocol.seal_messages import Seal
 from agentproxy.protocol.signer_requests import Outcome, Record
@@ -52,7 +52,7 @@ class Refusals:
                 self._signer.next_id(),
                 operation=request.tag,
                 outcome=Outcome.REFUSED,
-                reason=f"{refusal.code}: {refusal}",
+                reason=_reason(refusal),
                 asserted=caller.asserted(request.distribution, request.claims, request.socket),
                 request=request.id,
                 keygrip=request.keygrip,
@@ -71,10 +71,15 @@ class Refusals:
             refusal: why not.
         """
         if self._has_room(caller):
-            reason = f"{refusal.code}: {refusal}"
             self._signer.record(
                 Record(
-                    self._signer.next_id(), Seal.tag, Outcome.REFUSED, reason, asserted, request=request, durable=False
+                    self._signer.next_id(),
+                    Seal.tag,
+                    Outcome.REFUSED,
+                    _reason(refusal),
+                    asserted,
+                    request=request,
+                    durable=False,
                 )
             )
 
@@ -108,3 +113,7 @@ class Refusals:
                         durable=False,
                     )
                 )
+
+
+def _reason(refusal: RefusedError) -> str:
+    return f"{refusal.code}: {refusal}"[:MAX_CLAIM]  # it may name as many keys as a policy has

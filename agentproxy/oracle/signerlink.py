@@ -9,7 +9,7 @@ from pathlib import Path
 import trio
 
 from agentproxy.protocol.codes import FailureCode
-from agentproxy.protocol.errors import BackendError, RemoteProtocolError
+from agentproxy.protocol.errors import BackendError, LocalProtocolError, RemoteProtocolError
 from agentproxy.protocol.fields import Head
 from agentproxy.protocol.seal_messages import SealState, StateSealed
 from agentproxy.protocol.signer_answers import DigestSigned, Keys, NotDone, Recorded
@@ -87,6 +87,11 @@ class SignerLink:
         except RemoteProtocolError as error:
             del self._waiting[request.id]
             answer(_away(f"{self._path}: {error}"))
+        except LocalProtocolError as error:
+            # A bug, and this one request's: whoever asks stands among the answers of others, and must not end them.
+            logger.exception("not sent to the signer, message=%s", request.tag)
+            del self._waiting[request.id]
+            answer(SignerError(FailureCode.INTERNAL, f"not sent to the signer: {error}", retryable=False))
 
     def sign(
         self, request: SignDigest | SealState, answer: Callable[[DigestSigned | StateSealed | BackendError], None]

@@ -1,8 +1,10 @@
 """Dataclasses that stand inside messages of more than one stream, with the bounds that make them safe to log."""
 
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from datetime import datetime
+from json.encoder import encode_basestring_ascii
 
 from agentproxy.protocol.digests import HashAlgorithm
 from agentproxy.protocol.errors import RemoteProtocolError
@@ -17,6 +19,7 @@ __all__ = [
     "check_request_id",
     "check_text",
     "check_wanted",
+    "size_of_texts",
 ]
 
 # A name of a runner, key, key type, node or distribution: it appears in file names, logs and shell lines.
@@ -32,6 +35,14 @@ MAX_ASSERTED = 256  # characters of what the oracle asserts
 MAX_COMMANDS = 8  # gpg, rpmsign, a shell or two, the runner
 MAX_JOB_FIELDS = 16
 MAX_DISTRIBUTIONS = 4  # the package's, the environment's
+# Bytes of all texts of claims as we write them, in ASCII; whoever sends raw UTF-8 may send a third of what we make of
+# it. It is half a frame, so that claims are passed on in one with all that the oracle asserts and the reason of a
+# refusal: six texts of 256 characters and one of 1024 are at most 30,720 bytes. Command lines of gpg and its parents
+# take about 1000.
+MAX_CLAIMS = 32_768
+_LONGEST_ESCAPE = 12  # bytes that one character becomes: two escapes of six
+_SURELY_FITTING = (MAX_CLAIMS - 512) // _LONGEST_ESCAPE  # characters of fewer than 128 texts, with quotes and commas
+_MOST_BITS = 63  # of a uid, a pid or a sequence: JSON knows numbers of thousands of digits
 
 
 def check_name(untrusted: str, what: str) -> None:
@@ -64,6 +75,11 @@ def check_text(untrusted: str, what: str, longest: int = MAX_CLAIM) -> None:
         raise RemoteProtocolError(f"{what}: expected at most {longest} characters, none of them control characters")
 
 
+def size_of_texts(texts: Iterable[str]) -> int:
+    """How many bytes these are in our JSON, each with what parts it from the next."""
+    return sum(len(encode_basestring_ascii(text)) + 1 for text in texts)
+
+
 @dataclass(frozen=True, slots=True)
 class Claims:
     """What a relay saw of its caller: claimed, never proven, and never a reason to allow anything."""
@@ -82,10 +98,20 @@ class Claims:
         if len(self.commands) > MAX_COMMANDS or len(self.job) > MAX_JOB_FIELDS:
             raise RemoteProtocolError("claims: too many commands or job fields")
         texts = (self.user, *self.commands, self.file, self.package, *self.job, *self.job.values())
+        length = 0
         for text in texts:
+            if text is None:
+                continue
+            length += len(text)
             # Asked here, too, for almost every text is right, and a call costs as much.
-            if text is not None and (len(text) > MAX_CLAIM or not text.isprintable()):
+            if len(text) > MAX_CLAIM or not text.isprintable():
                 check_text(text, "claims")
+        # Only whoever has much to say is looked at twice: this stands in the way of every signature.
+        if length > _SURELY_FITTING and size_of_texts(text for text in texts if text is not None) > MAX_CLAIMS:
+            raise RemoteProtocolError(f"claims: expected at most {MAX_CLAIMS} bytes in ASCII, with escapes")
+        for number in (self.uid, self.pid):
+            if number is not None and number.bit_length() > _MOST_BITS:
+                raise RemoteProtocolError(f"claims: expected uid and pid of at most {_MOST_BITS} bits")
         if len(self.distributions) > MAX_DISTRIBUTIONS:
             raise RemoteProtocolError(f"claims: at most {MAX_DISTRIBUTIONS} distributions")
         for name in self.distributions:
@@ -121,7 +147,7 @@ class Head:
 
     def __post_init__(self) -> None:
         check_name(self.node, "node")
-        if self.sequence < 1 or len(self.hash) != 32:
+        if not 1 <= self.sequence < 1 << _MOST_BITS or len(self.hash) != 32:
             raise RemoteProtocolError("head: expected a sequence from 1 and a hash of 32 bytes")
 
     def or_later(self, other: "Head | None") -> "Head":

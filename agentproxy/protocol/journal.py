@@ -125,6 +125,9 @@ class Report:
         for place, record in enumerate(self.records):
             if record.journal != first.journal or record.sequence != first.sequence + place:
                 raise RemoteProtocolError("records: expected one journal's, in order and without gaps")
+            # What came in raw UTF-8 is longer as we write it, and each must fit into a frame to the signer.
+            if len(record.line()) > MAX_RECORD:
+                raise RemoteProtocolError(f"records: expected at most {MAX_RECORD} bytes each as a line")
 
 
 @dataclass(frozen=True, slots=True)

@@ -121,6 +121,22 @@ def test_an_item_that_ends_while_it_starts_does_not_stop_the_queue() -> None:
     assert started == list(range(3000))
 
 
+def test_what_could_not_be_started_takes_no_room() -> None:
+    started: list[str] = []
+
+    def start(item: str) -> None:
+        if item == "bad":
+            raise LookupError(item)
+        started.append(item)
+
+    turns: Turns[str] = Turns(start, window=1, most=10, most_per_runner=10)
+    for _ in range(3):
+        with pytest.raises(LookupError):
+            turns.submit("a", NORMAL, 1, "bad")
+    turns.submit("a", NORMAL, 1, "good")
+    assert started == ["good"]
+
+
 @given(
     st.lists(st.tuples(st.sampled_from("abc"), st.sampled_from(Priority), st.integers(1, 8)), max_size=60),
     st.integers(1, 16),

@@ -7,7 +7,7 @@ import trio.testing
 from agentproxy.oracle.signerlink import SignerError, SignerLink, connect
 from agentproxy.protocol.codes import FailureCode
 from agentproxy.protocol.signer_answers import DigestSigned, Keys
-from agentproxy.protocol.signer_requests import ListKeys, SignDigest, Status
+from agentproxy.protocol.signer_requests import ListKeys, Outcome, Record, SignDigest, Status
 from agentproxy.signer import verify
 from tests.oracle.samples import digest
 from tests.oracle.signer_contract import *  # noqa: F403  the contract's tests
@@ -89,6 +89,17 @@ async def test_the_log_s_end_is_the_furthest_that_this_connection_told(
     await nursery.start(signer.serve)
     await until(lambda: len(heard) == 3)
     assert heard[2].head is None  # nothing of the log before
+
+
+async def test_what_is_too_long_for_the_signer_fails_alone(signer: FakeSigner) -> None:
+    details = {f"d{number}": "😀" * 1024 for number in range(32)}
+    with trio.fail_after(SECONDS):
+        async with connect(signer.path) as link:
+            with pytest.raises(SignerError, match="not sent to the signer") as failed:
+                await link.request(Record(link.next_id(), "sign", Outcome.REFUSED, "", ASSERTED, details=details))
+            assert (failed.value.code, failed.value.retryable) == (FailureCode.INTERNAL, False)
+            assert not link._waiting.keys() - {1}  # the list of keys may be under way
+            assert isinstance(await link.request(request(link)), DigestSigned)
 
 
 async def test_an_error_inside_connect_comes_out_as_it_is(signer: FakeSigner) -> None:

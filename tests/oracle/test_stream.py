@@ -11,7 +11,7 @@ from agentproxy.protocol.codes import FailureCode, RefusalCode, RejectionCode
 from agentproxy.protocol.errors import RemoteProtocolError
 from agentproxy.protocol.fields import Claims
 from agentproxy.protocol.key_messages import SelectedKey, SelectKey
-from agentproxy.protocol.messages import PROTOCOL_VERSION, FromOracle
+from agentproxy.protocol.messages import FROM_RELAY, PROTOCOL_VERSION, FromOracle
 from agentproxy.protocol.oracle_messages import (
     Certificate,
     Drain,
@@ -243,6 +243,19 @@ async def test_garbage_ends_the_connection_and_nothing_else(running: Running, un
         client.stream._wake.set()
         assert await ended(client) == []
         assert isinstance(await other.ask(sign(1, ED25519)), Signed)
+
+
+async def test_claims_that_grow_on_their_way_end_their_connection_and_nothing_else(running: Running) -> None:
+    raw = FROM_RELAY.encode(replace(el10(1), claims=Claims(job={"x": "PLACE"})))
+    grown = ",".join(f'"{number}":"{"😀" * 1000}"' for number in range(15))
+    async with running.connect(running.b) as other:
+        await other.hello(running.b.token)
+        async with running.connect(running.a) as client:
+            await client.hello(running.a.token)
+            client.stream.send_soon(raw.replace(b'"x":"PLACE"', grown.encode()))
+            assert await ended(client) == []
+        assert isinstance(await other.ask(el10(1)), Signed)
+    assert len(running.signer.signed) == 1
 
 
 async def test_a_second_hello_and_a_request_before_hello_end_the_connection(running: Running) -> None:

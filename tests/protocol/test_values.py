@@ -189,6 +189,17 @@ def test_control_characters_never_get_into_a_record(control: str) -> None:
             build()
 
 
+@pytest.mark.parametrize("number", [1 << 63, -(1 << 63), 10**4000])
+def test_numbers_have_bounds_too(number: int) -> None:
+    for build in (
+        lambda: Claims(uid=number),
+        lambda: Claims(pid=number),
+        lambda: Head("n", abs(number), bytes(32)),
+    ):
+        with pytest.raises(RemoteProtocolError):
+            build()
+
+
 @pytest.mark.parametrize("text", ["", "plain", "Ä €", "no\u00a0break", "\u0378 unassigned", "x" * 1024])
 def test_other_text_is_kept(text: str) -> None:
     check_text(text, "text")

@@ -16,6 +16,7 @@ from agentproxy.protocol.relay_messages import Sign
 from agentproxy.runtime.unixsocket import Peer
 from relay import caller, procfs
 from relay.caller import Observer, Sighting
+from relay.jobclaims import claims_of_hint
 from relay.procfs import Process
 from relay.secretwords import without_secrets
 from tests.oracle.samples import sign
@@ -111,10 +112,21 @@ async def test_command_lines_in_any_script_fit_into_one_frame() -> None:
     assert len(claims.commands[0]) == 1024
     message = Sign(sign().id, sign().keygrip, sign().digest, 1, claims=claims)
     assert len(FROM_RELAY.encode(message)) < MAX_PAYLOAD / 2
-    crowded = Claims(
-        claims.uid, "u", 1, claims.commands[:1] * 4, "ü" * 1024, "ü" * 1024, dict.fromkeys("abcd", "ü" * 256)
-    )
-    assert len(FROM_RELAY.encode(Sign(sign().id, sign().keygrip, sign().digest, 1, claims=crowded))) < MAX_PAYLOAD
+
+
+def test_of_claims_that_do_not_fit_the_outermost_commands_are_left_out() -> None:
+    sighting = Sighting(Peer(1, 1000, 0, ()), 0.0)
+    sighting.user, sighting.commands = "builder", ("gpg", "😀" * 1024, "rpmsign", "sh")
+    hint = "%f0%9f%98%80" * 256
+    claims = sighting.claims(claims_of_hint(f"blind-oracle file={hint} project={hint} pipeline={hint} job={hint}"))
+    assert claims.commands == ("gpg", "😀" * 1024, "rpmsign", "sh")
+    hint = f"blind-oracle file={hint * 4} package={hint * 4} project={hint} pipeline={hint} distribution=el10"
+    claims = sighting.claims(claims_of_hint(hint))
+    assert (claims.file, claims.package) == ("😀" * 1024, "😀" * 1024)
+    assert claims.job == {"project": "😀" * 256, "pipeline": "😀" * 256}
+    assert (claims.commands, claims.distributions, claims.user) == (("gpg",), ("el10",), "builder")
+    message = Sign(sign().id, sign().keygrip, sign().digest, 1, claims=claims)
+    assert len(FROM_RELAY.encode(message)) < MAX_PAYLOAD
 
 
 async def test_a_caller_that_is_gone_costs_only_what_is_known_of_it() -> None:

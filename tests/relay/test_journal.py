@@ -317,7 +317,7 @@ def test_the_command_verifies_a_copy_and_says_so_by_its_status(
 
 
 def test_a_record_with_long_claims_fits_into_a_report(journal: Journal) -> None:
-    claims = Claims(uid=1, user="b", pid=2, commands=("ü" * 1024,) * 8, job={str(n): "ä" * 1024 for n in range(16)})
+    claims = Claims(uid=1, user="b", pid=2, commands=("ü" * 1024,) * 3, job={str(n): "ä" * 1024 for n in range(2)})
     record = journal.append(draft(0, claims))
     assert len(record.line()) <= MAX_RECORD
     assert record.claims == Claims(uid=1, user="b", pid=2)
