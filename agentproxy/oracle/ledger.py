@@ -47,6 +47,7 @@ class Ledger:
         self._link = link
         self._view = view
         self._lock = trio.Lock()
+        self._thread = trio.CapacityLimiter(1)  # our own, as the view's are: behind the lock there is one at a time
 
     async def ask(self, request: ToSigner) -> FromSigner:
         """Ask the signer, under an id of the connection's own.
@@ -106,7 +107,7 @@ class Ledger:
 
         journal = SignerJournal(ask, asserted)
         async with self._lock:  # our own threads need not wait for each other at the database
-            result = await trio.to_thread.run_sync(work, journal)
+            result = await trio.to_thread.run_sync(work, journal, limiter=self._thread)
         await self._view.refresh()
         return result
 

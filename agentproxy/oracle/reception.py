@@ -1,7 +1,7 @@
 """What all ways into this oracle share: who is let in, what a caller is told of its keys, certificates to fetch."""
 
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -31,6 +31,7 @@ __all__ = ["PART_SIZE", "SOFTWARE", "Reception"]
 
 PART_SIZE = 16 * 1024  # bytes; as hex it fills half a frame
 _MOST_PARTS = 64
+_READERS = 4  # threads for certificates: relays fetch one now and then, and nothing else may wait behind them
 # Whoever is rejected so may have been added since the last poll; only holders of a certificate of ours get so far.
 _PERHAPS_NEW = frozenset({RejectionCode.CERTIFICATE_UNKNOWN, RejectionCode.TOKEN_UNKNOWN, RejectionCode.RUNNER_UNKNOWN})
 
@@ -58,6 +59,7 @@ class Reception:
     reuse: BootstrapReuse
     heads: KeptHeads
     fallback: FallbackRecords
+    readers: trio.CapacityLimiter = field(default_factory=lambda: trio.CapacityLimiter(_READERS))
 
     async def admit(
         self,
@@ -149,6 +151,10 @@ class Reception:
         policy, served = self.service.policy, self.service.keys.values()
         chosen = select_key(policy, request.distribution, request.key_type, runner=caller.runner, served=served)
         if isinstance(chosen, Deny):
+            refusal = RefusedError(chosen.code, chosen.reason)
+            asserted = caller.asserted(request.distribution)
+            self.service.refusals.record_keyless(caller, request.id, asserted, refusal, operation=request.tag)
+            self.service.tally.refused[chosen.code] += 1
             return Refused(request.id, chosen.code, chosen.reason)
         fingerprint = policy.keys[chosen].fingerprint
         (key,) = (key for key in self.keys_of(caller) if key.facts.fingerprint == fingerprint)
@@ -173,7 +179,7 @@ class Reception:
             raise RefusedError(RefusalCode.KEY_UNKNOWN, f"no key {fingerprint} for runner {caller.runner}")
         path = self.certificates / f"{wanted[0].name}.pgp"
         try:
-            data = await trio.to_thread.run_sync(path.read_bytes)
+            data = await trio.to_thread.run_sync(path.read_bytes, limiter=self.readers)
         except OSError as error:
             raise BackendError(f"{path}: cannot be read: {error.strerror}") from error
         if not 1 <= len(data) <= _MOST_PARTS * PART_SIZE:

@@ -61,20 +61,23 @@ class Refusals:
             )
         )
 
-    def record_keyless(self, caller: Caller, request: str, asserted: Asserted, refusal: RefusedError) -> None:
-        """As `record`, for a seal for which the policy has no key.
+    def record_keyless(
+        self, caller: Caller, request: str, asserted: Asserted, refusal: RefusedError, operation: str = Seal.tag
+    ) -> None:
+        """As `record`, for what the policy has no key for.
 
         Args:
             caller: who asked.
             request: its id.
             asserted: what is said of it.
             refusal: why not.
+            operation: what was asked.
         """
         if self._has_room(caller):
             self._signer.record(
                 Record(
                     self._signer.next_id(),
-                    Seal.tag,
+                    operation,
                     Outcome.REFUSED,
                     _reason(refusal),
                     asserted,

@@ -19,6 +19,7 @@ POLL_SECONDS = 0.25  # revocation acts on open connections within a second
 UNREAD_SECONDS = 5.0
 OUT_OF_REACH_SECONDS = 10.0  # so long an old picture is better than none; then a revocation may have been missed
 NOTE_SECONDS = 60.0  # how exact a token's last use is
+_THREADS = 2  # one looks, one notes; of our own, or whatever else keeps threads busy would close the doors
 
 
 class RegistryView:
@@ -37,6 +38,7 @@ class RegistryView:
         self._read = float("-inf")  # when the registry was read last
         self._mark: object = None  # of the registry, just before that
         self._lock = trio.Lock()
+        self._threads = trio.CapacityLimiter(_THREADS)
         self._used: dict[str, datetime] = {}
 
     @property
@@ -54,7 +56,7 @@ class RegistryView:
         Raises:
             RegistryError: it is out of reach.
         """
-        self.credentials = await trio.to_thread.run_sync(self._registry.snapshot)
+        self.credentials = await trio.to_thread.run_sync(self._registry.snapshot, limiter=self._threads)
         self._reached = trio.current_time()
 
     async def run(self) -> None:
@@ -78,14 +80,14 @@ class RegistryView:
 
     async def _look(self) -> None:
         asked = trio.current_time()
-        mark = await trio.to_thread.run_sync(self._registry.mark)
+        mark = await trio.to_thread.run_sync(self._registry.mark, limiter=self._threads)
         if mark is not None and mark == self._mark and asked - self._read < UNREAD_SECONDS:
             self._reached = asked
             return
-        generation = await trio.to_thread.run_sync(self._registry.generation)
+        generation = await trio.to_thread.run_sync(self._registry.generation, limiter=self._threads)
         self._read, self._mark = asked, mark
         if generation != self.credentials.generation:
-            self.credentials = await trio.to_thread.run_sync(self._registry.snapshot)
+            self.credentials = await trio.to_thread.run_sync(self._registry.snapshot, limiter=self._threads)
             self._reached = asked
             self._changed()
         self._reached = asked
@@ -97,6 +99,6 @@ class RegistryView:
             used, self._used = self._used, {}
             try:
                 if used:
-                    await trio.to_thread.run_sync(self._registry.note_use, used)
+                    await trio.to_thread.run_sync(self._registry.note_use, used, limiter=self._threads)
             except RegistryError as error:
                 logger.warning("last use of tokens not noted, reason=%s", error)

@@ -115,6 +115,8 @@ class RelayStream:
         await self._greet(FROM_RELAY.decode(first))
         while not self._ending:
             for payload in others:
+                if self._stream.is_behind:
+                    await self._stream.catch_up()  # an answer may be a hundred times as long as its question
                 self._take(nursery, FROM_RELAY.decode(payload))
             others = await self._stream.receive()
             self._heard, self._asked = trio.current_time(), False
@@ -170,12 +172,16 @@ class RelayStream:
             self._renewing = False
 
     def _take(self, nursery: trio.Nursery, message: FromRelay) -> None:
+        if self._ending:
+            return  # it may have been revoked while it did not read: nothing of it counts any more
+        # A relay counts the same kinds, each until its whole answer is there.
+        most = self._reception.max_in_flight
+        if self._in_flight >= most and isinstance(message, Sign | Seal | FetchCertificate | Report):
+            reason = f"more than {most} requests in flight"
+            self._send(Refused(message.id, RefusalCode.QUEUE_FULL, reason, _FULL_RETRY_MS))
+            return
         match message:
             case Sign() | Seal():
-                if self._in_flight >= self._reception.max_in_flight:
-                    reason = f"more than {self._reception.max_in_flight} requests in flight"
-                    self._send(Refused(message.id, RefusalCode.QUEUE_FULL, reason, _FULL_RETRY_MS))
-                    return
                 self._in_flight += 1
                 answer = functools.partial(self._answer_sign, message.id)
                 self._reception.service.submit(self._here(), message, answer)

@@ -20,6 +20,9 @@ __all__ = ["EndOfStream", "FramedStream"]
 MAX_UNSENT = 4 * 1024 * 1024  # bytes; some 6000 answers for a peer that does not read, then it is cut off
 WRITE_SECONDS = 20.0  # a peer that takes nothing for so long is gone, or holds our memory on purpose
 GATHER_SECONDS = 0.00005  # longer, and whoever waits for these messages has nothing to do meanwhile
+# So much waits for a peer that reads slowly; who can, takes no more from it until less does. A hundred signatures, or
+# the parts of four large certificates.
+SLOW_UNSENT = 256 * 1024  # bytes
 CLOSE_SECONDS = 2.0  # TLS wants to say goodbye; a peer that does not listen must not keep us
 
 
@@ -40,7 +43,9 @@ class FramedStream:
         self._reader = FrameReader()
         self._unsent = bytearray()
         self._last_write = 0.0  # seconds
+        self._writing = 0  # bytes that the sender has taken and not told of yet
         self._wake = trio.Event()
+        self._written = trio.Event()
         self._ended = False
 
     async def receive(self) -> list[bytes]:
@@ -100,6 +105,17 @@ class FramedStream:
             return False
         return True
 
+    @property
+    def is_behind(self) -> bool:
+        """Whether more than SLOW_UNSENT bytes wait for a peer that reads slowly, or not at all."""
+        return len(self._unsent) + self._writing > SLOW_UNSENT
+
+    async def catch_up(self) -> None:
+        """Wait until less waits; the sender's task must run, and ends a stream that takes nothing."""
+        while self.is_behind:
+            self._written = trio.Event()
+            await self._written.wait()
+
     def end_soon(self) -> None:
         """Let `run_sender` return once everything is written; further sending is an error."""
         self._ended = True
@@ -114,7 +130,10 @@ class FramedStream:
         while True:
             if self._unsent or (self._direct is not None and self._direct.unsent):
                 ready, self._unsent = self._unsent, bytearray()
+                self._writing = len(ready)
                 await self._write(ready)
+                self._writing = 0
+                self._written.set()
             elif self._ended:
                 return
             else:

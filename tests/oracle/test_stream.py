@@ -3,13 +3,16 @@ from dataclasses import replace
 
 import pytest
 import trio
+import trio.testing
 import trustme
 
 from agentproxy.oracle import stream as stream_module
 from agentproxy.oracle.changes import CertificateRevoked, RunnerDisabled, RunnerRemoved, TokenRevoked
+from agentproxy.oracle.stream import RelayStream
 from agentproxy.protocol.codes import FailureCode, RefusalCode, RejectionCode
 from agentproxy.protocol.errors import RemoteProtocolError
 from agentproxy.protocol.fields import Claims
+from agentproxy.protocol.journal import FIRST_PREV, JournalOperation, JournalRecord, Report, Reported
 from agentproxy.protocol.key_messages import SelectedKey, SelectKey
 from agentproxy.protocol.messages import FROM_RELAY, PROTOCOL_VERSION, FromOracle
 from agentproxy.protocol.oracle_messages import (
@@ -23,13 +26,15 @@ from agentproxy.protocol.oracle_messages import (
     Welcome,
 )
 from agentproxy.protocol.relay_messages import FetchCertificate, Hello, Ping, Pong, Sign
-from agentproxy.runtime.streams import EndOfStream
+from agentproxy.runtime import streams as streams_module
+from agentproxy.runtime.streams import EndOfStream, FramedStream
 from agentproxy.signer import verify
 from tests.oracle.conftest import Running
-from tests.oracle.samples import sign
+from tests.oracle.samples import NOW, sign
 from tests.oracle.signerserver import ED25519
 from tests.oracle.world import AUTHORITY, POLICY, SECONDS, STRANGERS, Client, Enrolled, connected, context, put, until
 
+RECORD = JournalRecord("c" * 32, 1, NOW, JournalOperation.SWITCH, "1" * 32, FIRST_PREV, "forced", "a drill")
 TOKEN = "bo_" + "x" * 43
 
 
@@ -146,6 +151,62 @@ async def test_more_requests_in_flight_than_agreed_are_refused(running: Running)
         assert refused.retry_after_ms is not None
         running.signer.held.set()
         assert all([isinstance(await client.receive(), Signed) for _ in range(8)])
+
+
+async def test_fetches_and_reports_count_as_in_flight_too(running: Running) -> None:
+    (running.world.directory / "certificates" / "ed.pgp").write_bytes(b"x")
+    readers = running.oracle._reception.readers
+    for place in range(4):
+        readers.acquire_on_behalf_of_nowait(place)  # all of them are busy
+    async with running.connect(running.a) as client, running.connect(running.b) as other:
+        await client.hello(running.a.token)
+        for number in range(8):
+            client.send(FetchCertificate(f"{number:032x}", ED25519.fingerprint))
+        for message in (FetchCertificate(f"{8:032x}", ED25519.fingerprint), Report(f"{9:032x}", (RECORD,)), el10(10)):
+            refused = await client.ask(message)
+            assert isinstance(refused, Refused)
+            assert (refused.id, refused.code) == (message.id, RefusalCode.QUEUE_FULL)
+            assert refused.retry_after_ms is not None
+        # Who fetches nothing is let in, also with credentials that are new to this oracle.
+        c = running.world.enrol("disabled")
+        assert isinstance(await other.hello(running.b.token), Welcome)
+        async with running.connect(c) as newcomer:
+            assert isinstance(await newcomer.hello(c.token), Welcome)
+        for place in range(4):
+            readers.release_on_behalf_of(place)
+        assert all([isinstance(await client.receive(), Certificate) for _ in range(8)])
+        assert isinstance(await client.ask(Report(f"{11:032x}", (RECORD,))), Reported)
+
+
+async def test_of_a_relay_that_does_not_read_no_more_is_read(running: Running, nursery: trio.Nursery) -> None:
+    ours, theirs = trio.testing.lockstep_stream_pair()
+    certificate = ssl.PEM_cert_to_DER_cert(running.a.certificate.cert_chain_pems[0].bytes().decode())
+    stream = FramedStream(theirs)
+    nursery.start_soon(RelayStream(running.oracle._reception, stream, certificate, "192.0.2.1:1").serve)
+    client = Client(FramedStream(ours))
+    nursery.start_soon(client.stream.run_sender)
+    assert isinstance(await client.hello(running.a.token), Welcome)
+    for number in range(3000):
+        client.send(SelectKey(f"{number:032x}", "el10-x86_64"))
+    await until(lambda: stream.is_behind)
+    await trio.sleep(0.1)
+    assert len(stream._unsent) + stream._writing < 2 * streams_module.SLOW_UNSENT
+    answers = [await client.receive() for _ in range(3000)]
+    assert all(isinstance(answer, SelectedKey) for answer in answers)
+    assert isinstance(await client.ask(el10(1)), Signed)
+
+
+async def test_where_no_key_may_be_selected_is_recorded_and_counted(running: Running) -> None:
+    async with running.connect(running.a) as client:
+        await client.hello(running.a.token)
+        refused = await client.ask(SelectKey(f"{1:032x}", "el7-x86_64"))
+    assert isinstance(refused, Refused)
+    assert refused.code is RefusalCode.DISTRIBUTION_FORBIDDEN
+    await until(lambda: running.signer.records)
+    (record,) = running.signer.records
+    assert (record.operation, record.request, record.asserted.runner) == ("select_key", f"{1:032x}", "a")
+    assert (record.asserted.distribution, record.reason) == ("el7-x86_64", f"{refused.code}: {refused.reason}")
+    assert running.oracle._service.tally.refused[RefusalCode.DISTRIBUTION_FORBIDDEN] == 1
 
 
 async def test_a_refusal_names_its_line_and_is_recorded(running: Running) -> None:
