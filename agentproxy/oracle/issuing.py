@@ -17,6 +17,7 @@ from agentproxy.oracle.changes import CredentialsIssued, Enrolled, Renewed, toke
 from agentproxy.oracle.config import CredentialsConfig
 from agentproxy.oracle.credentials import CertificateEntry, Credentials, TokenEntry, TokenKind
 from agentproxy.oracle.ledger import Ledger
+from agentproxy.oracle.statements import MOST_PENDING
 from agentproxy.protocol import oracle_messages
 from agentproxy.protocol.codes import RejectionCode
 from agentproxy.protocol.errors import BackendError, RefusedError
@@ -33,7 +34,6 @@ RENEWAL_POINT = 2 / 3
 RENEWAL_JITTER = 0.05
 # A relay that got new credentials and does not use them could not store them; so often it gets others.
 RETRY = timedelta(hours=1)
-MOST_PENDING = 8  # sets for one token that nobody has used yet: each is a way in for whoever has it
 _TOKEN_BYTES = 32
 
 
@@ -75,10 +75,12 @@ class Issuer:
         """Make credentials that replace the caller's own at their first use.
 
         Raises:
-            RefusedError: too many were made and never used.
+            RefusedError: too many were made and never used, or the caller's own ended while they were made. What was
+                made then is registered nowhere, and opens nothing.
             BackendError: the signer did not issue or record.
             RegistryError: they are not registered.
         """
+        # By this picture, so that the signer need not issue; the registry asks again, with everybody else kept out.
         if sum(entry.is_pending for entry in _replacing(credentials, caller.token)) >= MOST_PENDING:
             reason = f"{MOST_PENDING} sets of credentials were issued for token {caller.token} and never used"
             raise RefusedError(RejectionCode.TOKEN_REVOKED, reason)

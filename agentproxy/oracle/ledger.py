@@ -65,6 +65,7 @@ class Ledger:
 
         Raises:
             ConfigError: it cannot be.
+            RefusedError: it may not be any more.
             BackendError: it was not recorded.
             RegistryError: it may have been recorded, and is not made yet.
         """

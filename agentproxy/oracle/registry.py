@@ -137,6 +137,7 @@ class Registry:
 
         Raises:
             ConfigError: it cannot be: no such runner or token, or it exists already. Nothing was recorded.
+            RefusedError: new credentials in the place of some that have ended, or too many. Nothing was recorded.
             BackendError: the signer did not record it, or does not tell what it has recorded.
             RegistryError: locked, full or gone.
         """
@@ -144,7 +145,7 @@ class Registry:
             self._lock(connection)
             node = journal.node()
             self._catch_up(connection, journal, node)
-            statements.check(connection, change)
+            statements.check(connection, change, datetime.now(UTC))
             sequence = journal.write(change)
             statements.apply(connection, change, datetime.now(UTC))
             _set_applied(connection, node, sequence)

@@ -23,19 +23,23 @@ from agentproxy.oracle.changes import (
     token_id,
 )
 from agentproxy.oracle.credentials import TokenKind
-from agentproxy.protocol.errors import ConfigError
+from agentproxy.protocol.codes import RejectionCode
+from agentproxy.protocol.errors import ConfigError, RefusedError
 from agentproxy.protocol.wire import format_time
 
-__all__ = ["apply", "check"]
+__all__ = ["MOST_PENDING", "apply", "check"]
+
+MOST_PENDING = 8  # sets for one token that nobody has used yet: each is a way in for whoever has it
 
 _TOKENS, _CERTIFICATES = schema.tokens.c, schema.certificates.c
 
 
-def check(connection: sa.Connection, change: Change) -> None:
+def check(connection: sa.Connection, change: Change, now: datetime) -> None:
     """Say what is wrong with a change that somebody wants.
 
     Raises:
-        ConfigError: the runner or token does not exist, exists already, or is revoked.
+        ConfigError: the runner or token does not exist, or exists already.
+        RefusedError: credentials that nothing stands behind any more, or too many of them, by a `RejectionCode`.
     """
     match change:
         case RunnerAdded(runner=runner):
@@ -51,7 +55,21 @@ def check(connection: sa.Connection, change: Change) -> None:
     if isinstance(change, Enrolled | Renewed):
         _check_token(connection, change.token)
     if isinstance(change, CredentialsIssued) and change.replaces is not None:
-        _check_unrevoked(connection, change.replaces)
+        _check_replaced(connection, change.replaces, now)
+
+
+def _check_replaced(connection: sa.Connection, token: str, now: datetime) -> None:
+    """Whoever asked was let in by an earlier picture of the registry: others may have asked since, or been first."""
+    of_token = sa.select(_TOKENS.revoked, _TOKENS.expires).where(_TOKENS.id == token)
+    old = connection.execute(of_token).first()
+    if old is None or old.revoked is not None:
+        raise RefusedError(RejectionCode.TOKEN_REVOKED, f"token {token} was revoked, or used by another, meanwhile")
+    if old.expires is not None and old.expires <= format_time(now):
+        raise RefusedError(RejectionCode.TOKEN_EXPIRED, f"token {token} expired meanwhile")
+    pending = (_TOKENS.replaces == token) & _TOKENS.revoked.is_(None) & _TOKENS.confirmed.is_(None)
+    if len(connection.execute(sa.select(_TOKENS.id).where(pending)).all()) >= MOST_PENDING:
+        reason = f"{MOST_PENDING} sets of credentials were issued for token {token} and never used"
+        raise RefusedError(RejectionCode.TOKEN_REVOKED, reason)
 
 
 def apply(connection: sa.Connection, change: Change, when: datetime) -> None:
@@ -84,13 +102,6 @@ def _has_runner(connection: sa.Connection, name: str) -> bool:
 def _check_token(connection: sa.Connection, token: str) -> None:
     if connection.execute(sa.select(_TOKENS.id).where(_TOKENS.id == token)).first() is None:
         raise ConfigError(f"no token {token}", "blind-oracle token list shows them")
-
-
-def _check_unrevoked(connection: sa.Connection, token: str) -> None:
-    # Whoever holds it may have asked before it was revoked: what it gets must not come behind the revocation.
-    _check_token(connection, token)
-    if connection.execute(sa.select(_TOKENS.revoked).where(_TOKENS.id == token)).scalar() is not None:
-        raise ConfigError(f"token {token} is revoked", "blind-oracle token list shows the others")
 
 
 def _add_runner(connection: sa.Connection, change: RunnerAdded, when: datetime) -> None:

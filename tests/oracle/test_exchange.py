@@ -19,7 +19,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
-from agentproxy.oracle import doors, issuing, schema
+from agentproxy.oracle import doors, issuing, schema, statements
 from agentproxy.oracle.changes import CertificateRevoked, RunnerDisabled, TokenRevoked, details_of
 from agentproxy.oracle.config import CredentialsConfig
 from agentproxy.oracle.credentials import TokenKind
@@ -29,6 +29,8 @@ from agentproxy.protocol.errors import ConfigError, RemoteProtocolError
 from agentproxy.protocol.expiry import THRESHOLD_DAYS
 from agentproxy.protocol.oracle_messages import Credentials, Rejected, Signed, Welcome
 from agentproxy.protocol.signer_answers import CredentialRecord
+from agentproxy.protocol.signer_messages import FromSigner, ToSigner
+from agentproxy.protocol.signer_requests import Issue
 from agentproxy.runtime.streams import EndOfStream
 from tests.oracle.conftest import Running
 from tests.oracle.samples import sign
@@ -123,6 +125,54 @@ async def test_a_file_cannot_be_asked_for_ever(running: Running, monkeypatch: py
     for _ in range(2):
         await given(running, who)
     assert await hello(running, who) == Rejected(RejectionCode.TOKEN_REVOKED)
+
+
+async def test_a_file_cannot_be_used_by_many_at_once(running: Running) -> None:
+    who = newcomer(running)
+    await running.registry_is_seen()
+    answers: list[object] = []
+
+    async def ask() -> None:
+        answers.append(await hello(running, who))
+
+    async with trio.open_nursery() as nursery:
+        for _ in range(20):
+            nursery.start_soon(ask)
+    given_out = [answer for answer in answers if isinstance(answer, Credentials)]
+    assert len(given_out) == statements.MOST_PENDING
+    assert answers.count(Rejected(RejectionCode.TOKEN_REVOKED)) == 20 - len(given_out)
+    registered = running.world.registry.snapshot().tokens.values()
+    assert sum(entry.is_pending for entry in registered) == len(given_out)
+
+
+async def test_a_set_that_was_on_its_way_when_the_host_came_first_is_not_given_out(
+    running: Running, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    who = newcomer(running)
+    got = await given(running, who)
+    ledger, issued, gone = running.oracle._ledger, trio.Event(), trio.Event()
+    ask = ledger.ask
+
+    async def slowly(request: ToSigner) -> FromSigner:
+        answer = await ask(request)
+        if isinstance(request, Issue):
+            issued.set()
+            await gone.wait()
+        return answer
+
+    monkeypatch.setattr(ledger, "ask", slowly)
+    answers: list[object] = []
+
+    async def steal() -> None:
+        answers.append(await hello(running, who))
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(steal)
+        await issued.wait()
+        assert isinstance(await use(running, got), Welcome)
+        gone.set()
+    assert answers == [Rejected(RejectionCode.TOKEN_REVOKED)]
+    assert operations(running) == ["credentials_issued", "enrolled"]
 
 
 async def test_without_the_record_there_are_no_credentials_and_no_end_of_the_old(running: Running) -> None:
