@@ -126,6 +126,8 @@ class Oracle:
         self._signer: SignerProcess | None = None  # when we start it ourselves
         self._start_known = trio.Event()  # the signer has told its keys, or that it cannot start
         self._failure: ConfigError | None = None
+        self._reloading = trio.Lock()
+        self._reloads_asked = self._reloads_begun = 0
 
     async def run(self) -> None:
         """Serve until told to stop; `listening` is set when `address` is bound.
@@ -238,8 +240,17 @@ class Oracle:
     async def reload(self) -> None:
         """Take policy and TLS certificate as they are now, each whole or not at all; open connections follow.
 
-        A signer that we started takes its keys file, too.
+        A signer that we started takes its keys file, too. One goes on at a time, and those who ask meanwhile share one
+        further: what was read last is what stood there last.
         """
+        self._reloads_asked += 1
+        mine = self._reloads_asked
+        async with self._reloading:
+            if self._reloads_begun < mine:
+                self._reloads_begun = self._reloads_asked
+                await self._reload()
+
+    async def _reload(self) -> None:
         if self._signer is not None:
             self._signer.reload()
         self._reload_certificate()
@@ -252,6 +263,7 @@ class Oracle:
             return
         self._service.policy = policy
         logger.info("policy reloaded, keys=%d runners=%d", len(policy.keys), len(policy.runners))
+        self._service.drop_denied()
         self._follow()
 
     def _reload_certificate(self) -> None:
@@ -277,6 +289,7 @@ class Oracle:
         for problem in check(self._service.policy, keys.keys) if self.listening.is_set() else ():
             # Nothing is signed wrongly meanwhile: each request is judged by the key that it asks for.
             logger.log(logging.WARNING if problem.warning else logging.ERROR, "policy: %s", problem)
+        self._service.drop_denied()
         self._follow()
 
     async def _warn(self) -> None:

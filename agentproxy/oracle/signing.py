@@ -13,7 +13,7 @@ import trio
 
 from agentproxy.oracle.caller import Caller
 from agentproxy.oracle.limits import Limits
-from agentproxy.oracle.policy import Deny, Policy, Priority, Question, decide
+from agentproxy.oracle.policy import Decision, Deny, Policy, Priority, Question, decide
 from agentproxy.oracle.queue import Turns
 from agentproxy.oracle.refusals import Refusals
 from agentproxy.oracle.requests import Answer, Job, Made, Requests, Wanted
@@ -213,7 +213,7 @@ class SigningService:
         self.refusals.summarize()
 
     def drop_revoked(self, may_stay: Callable[[Caller], bool]) -> None:
-        """Drop those in the queue whose caller may no longer ask; called when credentials or policy have changed.
+        """Drop those in the queue whose caller may no longer ask; called when credentials have changed.
 
         Somebody who joined such a request with good credentials may ask again: the failure says so.
         """
@@ -222,8 +222,25 @@ class SigningService:
             self._requests.finish(job, SignerError(FailureCode.BACKEND, str(refusal), retryable=True))
             self.refusals.record(job.caller, job.request, refusal)
 
+    def drop_denied(self) -> None:
+        """Refuse those in the queue that would not get there any more; called when policy or keys have changed."""
+        decisions: dict[tuple[str, Keygrip, Question], Decision] = {}
+
+        def decision(job: Job) -> Decision:
+            asked = job.caller.runner, job.request.keygrip, _question(job.request)
+            if asked not in decisions:
+                decisions[asked] = decide(self.policy, job.caller, asked[2], self.keys.get(asked[1]))
+            return decisions[asked]
+
+        for job in self._turns.remove(lambda job: isinstance(decision(job), Deny)):
+            denied = decision(job)
+            if isinstance(denied, Deny):
+                self._refuse(job, RefusedError(denied.code, denied.reason))
+
     def _drop(self, job: Job) -> None:
-        refusal = RefusedError(RefusalCode.DEADLINE_PASSED, "nobody waits for it any more")
+        self._refuse(job, RefusedError(RefusalCode.DEADLINE_PASSED, "nobody waits for it any more"))
+
+    def _refuse(self, job: Job, refusal: RefusedError) -> None:
         self.tally.refused[refusal.code] += 1
         self._requests.finish(job, refusal)
         self.refusals.record(job.caller, job.request, refusal)

@@ -3,13 +3,17 @@ import os
 import signal
 import ssl
 import sys
+import threading
 from collections.abc import AsyncIterator
+from pathlib import Path
 
 import pytest
 import trio
 
+from agentproxy.oracle import daemon
 from agentproxy.oracle.config import ListenAddress, OracleConfig, parse_address
 from agentproxy.oracle.daemon import Oracle, load_policy
+from agentproxy.oracle.policy import Policy
 from agentproxy.protocol.errors import ConfigError, RemoteProtocolError
 from agentproxy.protocol.oracle_messages import Drain, KeysChanged, Rejected, Signed, Welcome
 from agentproxy.runtime.config import load
@@ -64,6 +68,34 @@ async def test_a_new_certificate_is_shown_after_a_reload_and_a_broken_one_never(
     shown.append(await certificate_of(running))
     assert shown[0] == shown[1]
     assert shown[2] == ssl.PEM_cert_to_DER_cert(leaf.cert_chain_pems[0].bytes().decode())
+
+
+async def test_of_reloads_in_quick_succession_the_newest_policy_wins(
+    running: Running, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = running.world.directory / "policy.yaml"
+    began, go_on = threading.Event(), threading.Event()
+    reads: list[Policy] = []
+
+    def slowly(path: Path) -> Policy:
+        policy = load_policy(path)
+        reads.append(policy)
+        if len(reads) == 1:
+            began.set()
+            assert go_on.wait(SECONDS)
+        return policy
+
+    monkeypatch.setattr(daemon, "load_policy", slowly)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(running.oracle.reload)
+        await trio.to_thread.run_sync(began.wait, SECONDS)
+        file.write_text(POLICY.replace("a: {keys: [ed]", "a: {keys: []"))
+        for _ in range(20):
+            nursery.start_soon(running.oracle.reload)
+        await trio.sleep(0.1)
+        go_on.set()
+    assert running.oracle._service.policy.runners["a"].keys == ()
+    assert len(reads) == 2
 
 
 async def certificate_of(running: Running) -> bytes:

@@ -439,6 +439,32 @@ async def test_a_new_policy_is_followed_by_open_connections(running: Running) ->
         assert refused.code is RefusalCode.FORBIDDEN
 
 
+async def test_what_waits_for_its_turn_is_not_signed_against_a_new_policy(
+    running: Running, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    turns = running.oracle._service._turns
+    monkeypatch.setattr(turns, "_free", 1)
+    running.signer.held = trio.Event()
+    async with running.connect(running.a) as client, running.connect(running.b) as other:
+        await client.hello(running.a.token)
+        await other.hello(running.b.token)
+        for number in range(4):
+            client.send(el10(number))
+        other.send(sign(9, ED25519))
+        await until(lambda: turns.waiting == 4)
+        file = running.world.directory / "policy.yaml"
+        file.write_text(POLICY.replace("distributions: [el10-*]", "distributions: [el9-*]"))
+        await running.oracle.reload()
+        running.signer.held.set()
+        answers = [await client.receive() for _ in range(4)]
+        assert isinstance(await other.receive(), Signed)
+    codes = [answer.code for answer in answers if isinstance(answer, Refused)]
+    assert codes == [RefusalCode.DISTRIBUTION_FORBIDDEN] * 3
+    assert [asked.asserted.runner for asked in running.signer.signed] == ["a", "b"]
+    await until(lambda: len(running.signer.records) == 3)
+    assert {record.reason.split(":")[0] for record in running.signer.records} == {"distribution_forbidden"}
+
+
 @pytest.mark.parametrize(
     "text", ["keys: {}\nkeys: {}\n", "\tkeys: {}", POLICY + "  no: {keys: [ed]}\n", POLICY + "  c: {keys: [x]}"]
 )
