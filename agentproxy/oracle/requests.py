@@ -21,7 +21,10 @@ from agentproxy.protocol.seal_messages import Seal, Sealed
 __all__ = ["Answer", "Job", "Made", "Requests", "Wanted"]
 
 KEPT_SECONDS = 600.0  # ten minutes: longer than any relay goes on trying
-MOST_KEPT = 32_768  # answers
+MOST_KEPT = 32_768  # answers, of all runners
+# So many go at once when there are more, the oldest of whoever has most: to look who that is for each would cost more
+# than all the rest.
+_DROPPED = 128
 
 
 Wanted = Sign | Seal
@@ -65,7 +68,8 @@ class Requests:
     def __init__(self, clock: Callable[[], float]) -> None:
         self._clock = clock
         self._jobs: dict[tuple[str, str], Job | _Kept] = {}
-        self._finished: deque[tuple[float, str, str]] = deque()  # when, and the name
+        self._finished: dict[str, deque[tuple[float, str]]] = {}  # of each runner: when, and the id
+        self._kept = 0  # all of these
 
     def open(self, caller: Caller, request: Wanted) -> tuple[Job, bool]:
         """The job of this request, and whether it is new.
@@ -74,7 +78,7 @@ class Requests:
             RefusedError: the id stands for something else.
         """
         now = self._clock()
-        self._forget(now)
+        self._make_room(caller.runner, now)
         deadline = now + request.remaining_ms / 1000
         bound = _bound(request)
         name = (caller.runner, request.id)
@@ -94,7 +98,8 @@ class Requests:
         job.outcome = outcome
         name = (job.caller.runner, job.request.id)
         if isinstance(outcome, Made):
-            self._finished.append((self._clock(), *name))
+            self._finished.setdefault(name[0], deque()).append((self._clock(), name[1]))
+            self._kept += 1
         else:
             del self._jobs[name]
         waiting, job.waiting = job.waiting, []
@@ -107,10 +112,29 @@ class Requests:
         if self._jobs.get(name) is job and isinstance(job.outcome, Made):
             self._jobs[name] = (job.bound, FROM_ORACLE.encode(job.outcome))
 
-    def _forget(self, now: float) -> None:
-        while self._finished and (self._finished[0][0] <= now - KEPT_SECONDS or len(self._finished) > MOST_KEPT):
-            _, runner, request_id = self._finished.popleft()
-            del self._jobs[runner, request_id]
+    def forget_old(self) -> None:
+        """Let go of answers whose time is over; called about once a second."""
+        now = self._clock()
+        for runner in list(self._finished):
+            self._forget_old(runner, now)
+
+    def _forget_old(self, runner: str, now: float) -> None:
+        while (finished := self._finished.get(runner)) and finished[0][0] <= now - KEPT_SECONDS:
+            self._forget(runner, finished)
+
+    def _make_room(self, runner: str, now: float) -> None:
+        self._forget_old(runner, now)
+        if self._kept > MOST_KEPT:
+            runner, finished = max(self._finished.items(), key=lambda item: len(item[1]))
+            for _ in range(min(_DROPPED, len(finished))):
+                self._forget(runner, finished)
+
+    def _forget(self, runner: str, finished: deque[tuple[float, str]]) -> None:
+        _, request_id = finished.popleft()
+        self._kept -= 1
+        if not finished:
+            del self._finished[runner]
+        del self._jobs[runner, request_id]
 
 
 def _read(message: bytes) -> Made:

@@ -156,11 +156,11 @@ class SigningService:
         if facts is None or isinstance(decision, Deny):
             denied = decision if isinstance(decision, Deny) else Deny(RefusalCode.KEY_UNKNOWN, "no such key")
             raise RefusedError(denied.code, denied.reason)
-        self._limits.take(caller, decision.runner)
         job, is_new = self._requests.open(caller, request)
         if is_new:
             job.rule, job.weight, job.started = decision.rule, _weight(facts.public_key), decided
             try:
+                self._limits.take(caller, decision.runner)  # a repeat was counted when it was new
                 self._turns.submit(caller.runner, decision.runner.priority, job.weight, job)
             except RefusedError as refusal:
                 self._requests.finish(job, refusal)
@@ -210,6 +210,7 @@ class SigningService:
         now = self._clock()
         for job in self._turns.remove(lambda job: job.deadline < now):
             self._drop(job)
+        self._requests.forget_old()
         self.refusals.summarize()
 
     def drop_revoked(self, may_stay: Callable[[Caller], bool]) -> None:

@@ -227,6 +227,22 @@ async def test_too_many_signatures_are_refused_with_the_time_to_wait(autojump_cl
     await answered(made, signer, sign(3))
 
 
+async def test_a_repeat_is_not_counted_again(autojump_clock: trio.testing.MockClock) -> None:
+    made, signer = service(policy(**{"build-01": RunnerRule(("modern",), rate=1, burst=2)}))
+    first = await answered(made, signer, sign(1))
+    async with trio.open_nursery() as nursery:
+        for _ in range(5):
+            nursery.start_soon(made.sign, caller(), sign(2))
+        await trio.testing.wait_all_tasks_blocked()
+        signer.answer_all()
+    for _ in range(5):
+        assert await made.sign(caller(), sign(1)) == first
+    with pytest.raises(LimitedError):
+        await made.sign(caller(), sign(3))
+    await trio.sleep(1)
+    await answered(made, signer, sign(3))  # and what was refused may come again
+
+
 async def test_nobody_signs_what_nobody_waits_for_any_more(autojump_clock: trio.testing.MockClock) -> None:
     made, signer = service()
     outcomes: list[str] = []
@@ -315,6 +331,23 @@ def test_what_was_put_away_is_nothing_for_collections() -> None:
     for _ in range(3):  # tuples are let go when what is in them has been
         gc.collect()
     assert len(gc.get_objects()) - before < 200
+
+
+def test_one_runner_s_answers_do_not_drive_out_another_s() -> None:
+    now = 0.0
+    requests = Requests(lambda: now)
+    signed = Signed(f"{1:032x}", signature(), head())
+    for number in range(100):
+        requests.finish(requests.open(caller("quiet"), sign(number))[0], signed)
+    for number in range(MOST_KEPT + 200):
+        requests.finish(requests.open(caller("busy"), sign(number))[0], signed)
+    assert not any(requests.open(caller("quiet"), sign(number))[1] for number in range(100))
+    assert not requests.open(caller("busy"), sign(MOST_KEPT + 199))[1]
+    assert requests.open(caller("busy"), sign(0))[1]
+    now = KEPT_SECONDS
+    requests.forget_old()
+    assert len(requests._jobs) == 1  # the last one, which is new
+    assert not requests._finished
 
 
 def test_kept_answers_are_bounded() -> None:
