@@ -1,14 +1,17 @@
 """The keys that the signer serves: judged, opened and ready to sign; a reload makes a new one or keeps the old one."""
 
 import stat
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 
 from agentproxy.protocol.errors import ConfigError, KeyUnavailableError
-from agentproxy.protocol.fields import KeyFacts
+from agentproxy.protocol.fields import Head, KeyFacts
+from agentproxy.protocol.frames import MAX_PAYLOAD
 from agentproxy.protocol.keys import Keygrip
+from agentproxy.protocol.signer_answers import Keys
+from agentproxy.protocol.signer_messages import FROM_SIGNER
 from agentproxy.signer import keyfile, keysfile, passphrases
 from agentproxy.signer.backend import Backend
 from agentproxy.signer.config import SignerConfig
@@ -47,9 +50,27 @@ def open_keyring(config: SignerConfig, now: datetime) -> Keyring:
             opened[entry.keygrip] = key
         except (ConfigError, KeyUnavailableError) as error:
             problems.append(Problem(place, str(error), error.hint))
+    problems += _size_problems(str(config.keys_file), list(facts.values()))
     if problems:
         raise keysfile.refusal(problems)
     return Keyring(facts, SoftwareBackend(opened))
+
+
+def _size_problems(place: str, served: list[KeyFacts]) -> Iterator[Problem]:
+    """All keys are told in one message, which an oracle asks for again and again."""
+    fitting = len(served)
+    while fitting and _size(served[:fitting]) > MAX_PAYLOAD:
+        fitting -= 1
+    if fitting < len(served):
+        reason = f"{len(served)} keys are too many for one message to the oracle, the first {fitting} of them fit"
+        yield Problem(
+            place, reason, "serve fewer keys, or smaller ones: an elliptic-curve key takes a third of RSA-4096"
+        )
+
+
+def _size(served: list[KeyFacts]) -> int:
+    largest = (1 << 62, "n" * 64)  # an id and a node's name
+    return len(FROM_SIGNER.encode(Keys(*largest, tuple(served), Head(largest[1], largest[0], bytes(32)))))
 
 
 def _directory_problems(gnupg_home: Path) -> list[Problem]:

@@ -9,9 +9,11 @@ from pathlib import Path
 import pytest
 
 from agentproxy.protocol.errors import ConfigError
+from agentproxy.protocol.frames import MAX_PAYLOAD
 from agentproxy.protocol.wire import format_time
 from agentproxy.signer.config import AuditConfig, AuthorityConfig, SignerConfig
-from agentproxy.signer.keyring import Keyring, open_keyring
+from agentproxy.signer.keyring import Keyring, _size, _size_problems, open_keyring
+from tests.oracle.samples import MODERN
 from tests.signer.conftest import PASSPHRASE, GnupgHome
 
 NOW = datetime(2026, 11, 22, 12, tzinfo=UTC)
@@ -276,3 +278,13 @@ def test_a_second_load_that_fails_leaves_the_first_keyring_working(desk: Desk) -
     desk.refused()
     (grip,) = keyring.facts
     assert keyring.backend.public_key(grip).keygrip == grip
+
+
+def test_more_keys_than_one_message_holds_are_refused_with_how_many_fit() -> None:
+    keys = [MODERN] * 100  # RSA-4096
+    (problem,) = _size_problems("keys.yaml", keys)
+    fitting = int(problem.reason.split()[-4])
+    assert problem.reason.startswith("100 keys are too many for one message")
+    assert 40 < fitting < 60
+    assert _size(keys[:fitting]) <= MAX_PAYLOAD < _size(keys[: fitting + 1])
+    assert not [*_size_problems("keys.yaml", keys[:fitting])]
