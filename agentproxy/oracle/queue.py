@@ -70,13 +70,17 @@ class Turns(Generic[T]):
             waits for a few signatures only.
         most: how many may wait, all runners together.
         most_per_runner: how many of one runner may wait.
+        always: how many of each runner may wait however many others do, beyond `most`.
     """
 
-    def __init__(self, start: Callable[[T], None], *, window: int, most: int, most_per_runner: int) -> None:
+    def __init__(
+        self, start: Callable[[T], None], *, window: int, most: int, most_per_runner: int, always: int = 0
+    ) -> None:
         self._start = start
         self._free = window
         self._most = most
         self._most_per_runner = most_per_runner
+        self._always = always
         self._lines: dict[Priority, _Line[T]] = {priority: _Line() for priority in Priority}
         self._turn = 0
         self._starting = False
@@ -103,7 +107,8 @@ class Turns(Generic[T]):
             self._dispatch()
             return
         mine = sum(line.count(runner) for line in self._lines.values())
-        if mine >= self._most_per_runner or self._waiting >= self._most:
+        is_full = self._waiting >= self._most and mine >= self._always
+        if mine >= self._most_per_runner or is_full:
             whose = f"runner {runner} has" if mine >= self._most_per_runner else "there are"
             raise LimitedError(RefusalCode.QUEUE_FULL, f"{whose} too many requests waiting", _RETRY_AFTER_MS)
         self._lines[priority].add(runner, weight, item)

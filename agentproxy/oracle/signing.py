@@ -41,6 +41,7 @@ _RSA_WEIGHT = 4
 _SMALL_WEIGHT = 1
 _MOST_WAITING = 16_384
 _MOST_WAITING_PER_RUNNER = 4096
+_ALWAYS_WAITING = 64  # of each runner: four that flood must not turn away a fifth with a repository to sign
 
 
 class SignatureSource(Protocol):
@@ -85,7 +86,11 @@ class SigningService:
         self._limits = Limits(clock)
         self._requests = Requests(clock)
         self._turns: Turns[Job] = Turns(
-            self._start, window=_WINDOW, most=_MOST_WAITING, most_per_runner=_MOST_WAITING_PER_RUNNER
+            self._start,
+            window=_WINDOW,
+            most=_MOST_WAITING,
+            most_per_runner=_MOST_WAITING_PER_RUNNER,
+            always=_ALWAYS_WAITING,
         )
 
     def serve_keys(self, keys: Iterable[KeyFacts], head: Head | None = None) -> None:

@@ -91,6 +91,22 @@ def test_what_does_not_fit_is_refused_at_once() -> None:
         signer.turns.submit("c", NORMAL, 1, "c0")
 
 
+def test_who_has_little_waiting_finds_room_also_in_a_full_queue() -> None:
+    started: list[str] = []
+    turns: Turns[str] = Turns(started.append, window=1, most=6, most_per_runner=3, always=2)
+    turns.submit("a", NORMAL, 1, "now")
+    for runner in "ab":
+        for number in range(3):
+            turns.submit(runner, NORMAL, 1, f"{runner}{number}")
+    for number in range(2):
+        turns.submit("c", Priority.URGENT, 1, f"c{number}")
+    for runner, words in (("a", "runner a has too many"), ("c", "there are too many")):
+        with pytest.raises(LimitedError, match=words):
+            turns.submit(runner, Priority.URGENT, 1, "too many")
+    turns.done(1)
+    assert started == ["now", "c0"]
+
+
 def test_who_waits_in_vain_is_taken_out() -> None:
     signer = Signer(window=1)
     for number in range(4):
