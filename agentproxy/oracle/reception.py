@@ -22,7 +22,7 @@ from agentproxy.oracle.signing import SigningService
 from agentproxy.protocol import oracle_messages
 from agentproxy.protocol.codes import RefusalCode, RejectionCode
 from agentproxy.protocol.errors import BackendError, ConfigError, RefusedError
-from agentproxy.protocol.fields import Head
+from agentproxy.protocol.fields import MAX_CLAIM, Head
 from agentproxy.protocol.key_messages import SelectedKey, SelectKey, ServedKey
 from agentproxy.protocol.keys import Fingerprint
 from agentproxy.protocol.oracle_messages import Refused
@@ -155,7 +155,7 @@ class Reception:
             asserted = caller.asserted(request.distribution)
             self.service.refusals.record_keyless(caller, request.id, asserted, refusal, operation=request.tag)
             self.service.tally.refused[chosen.code] += 1
-            return Refused(request.id, chosen.code, chosen.reason)
+            return Refused(request.id, chosen.code, chosen.reason[:MAX_CLAIM])
         fingerprint = policy.keys[chosen].fingerprint
         (key,) = (key for key in self.keys_of(caller) if key.facts.fingerprint == fingerprint)
         return SelectedKey(request.id, key)

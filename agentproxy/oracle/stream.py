@@ -7,18 +7,17 @@ from datetime import UTC, datetime
 
 import trio
 
+from agentproxy.oracle.answers import failure_of
 from agentproxy.oracle.authn import Newcomer, Rejection
 from agentproxy.oracle.caller import Caller
 from agentproxy.oracle.reception import SOFTWARE, Reception
 from agentproxy.oracle.registry import RegistryError
-from agentproxy.oracle.signerlink import SignerError
-from agentproxy.protocol.codes import FailureCode, RefusalCode, RejectionCode
+from agentproxy.protocol.codes import RefusalCode, RejectionCode
 from agentproxy.protocol.errors import (
     BackendError,
     BlindOracleError,
     ConfigError,
-    KeyUnavailableError,
-    LimitedError,
+    LocalProtocolError,
     ProtocolError,
     RefusedError,
     RemoteProtocolError,
@@ -29,7 +28,6 @@ from agentproxy.protocol.messages import FROM_ORACLE, FROM_RELAY, PROTOCOL_VERSI
 from agentproxy.protocol.oracle_messages import (
     Certificate,
     Drain,
-    Failed,
     KeysChanged,
     Refused,
     Rejected,
@@ -203,12 +201,8 @@ class RelayStream:
 
     def _answer_sign(self, request_id: str, outcome: Signed | Sealed | Reported | BlindOracleError) -> None:
         """The end of one request; called among those of other connections, so nothing may leave it."""
-        try:
-            self._send(_failure(request_id, outcome) if isinstance(outcome, BlindOracleError) else outcome)
-            self._done()
-        except ProtocolError as error:
-            logger.warning("connection ended, %s reason=%s", self, error)
-            self._scope.cancel()
+        self._send(failure_of(request_id, outcome) if isinstance(outcome, BlindOracleError) else outcome)
+        self._done()
 
     async def _answer_fetch(self, request: FetchCertificate) -> None:
         try:
@@ -217,7 +211,7 @@ class RelayStream:
                 self._send(Certificate(request.id, number, len(parts), data))
         except (RefusedError, BackendError) as error:
             logger.warning("certificate not sent, %s reason=%s", self, error)
-            self._send(_failure(request.id, error))
+            self._send(failure_of(request.id, error))
         self._done()
 
     def _here(self) -> Caller:
@@ -231,8 +225,16 @@ class RelayStream:
             self._end()
 
     def _send(self, message: FromOracle) -> None:
-        if not self._ending:
+        """Send, or end this connection: others' answers and what is told to all call this, and must not end with it."""
+        if self._ending:
+            return
+        try:
             self._stream.send_soon(FROM_ORACLE.encode(message))
+        except ProtocolError as error:
+            is_bug = isinstance(error, LocalProtocolError)
+            logger.warning("connection ended, %s reason=%s", self, error, exc_info=is_bug)
+            self._ending = True
+            self._scope.cancel()
 
     def _end(self) -> None:
         """Close once everything is written, or when the relay does not read it in time."""
@@ -282,19 +284,3 @@ class RelayStream:
         self._send(Drain())
         if not self._in_flight and not self._ending:
             self._end()
-
-
-def _failure(request_id: str, error: BlindOracleError) -> FromOracle:
-    match error:
-        case LimitedError():
-            return Refused(request_id, RefusalCode(error.code), str(error), error.retry_after_ms)
-        case RefusedError():
-            return Refused(request_id, RefusalCode(error.code), str(error))
-        case SignerError():
-            return Failed(request_id, error.code, error.retryable)
-        case KeyUnavailableError():
-            return Failed(request_id, FailureCode.KEY_UNAVAILABLE, retryable=False)
-        case BackendError():
-            return Failed(request_id, FailureCode.BACKEND, retryable=True)
-        case _:
-            return Failed(request_id, FailureCode.INTERNAL, retryable=False)

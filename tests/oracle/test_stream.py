@@ -196,6 +196,24 @@ async def test_of_a_relay_that_does_not_read_no_more_is_read(running: Running, n
     assert isinstance(await client.ask(el10(1)), Signed)
 
 
+async def test_what_is_told_to_all_ends_no_more_than_who_cannot_be_told(
+    running: Running, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with running.connect(running.a) as client, running.connect(running.b) as other:
+        await client.hello(running.a.token)
+        await other.hello(running.b.token)
+        (behind,) = (one for one in running.oracle._doors._streams if "runner=a " in str(one))
+        monkeypatch.setattr(behind._stream, "_unsent", bytearray(streams_module.MAX_UNSENT))
+        file = running.world.directory / "policy.yaml"
+        file.write_text(POLICY.replace("keys: [ed]", "keys: []"))
+        await running.oracle.reload()
+        assert await other.receive() == KeysChanged(())
+        await until(lambda: behind not in running.oracle._doors._streams)
+        monkeypatch.setattr(streams_module, "MAX_UNSENT", 0)
+        running.oracle._doors.drain()
+        await until(lambda: not running.oracle._doors._streams)
+
+
 async def test_where_no_key_may_be_selected_is_recorded_and_counted(running: Running) -> None:
     async with running.connect(running.a) as client:
         await client.hello(running.a.token)
@@ -448,7 +466,9 @@ async def test_what_waits_for_its_turn_is_not_signed_against_a_new_policy(
     async with running.connect(running.a) as client, running.connect(running.b) as other:
         await client.hello(running.a.token)
         await other.hello(running.b.token)
-        for number in range(4):
+        client.send(el10(0))
+        await until(lambda: running.signer.waiting == 1)
+        for number in range(1, 4):
             client.send(el10(number))
         other.send(sign(9, ED25519))
         await until(lambda: turns.waiting == 4)
