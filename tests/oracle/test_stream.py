@@ -324,17 +324,25 @@ async def test_garbage_ends_the_connection_and_nothing_else(running: Running, un
         assert isinstance(await other.ask(sign(1, ED25519)), Signed)
 
 
-async def test_claims_that_grow_on_their_way_end_their_connection_and_nothing_else(running: Running) -> None:
+async def test_claims_that_grow_on_their_way_end_their_connection_and_nothing_else(
+    running: Running, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(running.oracle._service._turns, "_free", 1)
+    running.signer.held = trio.Event()
     raw = FROM_RELAY.encode(replace(el10(1), claims=Claims(job={"x": "PLACE"})))
     grown = ",".join(f'"{number}":"{"😀" * 1000}"' for number in range(15))
     async with running.connect(running.b) as other:
         await other.hello(running.b.token)
+        other.send(el10(1))
+        await until(lambda: running.signer.waiting == 1)
         async with running.connect(running.a) as client:
             await client.hello(running.a.token)
             client.stream.send_soon(raw.replace(b'"x":"PLACE"', grown.encode()))
             assert await ended(client) == []
-        assert isinstance(await other.ask(el10(1)), Signed)
-    assert len(running.signer.signed) == 1
+        running.signer.held.set()  # and the next one's turn comes among the answers to this
+        assert isinstance(await other.receive(), Signed)
+        assert isinstance(await other.ask(el10(2)), Signed)
+    assert len(running.signer.signed) == 2
 
 
 async def test_a_second_hello_and_a_request_before_hello_end_the_connection(running: Running) -> None:
