@@ -123,15 +123,22 @@ def _reload(reload: Callable[[], None] | None) -> None:
 
 
 async def accept_forever(
-    listener: trio.abc.Listener[StreamT], handle: Callable[[StreamT], Awaitable[None]], most: int
+    listener: trio.abc.Listener[StreamT],
+    handle: Callable[[StreamT], Awaitable[None]],
+    most: int,
+    connections: trio.Nursery | None = None,
 ) -> NoReturn:
     """Serve each connection in a task of its own, at most `most` at a time; further ones wait in the kernel's queue.
 
     `handle` closes its stream. An exception that it lets out ends its connection alone and is logged with its
     traceback: nothing that one peer can do may take the others down.
+
+    Args:
+        connections: where those tasks run, when they shall outlive the end of accepting; None: they end with it.
     """
     slots = trio.Semaphore(most, max_value=most)
-    async with trio.open_nursery() as nursery:
+    async with trio.open_nursery() as own:
+        nursery = own if connections is None else connections
         while True:
             await slots.acquire()
             nursery.start_soon(_serve_one, await _accepted(listener), handle, slots.release)

@@ -21,13 +21,15 @@ from agentproxy.oracle.http.problems import MEDIA_TYPE, Problem
 from agentproxy.oracle.http.tasks import AppTasks
 from agentproxy.runtime.tlsstream import TlsStream
 
-__all__ = ["HttpConnection", "http_config"]
+__all__ = ["LAST_REQUEST_SECONDS", "HttpConnection", "http_config"]
 
 # Longer than nginx keeps an idle connection to us (60 s), so that it is nginx that closes, and no request meets a
 # connection that is just being closed.
 KEEP_ALIVE_SECONDS = 75.0
 STRANGER_SECONDS = 5.0  # the same, for who has only asked what anybody may
 FIRST_REQUEST_SECONDS = 10.0  # who connects and says nothing, or its headers byte by byte, holds a place for nothing
+# Once we end, a request that was on its way already is answered still: it is here by now, or its client is no client.
+LAST_REQUEST_SECONDS = 1.0
 WRITE_SECONDS = 20.0  # an answer fits into the kernel's buffers; a peer that takes nothing is gone
 LINGER_SECONDS = 2.0
 MAX_HEADERS = 16 * 1024  # bytes; an escaped certificate has 2 to 4 KiB
@@ -86,6 +88,8 @@ class HttpConnection:
             self._protocol = H11Protocol(
                 self._app, self._config, self._context, tasks, self._state, is_tls, None, None, self._take
             )
+            if self._context.terminated.is_set():
+                self.drain()
             with self._scope:
                 await self._read()
             if self._over and (self._writing or self._protocol.connection.our_state is h11.SEND_BODY):
@@ -163,6 +167,7 @@ class HttpConnection:
                 return
 
     def drain(self) -> None:
-        """End now, or after the answer that is under way (the context must be terminated already)."""
+        """End after the answer to what is under way, or on its way; the context must be terminated already."""
+        self._protocol.keep_alive_requests = self._config.keep_alive_max_requests  # the answer says: Connection: close
         if self._idle:
-            self._scope.cancel()
+            self._scope.deadline = min(self._scope.deadline, trio.current_time() + LAST_REQUEST_SECONDS)

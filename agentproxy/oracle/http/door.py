@@ -12,7 +12,7 @@ from hypercorn.app_wrappers import ASGIWrapper
 from hypercorn.trio.worker_context import WorkerContext
 from starlette.types import ASGIApp
 
-from agentproxy.oracle.http.connection import HttpConnection, http_config
+from agentproxy.oracle.http.connection import LAST_REQUEST_SECONDS, HttpConnection, http_config
 from agentproxy.oracle.http.identity import Peer
 from agentproxy.oracle.ports import peer_address
 from agentproxy.protocol.errors import ConfigError, RemoteProtocolError
@@ -63,28 +63,36 @@ class HttpDoor:
         self._by_address: Counter[str] = Counter()
         self._proxy_uid = proxy_uid
         self._connections: set[HttpConnection] = set()
-        self._draining = trio.Event()
-        self._deserted = trio.Event()
+        self._shaking_hands: set[trio.CancelScope] = set()
+        self._listening = trio.CancelScope()
 
     async def serve(self, tls: Sequence[trio.SocketListener], proxy: Sequence[trio.SocketListener]) -> None:
-        """Serve until `drain` was called and the last answer is given; the listeners stay the caller's to close."""
-        async with trio.open_nursery() as nursery:
-            for listener in tls:
-                nursery.start_soon(accept_forever, listener, self._serve_tls, self._most)
-            for listener in proxy:
-                nursery.start_soon(accept_forever, listener, self._serve_proxy, self._most)
-            await self._draining.wait()
-            await self._worker.terminated.set()
-            for connection in self._connections:
-                connection.drain()
-            while self._connections:
-                self._deserted = trio.Event()
-                await self._deserted.wait()
-            nursery.cancel_scope.cancel()
+        """Serve until `drain` was called and the last answer is given; the listeners are closed as soon as it was.
+
+        Who waits in a queue then is turned away; where systemd has the socket, too, the next oracle gets them.
+        """
+        async with trio.open_nursery() as connections:
+            with self._listening:
+                async with trio.open_nursery() as accepting:
+                    for listener in tls:
+                        accepting.start_soon(accept_forever, listener, self._serve_tls, self._most, connections)
+                    for listener in proxy:
+                        accepting.start_soon(accept_forever, listener, self._serve_proxy, self._most, connections)
+                    await trio.sleep_forever()  # a door without listeners is open, too
+            for listener in (*tls, *proxy):
+                listener.socket.close()
+            await self._end_connections()
+
+    async def _end_connections(self) -> None:
+        await self._worker.terminated.set()  # what comes to talk from now on, from a handshake, asks for this
+        for connection in self._connections:
+            connection.drain()
+        for scope in self._shaking_hands:
+            scope.deadline = min(scope.deadline, trio.current_time() + LAST_REQUEST_SECONDS)
 
     def drain(self) -> None:
         """Accept nobody any more, and finish what is under way."""
-        self._draining.set()
+        self._listening.cancel()
 
     @contextmanager
     def _place_for(self, address: str) -> Iterator[bool]:
@@ -109,12 +117,24 @@ class HttpDoor:
     async def _serve_stranger(self, raw: trio.SocketStream, address: str) -> None:
         stream = TlsStream(raw, self._context, server_side=True)
         try:
-            await handshake(stream)
+            if not await self._shake_hands(stream):
+                return
         except RemoteProtocolError as error:
             logger.info("no TLS, address=%s reason=%s", address, error)
             return
         certificate: bytes | None = stream.tls.getpeercert(binary_form=True)
         await self._converse(stream, Peer(certificate, address))
+
+    async def _shake_hands(self, stream: TlsStream) -> bool:
+        """Whether the handshake was done before we had to end; the stream is closed if not."""
+        patience = LAST_REQUEST_SECONDS if self._worker.terminated.is_set() else float("inf")
+        with trio.move_on_after(patience) as scope:
+            self._shaking_hands.add(scope)
+            try:
+                await handshake(stream)
+            finally:
+                self._shaking_hands.discard(scope)
+        return not scope.cancelled_caught
 
     async def _serve_proxy(self, raw: trio.SocketStream) -> None:
         peer = peer_of(raw)
@@ -130,6 +150,5 @@ class HttpDoor:
             await connection.serve()
         finally:
             self._connections.discard(connection)
-            self._deserted.set()
         with trio.move_on_after(CLOSE_SECONDS):  # TLS says goodbye
             await stream.aclose()

@@ -95,7 +95,7 @@ class HttpServer:
         """Serve until `drain` was called and the last answer is given."""
         try:
             await self._door.serve(self._ports, self._sockets)
-        finally:
+        finally:  # also when we were cancelled, and it has closed none
             for listener in (*self._ports, *self._sockets):
                 listener.socket.close()
 

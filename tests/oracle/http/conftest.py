@@ -32,6 +32,7 @@ class Api:
     oracle: Oracle
     a: Enrolled
     t: Enrolled
+    ended: trio.Event  # the oracle has left in good order
 
     @property
     def address(self) -> str:
@@ -69,8 +70,14 @@ async def api(world: World, signer: FakeSigner, nursery: trio.Nursery) -> AsyncI
     config.write_text(config.read_text() + HTTP.format(user=pwd.getpwuid(os.geteuid()).pw_name))
     (directory / "certificates" / "ed.pgp").write_bytes(b"\x99" + bytes(100))
     oracle = Oracle(load(config, OracleConfig))
-    nursery.start_soon(oracle.run)
+    ended = trio.Event()
+
+    async def run() -> None:
+        await oracle.run()
+        ended.set()
+
+    nursery.start_soon(run)
     with trio.fail_after(SECONDS):
         await oracle.listening.wait()
-    yield Api(world, signer, oracle, a, t)
+    yield Api(world, signer, oracle, a, t, ended)
     oracle.stop()
