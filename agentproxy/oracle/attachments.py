@@ -57,7 +57,7 @@ class Attachments:
         except (RemoteProtocolError, trio.BrokenResourceError, trio.TooSlowError) as error:
             logger.warning("attach ended before its first frame, pid=%d reason=%r", peer.pid, str(error))
             return
-        await self._doors.attend(FramedStream(stream), None, attach.address, attached=attach.runner)
+        await self._doors.attend(FramedStream(stream), attach.address, attach.runner)
 
 
 async def _first_payload(stream: trio.SocketStream) -> bytes:

@@ -1,6 +1,8 @@
 """The oracle's doors: accepts, shakes hands under a deadline, and knows all connections that are open."""
 
+import contextlib
 import functools
+import hashlib
 import logging
 import ssl
 from collections.abc import Awaitable, Callable, Sequence
@@ -10,6 +12,7 @@ import trio
 
 from agentproxy.oracle.ports import peer_address
 from agentproxy.oracle.reception import Reception
+from agentproxy.oracle.shares import Shares, network_of
 from agentproxy.oracle.stream import RelayStream
 from agentproxy.protocol.errors import RemoteProtocolError
 from agentproxy.runtime.streams import FramedStream
@@ -43,6 +46,8 @@ class Doors:
         self._context = context
         self._most = most
         self._connections = 0
+        self._strangers = Shares(most)  # by address
+        self._runners = Shares(most)
         self._streams: set[RelayStream] = set()
         self._listening = trio.CancelScope()
 
@@ -73,31 +78,64 @@ class Doors:
     async def shake_hands(self, raw: trio.SocketStream) -> None:
         """Serve a relay that comes over TCP, once it has shown itself in TLS."""
         address = peer_address(raw)
-        stream = TlsStream(raw, self._context, server_side=True)
-        try:
-            await handshake(stream)
-        except RemoteProtocolError as error:
-            logger.info("no TLS, address=%s reason=%s", address, error)
-            return
-        await self.attend(FramedStream(stream), stream.tls.getpeercert(binary_form=True), address)
+        with contextlib.ExitStack() as stranger:
+            if not stranger.enter_context(self._strangers.place(network_of(address))):
+                reason = f"{self._strangers.most} strangers from there already"
+                logger.warning("connection closed, address=%s reason=%s", address, reason)
+                return
+            stream = TlsStream(raw, self._context, server_side=True)
+            try:
+                await handshake(stream)
+            except RemoteProtocolError as error:
+                logger.info("no TLS, address=%s reason=%s", address, error)
+                return
+            certificate = stream.tls.getpeercert(binary_form=True)
+            runner = await self._runner_of(certificate)
+            if runner is not None:
+                stranger.close()  # many runners may come from one address: from here on they are told apart
+            await self._attend(FramedStream(stream), certificate, address, None, runner)
 
-    async def attend(
-        self, framed: FramedStream, certificate: bytes | None, address: str, attached: str | None = None
-    ) -> None:
-        """Serve one relay's stream until it ends, and close it.
+    async def _runner_of(self, certificate: bytes | None) -> str | None:
+        """Whose places it takes; None: a stranger, who will not be welcome.
+
+        A revoked certificate is a stranger's: whoever has stolen it could keep its runner out.
+        """
+        registry, digest = self._reception.registry, hashlib.sha256(certificate or b"").digest()
+        if digest not in registry.credentials.certificates:
+            await registry.refresh()  # perhaps it was issued a moment ago; `hello` would look, too
+        entry = registry.credentials.certificates.get(digest)
+        is_revoked = entry is not None and entry.public_key_sha256 in registry.credentials.revoked_public_keys
+        return None if entry is None or is_revoked else entry.runner
+
+    async def attend(self, framed: FramedStream, address: str, attached: str) -> None:
+        """Serve the stream of a relay that comes through sshd until it ends, and close it.
 
         Args:
-            certificate: the client certificate, DER.
-            address: host:port.
-            attached: the runner that sshd has let in by its key, when the stream comes that way.
+            address: host:port, as sshd saw it.
+            attached: the runner that sshd has let in by its key.
         """
-        relay = RelayStream(self._reception, framed, certificate, address, attached)
+        await self._attend(framed, None, address, attached, attached)
+
+    async def _attend(
+        self, framed: FramedStream, certificate: bytes | None, address: str, attached: str | None, runner: str | None
+    ) -> None:
+        stay = contextlib.nullcontext(enter_result=True)  # a stranger has its address's place
+        try:
+            with stay if runner is None else self._runners.place(runner) as has_place:
+                if has_place:
+                    await self._serve(RelayStream(self._reception, framed, certificate, address, attached))
+                else:
+                    reason = f"it has {self._runners.most} already"
+                    logger.warning("connection closed, runner=%s address=%s reason=%s", runner, address, reason)
+        finally:
+            await framed.aclose()
+
+    async def _serve(self, relay: RelayStream) -> None:
         self._streams.add(relay)
         try:
             await relay.serve()
         finally:
             self._streams.discard(relay)
-            await framed.aclose()
 
     def follow(self) -> None:
         """Credentials, policy or keys have changed: every open connection learns of it."""

@@ -151,10 +151,10 @@ def context(leaf: trustme.LeafCert | None, authority: trustme.CA = AUTHORITY) ->
 
 
 @asynccontextmanager
-async def connected(address: str, made: ssl.SSLContext) -> AsyncIterator[Client]:
-    """A connection with the given TLS, before `hello`."""
+async def connected(address: str, made: ssl.SSLContext, source: str | None = None) -> AsyncIterator[Client]:
+    """A connection with the given TLS, before `hello`, from an address of this host's."""
     host, _, port = address.rpartition(":")
-    raw = await trio.open_tcp_stream(host, int(port))
+    raw = await trio.open_tcp_stream(host, int(port), local_address=source)
     stream = FramedStream(trio.SSLStream(raw, made, server_hostname=host))
     failure: Exception | None = None
     try:

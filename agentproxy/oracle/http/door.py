@@ -3,9 +3,7 @@
 import logging
 import pwd
 import ssl
-from collections import Counter
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 
 import trio
 from hypercorn.app_wrappers import ASGIWrapper
@@ -15,6 +13,7 @@ from starlette.types import ASGIApp
 from agentproxy.oracle.http.connection import LAST_REQUEST_SECONDS, HttpConnection, http_config
 from agentproxy.oracle.http.identity import Peer
 from agentproxy.oracle.ports import peer_address
+from agentproxy.oracle.shares import Shares, network_of
 from agentproxy.protocol.errors import ConfigError, RemoteProtocolError
 from agentproxy.runtime.serve import accept_forever
 from agentproxy.runtime.streams import CLOSE_SECONDS
@@ -25,10 +24,6 @@ from agentproxy.runtime.unixsocket import peer_of
 __all__ = ["HttpDoor", "uid_of"]
 
 logger = logging.getLogger(__name__)
-
-# Of the places on the TLS port one address may have a quarter, so that who owns one host cannot take them all.
-_ADDRESSES = 4
-_FEW = 8  # connections that any address may have, however few places there are
 
 
 def uid_of(user: str) -> int:
@@ -59,8 +54,7 @@ class HttpDoor:
         self._worker = WorkerContext(None)
         self._context = context
         self._most = most
-        self._most_of_one = max(_FEW, most // _ADDRESSES)
-        self._by_address: Counter[str] = Counter()
+        self._shares = Shares(most)
         self._proxy_uid = proxy_uid
         self._connections: set[HttpConnection] = set()
         self._shaking_hands: set[trio.CancelScope] = set()
@@ -94,25 +88,13 @@ class HttpDoor:
         """Accept nobody any more, and finish what is under way."""
         self._listening.cancel()
 
-    @contextmanager
-    def _place_for(self, address: str) -> Iterator[bool]:
-        """A place for a connection from there; whether there is one."""
-        host = address.rpartition(":")[0]
-        self._by_address[host] += 1
-        try:
-            yield self._by_address[host] <= self._most_of_one
-        finally:
-            self._by_address[host] -= 1
-            if not self._by_address[host]:
-                del self._by_address[host]
-
     async def _serve_tls(self, raw: trio.SocketStream) -> None:
         address = peer_address(raw)
-        with self._place_for(address) as has_place:
+        with self._shares.place(network_of(address)) as has_place:
             if has_place:
                 await self._serve_stranger(raw, address)
             else:
-                logger.warning("connection closed, address=%s reason=%d from there already", address, self._most_of_one)
+                logger.warning("connection closed, address=%s reason=%d from there already", address, self._shares.most)
 
     async def _serve_stranger(self, raw: trio.SocketStream, address: str) -> None:
         stream = TlsStream(raw, self._context, server_side=True)
