@@ -116,7 +116,7 @@ class Oracle:
             config.max_in_flight,
             Issuer(self._ledger, config.credentials),
             BootstrapReuse(self._link, trio.current_time),
-            KeptHeads(config.node, self._link),
+            KeptHeads(config.node, self._link, trio.current_time),
             FallbackRecords(self._service, self._link, trio.current_time),
         )
         self._side_doors = SideDoors(config, self._reception, self._link)
