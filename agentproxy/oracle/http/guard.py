@@ -11,12 +11,14 @@ import trio
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from agentproxy.oracle.http.identity import Peer, identify
+from agentproxy.oracle.http.models import MAX_ITEMS
 from agentproxy.oracle.http.problems import MEDIA_TYPE, Problem
+from agentproxy.oracle.http.weight import has_more_values
 from agentproxy.oracle.tally import Tally
 from agentproxy.protocol.errors import RemoteProtocolError
 from agentproxy.protocol.jsonobject import decode_object
 
-__all__ = ["MAX_BATCH_BODY", "MAX_BODY", "Guard"]
+__all__ = ["MAX_BATCH_BODY", "MAX_BATCH_VALUES", "MAX_BODY", "MAX_VALUES", "Guard"]
 
 logger = logging.getLogger(__name__)
 
@@ -25,6 +27,9 @@ MAX_BATCH_BODY = 1024 * 1024  # 256 requests with the claims that people really 
 # Names in any object of a body; the largest that there is, a job's claims, has 16. Each unknown name costs 8 us to find
 # fault with, before anybody knows who asks: a body full of them stopped relays and all for a second.
 MAX_NAMES = 32
+# Values at all depths. A request has 24 with a job of 16 texts; an item of a batch as many, and itself.
+MAX_VALUES = 32
+MAX_BATCH_VALUES = 25 * MAX_ITEMS + MAX_VALUES
 BODY_SECONDS = 10.0  # for all of it, which fits into a few packets
 _BATCH = "/sign/batch"
 _QUIET = frozenset({"/health", "/version"})  # asked every few seconds by monitoring
@@ -149,6 +154,9 @@ def _check_json(scope: Scope, body: bytes) -> Problem | None:
     kind = _header(scope, b"content-type").partition(b";")[0].strip().lower()
     if kind != b"application/json":
         return Problem(HTTPStatus.UNSUPPORTED_MEDIA_TYPE, "media_type", "expected Content-Type: application/json")
+    most = MAX_BATCH_VALUES if scope["path"] == _BATCH else MAX_VALUES
+    if has_more_values(body, most):
+        return Problem(HTTPStatus.UNPROCESSABLE_ENTITY, "invalid", f"more than {most} values: no request has as many")
     try:
         decoded = decode_object(body)  # a field that stands twice would mean one thing to a proxy and another to us
     except RemoteProtocolError as error:

@@ -1,15 +1,21 @@
 """Requests that are too large, too slow, or not what HTTP allows: an early answer, and the next one is served."""
 
 import contextlib
+import json
 import logging
 
 import h11
 import pytest
 import trio
+from hypothesis import given
+from hypothesis import strategies as st
 
 from agentproxy.oracle.http import connection as connection_module
 from agentproxy.oracle.http import guard
 from agentproxy.oracle.http.guard import MAX_NAMES
+from agentproxy.oracle.http.models import MAX_ITEMS
+from agentproxy.oracle.http.weight import has_more_values
+from agentproxy.protocol.jsonobject import decode_object
 from tests.oracle.garbage import tls_streams, without_collections
 from tests.oracle.http.client import HttpClient
 from tests.oracle.http.conftest import Api, bearer
@@ -153,6 +159,62 @@ async def test_a_body_of_many_names_is_refused_before_each_of_them_is_looked_at(
     assert len(reply.items("errors")) == 32
 
 
+FULL_CLAIMS = {"file": "a, [b], {c}", "package": "p", "job": {f"k{number}": r"\",[{\\" for number in range(16)}}
+FULL_ITEM = {
+    "package_hash": RPM["package_hash"],
+    "repodata_hash": None,
+    "distribution": "el10-x86_64",
+    "key_type": "modern",
+    "claims": FULL_CLAIMS,
+}
+
+
+@pytest.mark.parametrize("filler", [b"[]", b"{}", b"0", b'""', b"[[]]", b'{"":[]}', b'"\\\\"', b'"\\"", ""'])
+async def test_a_body_of_many_values_is_never_decoded(api: Api, monkeypatch: pytest.MonkeyPatch, filler: bytes) -> None:
+    """What a stranger can have decoded is no more than the largest batch that there is."""
+    decoded: list[bytes] = []
+    monkeypatch.setattr(guard, "decode_object", lambda body: decoded.append(body) or decode_object(body))
+    many = b'{"items":[' + b",".join([filler] * (guard.MAX_BATCH_BODY // (len(filler) + 1) - 20)) + b"]}"
+    headers = {"Content-Type": "application/json"}
+    async with api.connect(None) as client:
+        assert (await client.request("POST", "/sign/batch", headers, many)).problem == (422, "invalid")
+    assert decoded == []
+
+
+async def test_a_batch_that_is_full_to_the_brim_is_none_too_many(api: Api) -> None:
+    async with api.connect(api.a) as client:
+        reply = await client.post("/sign/batch", {"items": [FULL_ITEM] * MAX_ITEMS, "token": api.a.token})
+    assert reply.status == 200
+    assert len(reply.items("results")) == MAX_ITEMS
+
+
+TEXTS = st.text(alphabet='\\",[{}]: a\n\u20ac', max_size=8)
+VALUES = st.recursive(
+    st.none() | st.booleans() | st.integers() | TEXTS,
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(TEXTS, inner, max_size=4),
+    max_leaves=20,
+)
+
+
+def separated(value: object) -> int:
+    """Values in it at all depths, and its empty containers once more."""
+    if isinstance(value, dict):
+        value = list(value.values())
+    if not isinstance(value, list):
+        return 0
+    return max(1, len(value) + sum(map(separated, value)))
+
+
+@given(st.dictionaries(TEXTS, VALUES, max_size=4), st.sampled_from([None, 1]), st.booleans())
+def test_values_are_counted_as_they_are_whatever_stands_in_texts(
+    fields: dict[str, object], indent: int | None, is_ascii: bool
+) -> None:
+    body = json.dumps(fields, indent=indent, ensure_ascii=is_ascii).encode()
+    count = separated(fields)
+    assert not has_more_values(body, count)
+    assert has_more_values(body, count - 1)
+
+
 @pytest.mark.parametrize("path", ["/sign/rpm/", "/keys/", "/version/"])
 async def test_an_address_that_is_nearly_right_leads_nowhere_else(api: Api, path: str) -> None:
     """A redirect would take a token in the body along, to whatever host and scheme the request names."""
@@ -170,7 +232,8 @@ async def test_an_address_that_is_nearly_right_leads_nowhere_else(api: Api, path
         ("application/json", b"[]", (400, "not_json")),
         ("application/json", b'{"token": "a", "token": "b"}', (400, "not_json")),
         ("application/json", b"\xff", (400, "not_json")),
-        ("application/json", b"[" * 20_000, (400, "not_json")),
+        ("application/json", b"[" * 20_000, (422, "invalid")),
+        ("application/json", b"[" * 20, (400, "not_json")),
         ("application/json", b'{"package_hash": NaN}', (400, "not_json")),
     ],
 )
