@@ -11,7 +11,7 @@ import trio
 from hypercorn.app_wrappers import ASGIWrapper
 from hypercorn.config import Config
 from hypercorn.events import Closed, Event, RawData, Updated
-from hypercorn.protocol.h11 import H2CProtocolRequiredError, H2ProtocolAssumedError, H11Protocol
+from hypercorn.protocol.h11 import H2ProtocolAssumedError, H11Protocol
 from hypercorn.trio.worker_context import WorkerContext
 from hypercorn.typing import ConnectionState, LifespanState
 
@@ -45,6 +45,15 @@ def http_config() -> Config:
     return config
 
 
+class _Http1(H11Protocol):
+    """hypercorn's protocol without its way to HTTP/2, which nobody here speaks; it has no other place to say so."""
+
+    async def _check_protocol(self, event: h11.Request) -> None:
+        # RFC 9110, 7.8: an Upgrade that is not wanted is ignored. hypercorn would answer h2c with 101, and end.
+        if all(name != b"upgrade" for name, _ in event.headers):
+            await super()._check_protocol(event)
+
+
 class HttpConnection:
     """One connection, from its first byte to its last.
 
@@ -72,7 +81,7 @@ class HttpConnection:
         self._app, self._config, self._context = app, config, context
         self._visit = Visit(is_known=peer.is_proxy)
         self._state = ConnectionState(LifespanState({"peer": peer, "visit": self._visit}))
-        self._protocol: H11Protocol
+        self._protocol: _Http1
 
     async def serve(self) -> None:
         """Answer requests until either side has enough; it is called once."""
@@ -85,7 +94,7 @@ class HttpConnection:
         is_tls = isinstance(self._stream, TlsStream)
         async with trio.open_nursery() as nursery:
             tasks = AppTasks(nursery)
-            self._protocol = H11Protocol(
+            self._protocol = _Http1(
                 self._app, self._config, self._context, tasks, self._state, is_tls, None, None, self._take
             )
             if self._context.terminated.is_set():
@@ -109,7 +118,7 @@ class HttpConnection:
                     await self._refuse()
                     return
                 await self._protocol.handle(RawData(untrusted))
-            except (trio.BrokenResourceError, H2CProtocolRequiredError, H2ProtocolAssumedError):
+            except (trio.BrokenResourceError, H2ProtocolAssumedError):
                 return  # it is gone, or it wants to speak HTTP/2, which nobody here does
             if not untrusted:
                 return

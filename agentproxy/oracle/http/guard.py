@@ -36,6 +36,7 @@ _QUIET = frozenset({"/health", "/version"})  # asked every few seconds by monito
 # Which of two counts would depend on who reads them: a proxy, the framework or us. Authorization is looked at where the
 # token is.
 _ONCE = (b"content-type", b"idempotency-key")
+_CLOSE = (b"connection", b"close")
 _CODES = frozenset({"GET", "POST", "HEAD", "OPTIONS", "PUT", "PATCH", "DELETE"})
 
 
@@ -51,7 +52,7 @@ class Guard:
         if scope["type"] != "http":
             await send({"type": "websocket.close"})
             return
-        answer = _Answer(send)
+        answer = _Answer(send, is_last=bool(_header(scope, b"transfer-encoding")))
         started = trio.current_time()
         try:
             await self._pass_on(scope, receive, answer)
@@ -84,11 +85,16 @@ class Guard:
 @dataclass(slots=True)
 class _Answer:
     raw_send: Send
+    # So is that to a request in chunks: in what follows the last of them h11 takes a bare LF for a line's end, and who
+    # does not would see the next request begin at another place.
+    is_last: bool
     status: int = 0  # 0: none so far
 
     async def send(self, message: Message) -> None:
         if message["type"] == "http.response.start":
             self.status = message["status"]
+            if self.is_last:
+                message = {**message, "headers": [*message.get("headers", ()), _CLOSE]}
         await self.raw_send(message)
 
     async def tell(self, problem: Problem) -> None:
@@ -96,7 +102,7 @@ class _Answer:
         headers = [(b"content-type", MEDIA_TYPE.encode()), (b"content-length", str(len(body)).encode())]
         headers += [(name.lower().encode(), value.encode()) for name, value in problem.headers.items()]
         # There may be more of a body to come than anybody wants to read.
-        headers.append((b"connection", b"close"))
+        self.is_last = True
         await self.send({"type": "http.response.start", "status": int(problem.status), "headers": headers})
         await self.send({"type": "http.response.body", "body": body, "more_body": False})
 
