@@ -31,6 +31,7 @@ _WORDS: Mapping[int, str] = {
     401: "No token, or one that is not good any more; or no client certificate",
     403: "Known, and not allowed",
     404: "No such key for this runner",
+    405: "The address takes another method",
     408: "The body did not come in time",
     409: "The idempotency key stands for another request",
     413: "The body is too large",
@@ -40,9 +41,9 @@ _WORDS: Mapping[int, str] = {
     500: "A bug; the oracle's log says more",
     503: "No signature just now: the signer, its log or the registry is out of reach",
 }
-_SIGNING = (400, 401, 403, 408, 409, 413, 415, 422, 429, 500, 503)
-_READING = (400, 401, 403, 408, 413, 415, 500, 503)
-_ANYBODY = (400, 408, 413, 415, 500)
+_SIGNING = (400, 401, 403, 405, 408, 409, 413, 415, 422, 429, 500, 503)
+_READING = (400, 401, 403, 405, 408, 413, 415, 500, 503)
+_ANYBODY = (400, 405, 408, 413, 415, 500)
 _MOST_ERRORS = 32  # told of one body; who has more of them has not read the description
 
 

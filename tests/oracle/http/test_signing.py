@@ -228,12 +228,16 @@ async def test_the_version_is_for_everybody(api: Api) -> None:
 async def test_what_is_not_there_is_a_problem_document_too(api: Api) -> None:
     async with api.connect(None) as client:
         assert (await client.get("/docs")).problem == (404, "no_such_address")
-        assert (await client.get("/sign/rpm")).problem == (405, "no_such_address")
+        for path in ("/sign/rpm", "/sign/repodata", "/sign/batch"):
+            reply = await client.get(path)
+            assert reply.problem == (405, "no_such_address")
+            assert reply.headers["allow"] == "POST"
         document = await client.get("/openapi.json")
     assert document.status == 200
     assert set(document.json["paths"]) == {  # type: ignore[arg-type]  # what JSON holds
         "/sign/rpm", "/sign/repodata", "/sign/batch", "/keys", "/keys/{file}", "/health", "/version"
     }  # fmt: skip
+    assert document.body.count(b'"405":{') == 7
 
 
 async def test_health_names_a_log_that_cannot_be_written_and_keys_that_ended(api: Api) -> None:
