@@ -1,7 +1,8 @@
 """Takes an exported OpenPGP secret key into the signer's GnuPG home: `blind-oracle key import`, an offline command.
 
 gpg reads the export in a scratch home and says what is valid; one signing key is chosen, unlocked once so that its
-file gets a form that the software backend reads, checked by that backend's own reader, and only then copied.
+file gets a form that the software backend reads, and checked by that backend's own reader. Only what has passed all
+that is installed.
 """
 
 import os
@@ -15,14 +16,14 @@ from agentproxy.admin.scratch import scratch_home, time_limit
 from agentproxy.protocol.digests import HashAlgorithm
 from agentproxy.protocol.errors import ConfigError, KeyUnavailableError, RemoteProtocolError
 from agentproxy.protocol.fields import check_name
-from agentproxy.protocol.keys import Fingerprint, Keygrip
+from agentproxy.protocol.keys import Fingerprint
 from agentproxy.runtime.files import write_atomically
 from agentproxy.signer import keyfile
 from agentproxy.signer.keysfile import KeyEntry
 from agentproxy.signer.secretkey import SecretKey
 from agentproxy.signer.strength import default_algorithms
 
-__all__ = ["ImportedKey", "KeyImport", "import_key"]
+__all__ = ["MAX_EXPORT", "ImportedKey", "KeyImport", "install_key", "read_export"]
 
 MAX_EXPORT = 1 << 20  # bytes: a key with photographs and a thousand signatures is smaller
 _GPG_SECONDS = 120.0  # the slowest real import, with a passphrase, takes about one
@@ -31,11 +32,12 @@ _PROBE = b"blind-oracle: does this key sign?"
 
 @dataclass(frozen=True, slots=True)
 class ImportedKey:
-    """What an import gives: the entry for keys.yaml, and the certificate for everybody."""
+    """What an export gives: the signer's key file, the entry for keys.yaml, and the certificate for everybody."""
 
     name: str
     entry: KeyEntry
     certificate: bytes = field(repr=False)  # binary OpenPGP, self-signatures only
+    key_file: bytes = field(repr=False)  # as gpg-agent keeps it
     is_protected: bool  # the signer needs the passphrase at its start
 
 
@@ -51,13 +53,13 @@ class KeyImport:
     fingerprint: Fingerprint | None = None  # which key, when several can sign
 
 
-def import_key(gnupg_home: Path, wanted: KeyImport) -> ImportedKey:
-    """Put the signing key of an export into the signer's `gnupg_home`; doing it again replaces the key's file.
+def read_export(wanted: KeyImport) -> ImportedKey:
+    """Take the signing key out of an export and leave no trace; `install_key` is the next step.
 
-    It blocks for a second or two, at most two minutes. `keyentries.write_entry` then makes the signer serve the key.
+    It blocks for a second or two, at most two minutes.
 
     Raises:
-        ConfigError: with a reason and a hint; the home is unchanged then.
+        ConfigError: with a reason and a hint.
     """
     try:
         check_name(wanted.name, "key name")
@@ -73,8 +75,27 @@ def import_key(gnupg_home: Path, wanted: KeyImport) -> ImportedKey:
         key, is_protected = _open(scratch, chosen, wanted.passphrase)
         entry = _entry(chosen, default_algorithms(key.public), wanted)
         certificate = _certificate(gpg, chosen)
-        _install(scratch, gnupg_home, chosen.keygrip)
-    return ImportedKey(wanted.name, entry, certificate, is_protected)
+        key_file = keyfile.key_path(scratch, chosen.keygrip).read_bytes()
+    return ImportedKey(wanted.name, entry, certificate, key_file, is_protected)
+
+
+def install_key(gnupg_home: Path, imported: ImportedKey) -> None:
+    """Put a key's file into the signer's `gnupg_home`, or replace it; an entry in keys.yaml makes the signer serve it.
+
+    Raises:
+        ConfigError: it cannot be written; a file that was there before is unchanged.
+    """
+    target = keyfile.key_path(gnupg_home, imported.entry.keygrip)
+    try:
+        for directory in (gnupg_home, target.parent):
+            directory.mkdir(mode=0o700, exist_ok=True)
+        owner = gnupg_home.stat()
+        if os.geteuid() == 0 and owner.st_uid != 0:
+            # The signer runs as the home's owner and could not read what is root's.
+            os.chown(target.parent, owner.st_uid, owner.st_gid)
+        write_atomically(target, imported.key_file, 0o600)
+    except OSError as error:
+        raise ConfigError(f"{target}: cannot be written: {error.strerror}") from error
 
 
 def _read_export(gpg: gnupg.GPG, exported: bytes) -> None:
@@ -136,18 +157,3 @@ def _entry(chosen: Candidate, algorithms: tuple[HashAlgorithm, ...], wanted: Key
         accept_certification=wanted.accept_certification and chosen.can_certify,
         seal_only=wanted.seal_only,
     )
-
-
-def _install(scratch: Path, gnupg_home: Path, keygrip: Keygrip) -> None:
-    target = keyfile.key_path(gnupg_home, keygrip)
-    content = keyfile.key_path(scratch, keygrip).read_bytes()
-    try:
-        for directory in (gnupg_home, target.parent):
-            directory.mkdir(mode=0o700, exist_ok=True)
-        owner = gnupg_home.stat()
-        if os.geteuid() == 0 and owner.st_uid != 0:
-            # The signer runs as the home's owner and could not read what is root's.
-            os.chown(target.parent, owner.st_uid, owner.st_gid)
-        write_atomically(target, content, 0o600)
-    except OSError as error:
-        raise ConfigError(f"{target}: cannot be written: {error.strerror}") from error

@@ -1,43 +1,51 @@
 """Writes keys.yaml, the signer's own list of keys."""
 
+import contextlib
 import os
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
 import yaml
 
+from agentproxy.admin.changing import changing
 from agentproxy.protocol.errors import ConfigError
 from agentproxy.protocol.wire import format_time
 from agentproxy.runtime.files import write_atomically
 from agentproxy.signer import keysfile
 from agentproxy.signer.keysfile import KeyEntry
 
-__all__ = ["remove_entry", "write_entry"]
+__all__ = ["entry_written", "remove_entry", "write_entry"]
 
 _MODE = 0o644  # nothing in it is secret; only its owner may change it
 _HEAD = "# Which keys the signer serves, with which hash algorithms and accepted risks. The oracle cannot change it.\n"
 
 
-def write_entry(path: Path, name: str, entry: KeyEntry) -> KeyEntry:
-    """Add the key, or update it in place: what an operator set for it before stays, what gpg knows is new.
+@contextlib.contextmanager
+def entry_written(path: Path, name: str, entry: KeyEntry) -> Iterator[KeyEntry]:
+    """Add the key behind the block, or update it: what an operator set for it before stays, what gpg knows is new.
 
-    Returns:
-        the entry as it stands in the file now.
+    The block does what must be there before the signer reads of the key; until its end no other command changes the
+    file. It gets the entry as it will stand there.
+
+    Raises:
+        ConfigError: the name belongs to another key, or the key has another name; the block has not begun then.
+    """
+    with changing(path):
+        keys = dict(keysfile.load(path).keys) if path.exists() else {}
+        keys[name] = _judged(path, keys, name, entry)
+        yield keys[name]
+        _write(path, keys)
+
+
+def write_entry(path: Path, name: str, entry: KeyEntry) -> KeyEntry:
+    """Add or update the key at once, as `entry_written`, and return its entry as it stands in the file now.
 
     Raises:
         ConfigError: the name belongs to another key, or the key has another name; the file is unchanged.
     """
-    keys = dict(keysfile.load(path).keys) if path.exists() else {}
-    known = keys.get(name)
-    if known is not None and known.fingerprint != entry.fingerprint:
-        hint = f"choose another name, or remove keys.{name} first"
-        raise ConfigError(f"{path}: {name} is the name of key {known.fingerprint}", hint)
-    for other, existing in keys.items():
-        if other != name and existing.keygrip == entry.keygrip:
-            raise ConfigError(f"{path}: the key is there already as {other}", f"import it as {other} to update it")
-    keys[name] = entry if known is None else _updated(known, entry)
-    _write(path, keys)
-    return keys[name]
+    with entry_written(path, name, entry) as written:
+        return written
 
 
 def remove_entry(path: Path, name: str) -> KeyEntry:
@@ -46,12 +54,24 @@ def remove_entry(path: Path, name: str) -> KeyEntry:
     Raises:
         ConfigError: there is no such key.
     """
-    keys = dict(keysfile.load(path).keys)
-    removed = keys.pop(name, None)
-    if removed is None:
-        raise ConfigError(f"{path}: no key {name}", f"known: {', '.join(keys) or 'none'}")
-    _write(path, keys)
+    with changing(path):
+        keys = dict(keysfile.load(path).keys)
+        removed = keys.pop(name, None)
+        if removed is None:
+            raise ConfigError(f"{path}: no key {name}", f"known: {', '.join(keys) or 'none'}")
+        _write(path, keys)
     return removed
+
+
+def _judged(path: Path, keys: dict[str, KeyEntry], name: str, entry: KeyEntry) -> KeyEntry:
+    known = keys.get(name)
+    if known is not None and known.fingerprint != entry.fingerprint:
+        hint = f"choose another name, or remove keys.{name} first"
+        raise ConfigError(f"{path}: {name} is the name of key {known.fingerprint}", hint)
+    for other, existing in keys.items():
+        if other != name and existing.keygrip == entry.keygrip:
+            raise ConfigError(f"{path}: the key is there already as {other}", f"import it as {other} to update it")
+    return entry if known is None else _updated(known, entry)
 
 
 def _updated(known: KeyEntry, entry: KeyEntry) -> KeyEntry:

@@ -10,7 +10,7 @@ import pytest
 
 from agentproxy.admin import scratch
 from agentproxy.admin.dev.processes import find
-from agentproxy.admin.importing import ImportedKey, KeyImport, import_key
+from agentproxy.admin.importing import ImportedKey, KeyImport, install_key, read_export
 from agentproxy.admin.keyentries import remove_entry, write_entry
 from agentproxy.admin.scratch import time_limit
 from agentproxy.protocol.digests import Digest, HashAlgorithm
@@ -22,6 +22,12 @@ from agentproxy.signer.software import SoftwareBackend
 from tests.signer.conftest import PASSPHRASE, GnupgHome
 
 DIGEST = Digest(HashAlgorithm.SHA512, b"\x5a" * 64)
+
+
+def import_key(gnupg_home: Path, wanted: KeyImport) -> ImportedKey:
+    imported = read_export(wanted)
+    install_key(gnupg_home, imported)
+    return imported
 
 
 def primary_with_subkeys(home: GnupgHome, *subkeys: tuple[str, str, str], passphrase: str = "") -> str:

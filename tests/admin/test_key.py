@@ -76,6 +76,50 @@ def test_a_bad_passphrase_file_changes_nothing(
     assert load_keys(state.signer / "keys.yaml").keys == {}
 
 
+def contents(state: Layout) -> dict[Path, bytes]:
+    return {path: path.read_bytes() for path in state.root.rglob("*") if path.is_file()}
+
+
+@pytest.mark.parametrize(
+    ("key", "name", "expected"),
+    [
+        ("modern", "locked", "locked is the name of key"),
+        ("locked", "modern", "modern is the name of key"),
+        ("locked", "other", "the key is there already as locked"),
+        ("modern", "other", "the key is there already as modern"),
+        ("legacy", "locked", "locked is the name of key"),
+    ],
+)
+def test_a_refused_import_changes_nothing(key: str, name: str, expected: str, state: Layout, exports: Exports) -> None:
+    short = state.root.parent
+    (short / "passphrase").write_text(f"{PASSPHRASE}\n")
+    (short / "passphrase").chmod(0o600)
+    protected = ("--passphrase-file", short / "passphrase")
+    assert key_import(state, exports.subkeys["modern"], "--name", "modern").status == 0
+    assert key_import(state, exports.subkeys["locked"], "--name", "locked", *protected).status == 0
+    before = contents(state)
+    result = key_import(state, exports.subkeys[key], "--name", name, *protected if key == "locked" else ())
+    assert result.status == 1
+    assert expected in result.errors
+    assert contents(state) == before
+
+
+@pytest.mark.parametrize("obstacle", ["oracle/certificates/locked.pgp", "signer/passphrases/locked"])
+def test_an_import_that_ended_between_two_files_is_finished_by_the_next(
+    obstacle: str, state: Layout, exports: Exports, short: Path
+) -> None:
+    (short / "passphrase").write_text(f"{PASSPHRASE}\n")
+    (short / "passphrase").chmod(0o600)
+    words = (exports.subkeys["locked"], "--name", "locked", "--passphrase-file", short / "passphrase")
+    (state.root / obstacle).mkdir()
+    assert key_import(state, *words).status == 1
+    assert load_keys(state.signer / "keys.yaml").keys == {}
+    (state.root / obstacle).rmdir()
+    assert key_import(state, *words).status == 0
+    assert list(load_keys(state.signer / "keys.yaml").keys) == ["locked"]
+    assert (state.signer / "passphrases/locked").read_text() == f"{PASSPHRASE}\n"
+
+
 def test_a_key_that_can_certify_is_refused_unless_accepted(state: Layout, exports: Exports) -> None:
     result = key_import(state, exports.whole, "--name", "modern", "--fingerprint", exports.primaries["modern"])
     assert result.status == 1
