@@ -24,7 +24,10 @@ MAX_DEPTH = 32
 
 _HASH_NAMES = {algorithm.name.lower(): algorithm for algorithm in HashAlgorithm}
 _PLAIN_INTEGER = re.compile(r"[-+]?(?:0|[1-9][0-9]*)")
+_SURROGATE = re.compile("[\ud800-\udfff]")  # "\ud83d" in quotes: no file, log or message can hold it
 _TIMESTAMP = "tag:yaml.org,2002:timestamp"
+# PyYAML's own, and what it lets through: of a character's number above Unicode's, of half a directive, for example.
+_YAML_ERRORS = (yaml.YAMLError, ValueError, TypeError, LookupError, AttributeError, ArithmeticError, RecursionError)
 
 T = TypeVar("T")
 
@@ -58,7 +61,7 @@ def line_numbers(text: str) -> dict[str, int]:
     """
     try:
         root: yaml.Node | None = _StrictLoader(text).get_single_node()
-    except (yaml.YAMLError, ValueError):
+    except _YAML_ERRORS:
         return {}
     return dict(_lines_below(root, "")) if root is not None else {}
 
@@ -166,15 +169,20 @@ def _words(error: BaseException) -> str:
 
 
 def _plain(text: str, source: str) -> object:
+    line = ""
     try:
-        return _StrictLoader(text).get_single_data()
+        loader = _StrictLoader(text)
+        try:
+            return loader.get_single_data()
+        finally:
+            line = f"line {loader.line + 1}: "
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         line = f"line {mark.line + 1}: " if mark else ""
         hint = "indent with spaces" if "'\\t'" in str(error.problem) else ""
         raise ConfigError(f"{source}: {line}{error.problem}", hint) from error
-    except (yaml.YAMLError, ValueError) as error:
-        raise ConfigError(f"{source}: not YAML: {' '.join(str(error).split())}") from error
+    except _YAML_ERRORS as error:
+        raise ConfigError(f"{source}: {line}not YAML: {' '.join(str(error).split())}") from error
 
 
 class _StrictLoader(yaml.SafeLoader):
@@ -191,6 +199,10 @@ class _StrictLoader(yaml.SafeLoader):
         event = self._next_event()
         if isinstance(event, yaml.AliasEvent):
             raise _refused("aliases are not allowed", event)
+        if isinstance(event, yaml.ScalarEvent | yaml.CollectionStartEvent) and event.tag is not None:
+            raise _refused(f"tags are not allowed, such as {event.tag}", event)
+        if isinstance(event, yaml.ScalarEvent) and _SURROGATE.search(event.value) is not None:
+            raise _refused("half a character is not allowed", event)
         if self._depth >= MAX_DEPTH:
             raise _refused(f"nested deeper than {MAX_DEPTH} levels", event)
         self._depth += 1

@@ -1,15 +1,18 @@
+import contextlib
 import enum
 import os
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
 
 from agentproxy.protocol.digests import HashAlgorithm
 from agentproxy.protocol.errors import ConfigError
 from agentproxy.protocol.fields import check_name
 from agentproxy.protocol.keys import Fingerprint
-from agentproxy.runtime.config import load, parse
+from agentproxy.runtime.config import line_numbers, load, parse
 
 
 class Colour(enum.StrEnum):
@@ -94,7 +97,23 @@ def test_an_absolute_path_stays_and_text_without_a_file_leaves_paths_alone(tmp_p
         ("name: n\nrunners: {b1: {rate: 1_000}}", "policy.yaml: line 2: the number 1_000 can be misread"),
         ("name: n\nrunners: {b1: {rate: 0x10}}", "policy.yaml: line 2: the number 0x10 can be misread"),
         ("name: n\nrunners:\n\tb1: {}", "policy.yaml: line 3: found character '\\t' that cannot start any token"),
-        ("name: !!python/name:os.system x\nrunners: {}", "policy.yaml: line 1: could not determine a constructor"),
+        (
+            "name: !!python/name:os.system x\nrunners: {}",
+            "policy.yaml: line 1: tags are not allowed, such as tag:yaml.",
+        ),
+        (
+            "name: n\nrunners: {b1: {admin: !!bool maybe}}",
+            "policy.yaml: line 2: tags are not allowed, such as tag:yaml.",
+        ),
+        ("name: !!timestamp foo", "policy.yaml: line 1: tags are not allowed"),
+        ('name: !!float ""', "policy.yaml: line 1: tags are not allowed"),
+        ("name: !!int ''", "policy.yaml: line 1: tags are not allowed"),
+        ("name: !!str n", "policy.yaml: line 1: tags are not allowed"),
+        ("name: n\nrunners: !!omap [a]", "policy.yaml: line 2: tags are not allowed"),
+        ("name: ! n", "policy.yaml: line 1: tags are not allowed, such as !"),
+        ('name: n\nstate: "\\UFFFFFFFF"', "policy.yaml: line 2: not YAML: "),
+        ('name: n\nstate: "\\ud800"', "policy.yaml: line 2: half a character is not allowed"),
+        (f"name: n\nrunners: {{b1: {{rate: {'9' * 5000}}}}}", "policy.yaml: line 2: not YAML: "),
         ("name: n\n---\nname: m\n", "policy.yaml: line 2: but found another document"),
         ("name: [", "policy.yaml: line 1: "),
         ("name: \x07", "policy.yaml: not YAML: "),
@@ -110,6 +129,55 @@ def test_an_absolute_path_stays_and_text_without_a_file_leaves_paths_alone(tmp_p
 )
 def test_a_wrong_file_is_refused_with_the_path_and_what_was_expected(text: str, expected: str) -> None:
     assert problem(text).startswith(expected)
+
+
+# What YAML gives a meaning to, and words that are odd behind it.
+_ODD = st.sampled_from(
+    [
+        *"!&*|>%@`\"'\\#,:?-[]{}<>=~ \n\t",
+        "!!",
+        "---\n",
+        "...\n",
+        ": ",
+        "- ",
+        "? ",
+        "<<",
+        "\\U",
+        "\\ud800",
+        "%YAML 1.",
+        "%TAG ",
+    ]
+    + [
+        f"!!{tag} "
+        for tag in ("bool", "int", "float", "null", "timestamp", "binary", "omap", "pairs", "set", "map", "str")
+    ]
+    + [
+        "maybe",
+        "foo",
+        '""',
+        "0x",
+        "0b2",
+        "1_",
+        "._",
+        "1e9",
+        "-.inf",
+        "2026-02-30",
+        "99:99",
+        "name: n\n",
+        "runners: {}\n",
+    ]
+)
+
+
+@given(st.lists(_ODD | st.text(max_size=5), max_size=12).map("".join))
+@example("name: !!bool maybe")
+@example("name: !!timestamp foo")
+@example('name: !!float ""')
+@example('name: "\\UFFFFFFFF"')
+def test_any_text_is_a_configuration_or_a_configuration_error(text: str) -> None:
+    with contextlib.suppress(ConfigError):
+        parse(text, Policy, "policy.yaml")
+    line_numbers(text)
 
 
 def test_all_problems_are_reported_together() -> None:
