@@ -7,8 +7,9 @@ import signal
 import subprocess
 import tempfile
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import FrameType
 
 import gnupg
 
@@ -18,6 +19,7 @@ __all__ = ["scratch_home", "time_limit"]
 
 _MEMORY = Path("/dev/shm")  # noqa: S108  so that secrets never touch a disk; the directory below it is private
 _STOP_SECONDS = 30
+_SIGNALS = (signal.SIGINT, signal.SIGTERM)
 _MOST_SOCKETS = 8  # an agent makes four
 _OPTIONS = ["--disable-dirmngr", "--no-auto-check-trustdb", "--trust-model=always"]
 _AGENT_OPTIONS = "disable-scdaemon\nmax-cache-ttl 0\nno-allow-external-cache\n"
@@ -32,28 +34,73 @@ def scratch_home() -> Iterator[tuple[Path, gnupg.GPG]]:
     """
     # A short path: the agent's socket in it has at most 107 octets.
     parent = _MEMORY if os.access(_MEMORY, os.W_OK | os.X_OK) else None
-    home = Path(tempfile.mkdtemp(prefix="bo", dir=parent))
+    with _signals_wait() as from_here:
+        home = Path(tempfile.mkdtemp(prefix="bo", dir=parent))
+        try:
+            (home / "gpg-agent.conf").write_text(_AGENT_OPTIONS, encoding="ascii")
+            gpg = gnupg.GPG(gnupghome=str(home), options=_OPTIONS)
+            gpg.encoding = "utf-8"
+            yield home, gpg
+        except OSError as error:
+            raise ConfigError(f"gpg cannot be run: {error}", "install the package gnupg") from error
+        finally:
+            try:
+                from_here()
+            finally:  # a first signal may come just before that
+                _stop_agent(home)
+                _remove(home)
+
+
+@contextlib.contextmanager
+def _signals_wait() -> Iterator[Callable[[], None]]:
+    """Let SIGINT and SIGTERM interrupt the block once, and not at all from the call of what it gets.
+
+    Somebody who presses Ctrl-C twice, or whose terminal goes away, must not interrupt what takes the secrets away. A
+    signal that comes then, and no other came before, is raised behind the block.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield lambda: None  # Python interrupts the main thread only
+        return
+    before = {int(number): signal.getsignal(number) for number in _SIGNALS}
+    waiting: list[int] = []
+    is_interrupted = is_ending = False
+
+    def on_signal(number: int, frame: FrameType | None) -> None:
+        nonlocal is_interrupted
+        if is_interrupted or is_ending:
+            waiting.append(number)
+            return
+        is_interrupted = True
+        handler = before[number]
+        if callable(handler):
+            handler(number, frame)
+
+    def from_here() -> None:
+        nonlocal is_ending
+        is_ending = True
+
+    handled = [number for number, handler in before.items() if callable(handler)]
+    for number in handled:
+        signal.signal(number, on_signal)
     try:
-        (home / "gpg-agent.conf").write_text(_AGENT_OPTIONS, encoding="ascii")
-        gpg = gnupg.GPG(gnupghome=str(home), options=_OPTIONS)
-        gpg.encoding = "utf-8"
-        yield home, gpg
-    except OSError as error:
-        raise ConfigError(f"gpg cannot be run: {error}", "install the package gnupg") from error
+        yield from_here
     finally:
-        _stop_agent(home)
-        _remove(home)
+        for number in handled:
+            signal.signal(number, before[number])
+    if waiting:
+        signal.raise_signal(waiting[0])
 
 
 def _stop_agent(home: Path) -> None:
-    # An agent that stays would keep an unlocked key in memory.
-    with contextlib.suppress(OSError, subprocess.SubprocessError):
-        for what in (
-            ("--kill", "gpg-agent"),
-            ("--remove-socketdir",),
-        ):  # the second is below /run/user
+    # An agent that stays would keep an unlocked key in memory. A terminal signals a whole group, so gpgconf leaves it.
+    for what in ("--kill", "gpg-agent"), ("--remove-socketdir",):  # the second is below /run/user
+        with contextlib.suppress(OSError, subprocess.SubprocessError):
             subprocess.run(
-                ["gpgconf", "--homedir", str(home), *what], check=False, capture_output=True, timeout=_STOP_SECONDS
+                ["gpgconf", "--homedir", str(home), *what],
+                check=False,
+                capture_output=True,
+                timeout=_STOP_SECONDS,
+                start_new_session=True,
             )
 
 
