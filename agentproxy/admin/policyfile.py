@@ -11,6 +11,7 @@ from pathlib import Path
 
 import yaml
 
+from agentproxy.admin.changing import changing
 from agentproxy.oracle.policy import KeyRule, Policy, RunnerRule
 from agentproxy.protocol.errors import ConfigError
 from agentproxy.protocol.keys import Fingerprint
@@ -58,20 +59,27 @@ def add(path: Path, addition: Addition) -> bool:
     Raises:
         ConfigError: the file is wrong, has another entry of this name, or cannot be changed by us.
     """
-    before = load(path, Policy)
-    present = _section(before, addition).get(addition.name)
-    if present == addition.rule:
-        return False
-    if present is not None:
+    if _is_there(path, load(path, Policy), addition):
+        return False  # where a policy is read-only, its lock cannot be made either
+    with changing(path):
+        before = load(path, Policy)  # again: another command may have changed it before we had the lock
+        if _is_there(path, before, addition):
+            return False
+        old = path.read_text(encoding="utf-8")
+        new = _inserted(old, addition)
+        if new is None or not _says(new, before, addition):
+            hint = f"add these lines by hand:\n{addition.by_hand()}"
+            raise ConfigError(f"{path}: the section {addition.section} has a form that is not changed here", hint)
+        _replace(path, new)
+    return True
+
+
+def _is_there(path: Path, policy: Policy, addition: Addition) -> bool:
+    present = _section(policy, addition).get(addition.name)
+    if present is not None and present != addition.rule:
         hint = f"change it by hand; this was to be added:\n{addition.by_hand()}"
         raise ConfigError(f"{path}: {addition.section}.{addition.name} is there already, and says something else", hint)
-    old = path.read_text(encoding="utf-8")
-    new = _inserted(old, addition)
-    if new is None or not _says(new, before, addition):
-        hint = f"add these lines by hand:\n{addition.by_hand()}"
-        raise ConfigError(f"{path}: the section {addition.section} has a form that is not changed here", hint)
-    _replace(path, new)
-    return True
+    return present is not None
 
 
 def _word(name: str) -> str:

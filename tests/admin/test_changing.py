@@ -12,10 +12,14 @@ from pathlib import Path
 import pytest
 
 from agentproxy.admin import changing as changing_module
+from agentproxy.admin import templates
 from agentproxy.admin.changing import changing
 from agentproxy.admin.keyentries import remove_entry, write_entry
+from agentproxy.admin.policyfile import add, key_addition, runner_addition
+from agentproxy.oracle.policy import Policy
 from agentproxy.protocol.errors import ConfigError
 from agentproxy.protocol.keys import Fingerprint, Keygrip
+from agentproxy.runtime.config import load
 from agentproxy.signer import keysfile
 from tests.admin.test_keylisting import MODERN
 
@@ -45,6 +49,17 @@ def test_keys_that_are_added_at_once_are_all_there_and_so_are_removed_ones_gone(
     at_once(lambda number: remove_entry(path, f"k{number}"))
     assert keysfile.load(path).keys == {}
     assert [file.name for file in tmp_path.iterdir()] == ["keys.yaml"]
+
+
+def test_what_is_added_to_a_policy_at_once_is_all_there(tmp_path: Path) -> None:
+    path = tmp_path / "policy.yaml"
+    path.write_text(templates.POLICY)
+    at_once(lambda number: add(path, key_addition(f"k{number}", Fingerprint(bytes([number]) * 20), "modern")))
+    at_once(lambda number: add(path, runner_addition(f"r{number}", [f"k{number}"])))
+    policy = load(path, Policy)
+    assert set(policy.keys) == {f"k{number}" for number in range(MANY)}
+    assert set(policy.runners) == {f"r{number}" for number in range(MANY)}
+    assert [file.name for file in tmp_path.iterdir()] == ["policy.yaml"]
 
 
 @contextmanager
@@ -107,3 +122,27 @@ def test_a_directory_that_cannot_be_written_is_told(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"policy\.yaml: cannot be changed: .* Not a directory"):
         with changing(tmp_path / "file/policy.yaml"):
             raise AssertionError
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can become another user")
+def test_who_cannot_change_a_policy_hears_that_an_entry_is_there_or_why_it_is_not(short: Path) -> None:
+    path = short / "policy.yaml"
+    path.write_text(templates.POLICY)
+    short.chmod(0o755)
+    key = key_addition("modern", Fingerprint(bytes(20)), "modern")
+    assert add(path, key)
+    os.seteuid(65534)
+    try:
+        assert not add(path, key)
+        with pytest.raises(ConfigError, match=r"cannot be changed: .*Permission denied"):
+            add(path, runner_addition("r", ["modern"]))
+    finally:
+        os.seteuid(0)
+
+
+def test_a_policy_that_is_read_only_in_a_directory_of_ours_is_changed_and_stays_read_only(tmp_path: Path) -> None:
+    path = tmp_path / "policy.yaml"
+    path.write_text(templates.POLICY)
+    path.chmod(0o444)
+    assert add(path, key_addition("modern", Fingerprint(bytes(20)), "modern"))
+    assert stat.S_IMODE(path.stat().st_mode) == 0o444
