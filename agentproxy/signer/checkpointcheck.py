@@ -1,6 +1,8 @@
 """Reads a log's checkpoints and checks them against public keys from outside."""
 
-from collections.abc import Sequence
+import contextlib
+import os
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,7 +13,9 @@ from agentproxy.signer.diagnosis import Damage, DamageKind
 from agentproxy.signer.logkey import LogPublicKey
 from agentproxy.signer.segment import Segment
 
-__all__ = ["Proof", "check_coverage", "last_head", "read_proof"]
+__all__ = ["Proof", "check_coverage", "last_head", "newest_head", "read_proof"]
+
+_TAIL = 65_536  # bytes: more than a hundred checkpoints
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,13 +60,39 @@ def read_proof(directory: Path, node: str, keys: Sequence[LogPublicKey]) -> Proo
 
 
 def last_head(directory: Path, node: str) -> Head | None:
-    """The last place that a checkpoint names, whoever signed it; None when nothing there can be read as one."""
+    """The furthest place that a checkpoint names, whoever signed it; None when nothing there can be read as one.
+
+    A log that was cut and went on has checkpoints of earlier places behind those of later ones.
+    """
     try:
         lines = checkpoints_path(directory, node).read_bytes().split(b"\n")[:-1]
-        head = Checkpoint.parse(lines[-1]).head
-    except (OSError, LookupError, RemoteProtocolError):
+    except OSError:
         return None
-    return head if head.node == node else None
+    return max(_heads(lines, node), key=lambda head: head.sequence, default=None)
+
+
+def newest_head(directory: Path, node: str) -> Head | None:
+    """The place that the last readable checkpoint names: the log's end, or a record before it.
+
+    Raises:
+        OSError: the file is there and cannot be read.
+    """
+    try:
+        with checkpoints_path(directory, node).open("rb") as file:
+            file.seek(max(0, os.fstat(file.fileno()).st_size - _TAIL))
+            lines = file.read().split(b"\n")[:-1]
+    except FileNotFoundError:
+        return None
+    return next(_heads(reversed(lines), node), None)
+
+
+def _heads(lines: Iterable[bytes], node: str) -> Iterator[Head]:
+    for line in lines:
+        # A power loss can leave zeros, and a part of a line before others.
+        with contextlib.suppress(RemoteProtocolError):
+            head = Checkpoint.parse(line).head
+            if head.node == node:
+                yield head
 
 
 def _checked(line: bytes, node: str, previous: int, keys: dict[bytes, LogPublicKey]) -> Head:

@@ -15,6 +15,9 @@ from pathlib import Path
 from typing import Self
 
 from agentproxy.protocol.errors import ConfigError, RemoteProtocolError
+from agentproxy.protocol.fields import Head
+from agentproxy.signer.checkpoint import checkpoints_path
+from agentproxy.signer.checkpointcheck import newest_head
 from agentproxy.signer.record import AuditRecord, hash_of_line
 from agentproxy.signer.segment import (
     ChainEnd,
@@ -33,6 +36,7 @@ __all__ = ["OpenedSegment", "open_directory", "open_last_segment", "orphaned_tai
 
 _MODE = 0o640  # auditors read through the group
 _MAX_TORN = 4 << 20  # bytes: what one crash can tear; more was on disk for sure, so somebody else cut it
+_CUT_HINT = "put the missing segments back; if they are lost, docs/OPERATIONS.md says how to go on (Backup and restore)"
 _VERIFY_HINT = "blind-oracle audit verify shows the first damaged record; keep the directory as evidence"
 
 
@@ -94,7 +98,8 @@ def open_last_segment(lock: int, directory: Path, node: str, clock: Callable[[],
     """Open the segment to continue, or make the first one.
 
     Raises:
-        ConfigError: it cannot be written, belongs to another node, or is damaged.
+        ConfigError: it cannot be written, belongs to another node, is damaged, or ends before its last checkpoint;
+            it is unchanged then.
     """
     try:
         segments = list_segments(directory)
@@ -102,19 +107,24 @@ def open_last_segment(lock: int, directory: Path, node: str, clock: Callable[[],
         if foreign is not None:
             message = f"{foreign.path}: this audit log belongs to node {foreign.node}, and this is {node}"
             raise ConfigError(message, "a node keeps its name; another node needs a directory of its own")
+        checkpoint = newest_head(directory, node)
         if not segments:
+            _refuse_cut(directory, ChainEnd(), checkpoint)
             return OpenedSegment.create(lock, Segment.named(directory, node, 1), ChainEnd(), clock())
         before = _end_of(segments[-2]) if len(segments) > 1 else None
-        return _open(lock, segments[-1], before, clock())
+        return _open(lock, segments[-1], before, checkpoint, clock())
     except OSError as error:
         raise ConfigError(f"{directory}: audit directory: {error.strerror}", "the signer must own it") from error
 
 
-def _open(lock: int, segment: Segment, before: ChainEnd | None, now: datetime) -> OpenedSegment:
+def _open(
+    lock: int, segment: Segment, before: ChainEnd | None, checkpoint: Head | None, now: datetime
+) -> OpenedSegment:
     descriptor = os.open(segment.path, os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC)
     try:
         with mapped(descriptor) as data:
             opened = _checked(segment, descriptor, data, before, now)
+            _refuse_cut(segment.path.parent, opened.end, checkpoint)
             torn = data[opened.size : opened.size + _MAX_TORN + 1]
         if torn:
             _save_torn(lock, segment, torn)
@@ -142,6 +152,20 @@ def _checked(
     end = follow_chain(lines_of(data, 0, size), start)
     born = AuditRecord.parse(first).time if first else now
     return OpenedSegment(segment, descriptor, end, size, data[max(0, size - mmap.PAGESIZE) : size], born)
+
+
+def _refuse_cut(directory: Path, end: ChainEnd, checkpoint: Head | None) -> None:
+    """A checkpoint follows its record to the disk, so what ends before it was cut, or is older than it."""
+    if checkpoint is None or checkpoint.sequence < end.sequence:
+        return
+    path = checkpoints_path(directory, checkpoint.node)
+    if checkpoint.sequence > end.sequence:
+        there = f"record {end.sequence}" if end.sequence else "no record at all"
+        message = f"{path}: the last checkpoint names record {checkpoint.sequence}, and the audit log ends with {there}"
+        raise ConfigError(message, _CUT_HINT)
+    if checkpoint.hash != end.hash:
+        message = f"{path}: the last checkpoint names another record {end.sequence} than the audit log ends with"
+        raise ConfigError(message, _VERIFY_HINT)
 
 
 def _end_of(segment: Segment) -> ChainEnd:

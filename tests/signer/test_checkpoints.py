@@ -1,6 +1,7 @@
 """Whoever holds the log's public key sees what consistent hashes hide."""
 
 import json
+import shutil
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -100,6 +101,83 @@ def test_a_cut_end_shows_when_its_checkpoint_is_there(log: Path) -> None:
         damage = verify(log, keys=keys).damage
         assert damage is not None
         assert (damage.kind, damage.sequence) == (DamageKind.CUT_OFF, 9)
+
+
+def cut(log: Path, records: int) -> bytes:
+    """Take the last records away and say what the segment was before."""
+    (segment,) = log.glob("*.jsonl")
+    content = segment.read_bytes()
+    segment.write_bytes(b"".join(content.splitlines(keepends=True)[:-records]))
+    return content
+
+
+def files(directory: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in directory.iterdir()}
+
+
+@pytest.mark.parametrize("torn", [b"", b'{"sequence":9,'], ids=["whole lines", "half a line"])
+def test_a_log_that_ends_before_its_checkpoint_is_not_continued_until_it_is_back(log: Path, torn: bytes) -> None:
+    whole = cut(log, 2)
+    (segment,) = log.glob("*.jsonl")
+    segment.write_bytes(segment.read_bytes() + torn)
+    before = files(log)
+    with pytest.raises(ConfigError, match="the last checkpoint names record 10, and the audit log ends with record 8"):
+        write(log, range(10, 12))
+    assert files(log) == before
+    segment.write_bytes(whole)
+    write(log, range(10, 12))
+    assert verify(log, keys=[KEY.public]).damage is None
+
+
+def test_a_log_without_its_segments_is_not_begun_anew(log: Path) -> None:
+    (segment,) = log.glob("*.jsonl")
+    segment.unlink()
+    with pytest.raises(ConfigError, match="names record 10, and the audit log ends with no record at all") as caught:
+        write(log, range(10, 12))
+    assert "put the missing segments back" in caught.value.hint
+    assert not list(log.glob("*.jsonl"))
+
+
+def test_another_record_in_the_last_checkpoints_place_is_not_continued(log: Path, tmp_path: Path) -> None:
+    (tmp_path / "other").mkdir()
+    write(tmp_path / "other", range(100, 110))
+    (segment,) = (tmp_path / "other").glob("*.jsonl")
+    (log / segment.name).write_bytes(segment.read_bytes())
+    with pytest.raises(ConfigError, match="names another record 10"):
+        write(log, range(10, 12))
+
+
+def test_an_older_copy_goes_on_together_with_its_own_checkpoints(log: Path, tmp_path: Path) -> None:
+    copy = shutil.copytree(log, tmp_path / "copy")
+    write(log, range(10, 12))
+    for name, content in files(copy).items():
+        (log / name).write_bytes(content)
+    write(log, range(10, 13))
+    assert verify(log, keys=[KEY.public]).damage is None
+
+
+def test_zeros_instead_of_the_last_checkpoint_leave_the_one_before_it(log: Path) -> None:
+    write(log, range(10, 12))
+    path = checkpoints_path(log, NODE)
+    *first, second = path.read_bytes().splitlines(keepends=True)
+    path.write_bytes(b"".join(first) + bytes(len(second) - 1) + b"\n")
+    whole = cut(log, 3)
+    with pytest.raises(ConfigError, match="names record 10, and the audit log ends with record 9"):
+        write(log, range(12, 13))
+    next(log.glob("*.jsonl")).write_bytes(whole)
+    write(log, range(12, 13))
+
+
+def test_a_cut_log_that_went_on_with_new_checkpoints_is_not_whole_without_a_key(log: Path) -> None:
+    cut(log, 5)
+    path = checkpoints_path(log, NODE)
+    kept = path.read_bytes()
+    path.unlink()
+    write(log, range(20, 22))  # as a signer did that did not look at its checkpoints
+    path.write_bytes(kept + path.read_bytes())
+    damage = verify(log).damage
+    assert damage is not None
+    assert (damage.kind, damage.sequence) == (DamageKind.CUT_OFF, 8)
 
 
 @pytest.mark.parametrize("old", [b'"sequence":10', b'"time":"2', b'"signature":"', b'"node":"node-1"', b'"hash":"'])
