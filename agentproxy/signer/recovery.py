@@ -8,6 +8,7 @@ import fcntl
 import hashlib
 import mmap
 import os
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime
@@ -16,6 +17,7 @@ from typing import Self
 
 from agentproxy.protocol.errors import ConfigError, RemoteProtocolError
 from agentproxy.protocol.fields import Head
+from agentproxy.runtime.files import write_atomically
 from agentproxy.signer.checkpoint import checkpoints_path
 from agentproxy.signer.checkpointcheck import newest_head
 from agentproxy.signer.record import AuditRecord, hash_of_line
@@ -37,6 +39,15 @@ __all__ = ["OpenedSegment", "open_directory", "open_last_segment", "orphaned_tai
 _MODE = 0o640  # auditors read through the group
 _MAX_TORN = 4 << 20  # bytes: what one crash can tear; more was on disk for sure, so somebody else cut it
 _CUT_HINT = "put the missing segments back; if they are lost, docs/OPERATIONS.md says how to go on (Backup and restore)"
+_HINTS = {
+    errno.EACCES: "the signer must own it",
+    errno.EPERM: "the signer must own it",
+    errno.ENOSPC: "make room on its disk: df shows what is left",
+    errno.EDQUOT: "make room within the quota of the signer's user",
+    errno.EFBIG: "raise the signer's limit of file sizes",
+    errno.EROFS: "its disk is mounted read-only: dmesg may say why",
+    errno.EIO: "its disk fails: dmesg says more",
+}
 _VERIFY_HINT = "blind-oracle audit verify shows the first damaged record; keep the directory as evidence"
 
 
@@ -112,22 +123,21 @@ def open_last_segment(lock: int, directory: Path, node: str, clock: Callable[[],
             _refuse_cut(directory, ChainEnd(), checkpoint)
             return OpenedSegment.create(lock, Segment.named(directory, node, 1), ChainEnd(), clock())
         before = _end_of(segments[-2]) if len(segments) > 1 else None
-        return _open(lock, segments[-1], before, checkpoint, clock())
+        return _open(segments[-1], before, checkpoint, clock())
     except OSError as error:
-        raise ConfigError(f"{directory}: audit directory: {error.strerror}", "the signer must own it") from error
+        hint = _HINTS.get(error.errno or 0, "")
+        raise ConfigError(f"{directory}: audit directory: {error.strerror}", hint) from error
 
 
-def _open(
-    lock: int, segment: Segment, before: ChainEnd | None, checkpoint: Head | None, now: datetime
-) -> OpenedSegment:
+def _open(segment: Segment, before: ChainEnd | None, checkpoint: Head | None, now: datetime) -> OpenedSegment:
     descriptor = os.open(segment.path, os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC)
     try:
         with mapped(descriptor) as data:
             opened = _checked(segment, descriptor, data, before, now)
             _refuse_cut(segment.path.parent, opened.end, checkpoint)
             torn = data[opened.size : opened.size + _MAX_TORN + 1]
-        if torn:
-            _save_torn(lock, segment, torn)
+            if torn:
+                _save_torn(segment, data, torn)
         if os.fstat(descriptor).st_size > opened.size:
             os.ftruncate(descriptor, opened.size)
             os.fsync(descriptor)
@@ -189,20 +199,23 @@ def _start_of(segment: Segment, first: bytes) -> ChainEnd:
     return ChainEnd(segment.first - 1, AuditRecord.parse(first).prev)
 
 
-def _save_torn(lock: int, segment: Segment, torn: bytes) -> None:
+def _save_torn(segment: Segment, data: mmap.mmap | bytes, torn: bytes) -> None:
     """Put what is behind the whole lines aside before it is cut off, so that no crash loses it."""
     if len(torn) > _MAX_TORN:
         message = f"{segment.path}: the audit log is damaged: more than {_MAX_TORN} bytes at its end are no records"
         raise ConfigError(message, _VERIFY_HINT)
     saved = segment.torn
     if not saved or saved[-1].read_bytes() != torn:
-        path = segment.path.with_name(f"{segment.path.name}.torn-{len(saved) + 1}")
-        copy = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, _MODE)
-        with os.fdopen(copy, "wb") as file:
-            file.write(torn)
-            file.flush()
-            os.fsync(copy)
-        os.fsync(lock)
+        path = segment.path.with_name(f"{segment.path.name}.torn-{_next_number(segment, saved, data)}")
+        # Whole or not at all: on a full disk each start would leave a part, and each part a false record later.
+        write_atomically(path, torn, _MODE)
+
+
+def _next_number(segment: Segment, saved: list[Path], data: mmap.mmap | bytes) -> int:
+    """One above the highest there is or was: an auditor may have taken a saved tail away, and its record stays."""
+    named = re.findall(rb'"file":"%s([0-9]{1,18})"' % re.escape(b"%s.torn-" % segment.path.name.encode()), data)
+    numbers = [int(path.name.rpartition("-")[2]) for path in saved]
+    return max([*numbers, *map(int, named)], default=0) + 1
 
 
 def orphaned_tails(segment: Segment) -> list[dict[str, str]]:
@@ -215,6 +228,8 @@ def orphaned_tails(segment: Segment) -> list[dict[str, str]]:
     tails = []
     for path in missing:
         torn = path.read_bytes()
+        if not torn:  # what was torn has bytes: somebody else made it, or a signer on a full disk that did it otherwise
+            continue
         sha256 = hashlib.sha256(torn).hexdigest()
         tails.append({"file": path.name, "bytes": str(len(torn)), "sha256": sha256})
     return tails

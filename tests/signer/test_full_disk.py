@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from agentproxy.protocol.codes import FailureCode
+from agentproxy.protocol.errors import ConfigError
 from agentproxy.protocol.fields import Asserted
 from agentproxy.protocol.signer_answers import DigestSigned, NotDone, StatusReport
 from agentproxy.protocol.signer_requests import Outcome, Record, Status
@@ -19,7 +20,7 @@ from agentproxy.signer.record import Entry
 from agentproxy.signer.segment import ZEROS_AHEAD
 from agentproxy.signer.verifylog import verify
 from tests.signer.conftest import GnupgHome
-from tests.signer.logs import LIMITS, NODE, records_in, refused, signed
+from tests.signer.logs import LIMITS, NODE, records_in, refused, signed, write_log
 from tests.signer.running import Client, signer, start, state, write_config
 
 AS_ROOT = pytest.mark.skipif(os.geteuid() != 0, reason="mounting and tracing need root")
@@ -173,6 +174,46 @@ def test_a_full_disk_stops_signatures_until_there_is_space_again(home: GnupgHome
         released = 2 + sum(isinstance(answer, DigestSigned) for answer in answers)
         assert sum(record["outcome"] == "signed" for record in records) == released
         assert verify(directory / "audit").damage is None
+
+
+def torn_log(directory: Path) -> Path:
+    """A log that a crash left with half a record at its end."""
+    write_log(directory, 1)
+    (segment,) = directory.glob("*.jsonl")
+    with segment.open("ab") as file:
+        file.write(b"x" * 5000)
+    return segment
+
+
+def test_a_torn_end_without_room_to_save_it_stays_and_leaves_nothing_beside_it(tmp_path: Path) -> None:
+    segment = torn_log(tmp_path)
+    before = segment.read_bytes()
+    with file_size_limit(2000):
+        for _ in range(3):
+            with pytest.raises(ConfigError, match="File too large") as caught:
+                AuditLog.open(tmp_path, NODE, LIMITS)
+            assert "limit of file sizes" in caught.value.hint
+    assert [path.name for path in tmp_path.iterdir()] == [segment.name]
+    assert segment.read_bytes() == before
+    write_log(tmp_path, 1)
+    assert [record["operation"] for record in records_in(tmp_path)] == ["sign", "recovered", "sign"]
+    assert verify(tmp_path).damage is None
+
+
+@AS_ROOT
+def test_a_full_disk_at_the_start_is_told_as_that(tmp_path: Path) -> None:
+    with small_disk(tmp_path):
+        torn_log(tmp_path)
+        filler = fill(tmp_path)
+        names = {path.name for path in tmp_path.iterdir()}
+        for _ in range(2):
+            with pytest.raises(ConfigError, match="No space left on device") as caught:
+                AuditLog.open(tmp_path, NODE, LIMITS)
+            assert "make room" in caught.value.hint
+        assert {path.name for path in tmp_path.iterdir()} == names
+        filler.unlink()
+        write_log(tmp_path, 1)
+        assert [record["operation"] for record in records_in(tmp_path)] == ["sign", "recovered", "sign"]
 
 
 @AS_ROOT

@@ -152,6 +152,29 @@ def test_two_torn_tails_of_one_segment_are_both_kept(tmp_path: Path) -> None:
     assert verify(tmp_path).damage is None
 
 
+@pytest.mark.parametrize("taken", [1, 2])
+def test_a_saved_tail_that_was_taken_away_stops_no_later_one(tmp_path: Path, taken: int) -> None:
+    write_log(tmp_path, 1)
+    segment = next(tmp_path.iterdir())
+    for torn in (b"one", b"two", b"three"):
+        with segment.open("ab") as file:
+            file.write(torn)
+        write_log(tmp_path, 1)
+        if torn == b"two":
+            (tmp_path / f"{segment.name}.torn-{taken}").unlink()
+    assert (tmp_path / f"{segment.name}.torn-3").read_bytes() == b"three"
+    assert [record["operation"] for record in records_in(tmp_path)].count("recovered") == 3
+    assert verify(tmp_path).damage is None
+
+
+def test_an_empty_saved_tail_is_no_recovery(tmp_path: Path) -> None:
+    write_log(tmp_path, 1)
+    segment = next(tmp_path.iterdir())
+    (tmp_path / f"{segment.name}.torn-1").touch()
+    write_log(tmp_path, 1)
+    assert [record["operation"] for record in records_in(tmp_path)] == ["sign", "sign"]
+
+
 def _sha256(content: bytes) -> str:
     return hashlib.sha256(content).hexdigest()
 
