@@ -9,6 +9,7 @@ from agentproxy.oracle.policycheck import check
 from agentproxy.protocol.errors import ConfigError
 from agentproxy.protocol.fields import KeyFacts
 from agentproxy.runtime.config import MAX_BYTES, line_numbers, load
+from agentproxy.runtime.files import read_beginning
 
 __all__ = ["Finding", "PolicyReport", "judge", "line_of", "lines_in"]
 
@@ -65,9 +66,8 @@ def judge(file: Path, keys: Iterable[KeyFacts] = ()) -> PolicyReport:
 def lines_in(file: Path) -> dict[str, int]:
     """The line of every path in the file; nothing when it cannot be read."""
     try:
-        with file.open("rb") as opened:
-            return line_numbers(opened.read(MAX_BYTES).decode("utf-8"))
-    except (OSError, UnicodeDecodeError):
+        return line_numbers(read_beginning(file, MAX_BYTES).decode("utf-8"))
+    except (ConfigError, UnicodeDecodeError):
         return {}
 
 

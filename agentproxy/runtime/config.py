@@ -16,6 +16,7 @@ import yaml
 from agentproxy.protocol.digests import HashAlgorithm
 from agentproxy.protocol.errors import BlindOracleError, ConfigError
 from agentproxy.protocol.wire import new_converter
+from agentproxy.runtime.files import read_beginning
 
 __all__ = ["MAX_BYTES", "line_numbers", "load", "parse"]
 
@@ -39,11 +40,7 @@ def load(path: Path, cls: type[T]) -> T:
         ConfigError: every problem, one a line, each with the file's name and its path in it.
     """
     try:
-        with path.open("rb") as file:
-            data = file.read(MAX_BYTES + 1)
-        text = data.decode("utf-8")
-    except OSError as error:
-        raise ConfigError(f"{path}: cannot be read: {error.strerror}") from error
+        text = read_beginning(path, MAX_BYTES + 1).decode("utf-8")
     except UnicodeDecodeError as error:
         raise ConfigError(f"{path}: expected UTF-8, byte {error.start} is not") from error
     return _structured(text, cls, str(path), path.absolute().parent)

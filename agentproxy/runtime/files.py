@@ -7,7 +7,7 @@ from pathlib import Path
 
 from agentproxy.protocol.errors import ConfigError
 
-__all__ = ["make_directory", "read_private", "write_atomically"]
+__all__ = ["make_directory", "read_beginning", "read_private", "write_atomically"]
 
 
 def make_directory(path: Path, mode: int) -> None:
@@ -62,6 +62,35 @@ def _sync_directory(directory: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def read_beginning(path: Path, size: int) -> bytes:
+    """Read at most `size` bytes of a file, or of a pipe that is open already, as `/dev/stdin` and `<(…)` name one.
+
+    A FIFO is none of these: nobody may ever write to it.
+
+    Raises:
+        ConfigError: it is missing, cannot be read, or is something else.
+    """
+    try:
+        # Without waiting: to open a FIFO takes until somebody opens its other end.
+        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY)
+        try:
+            _check_readable(path, os.fstat(descriptor).st_mode)
+            os.set_blocking(descriptor, True)
+            with os.fdopen(descriptor, "rb", closefd=False) as file:
+                return file.read(size)
+        finally:
+            os.close(descriptor)
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot be read: {error.strerror}") from error
+
+
+def _check_readable(path: Path, mode: int) -> None:
+    # A pipe without a name of its own was opened for us; only /proc knows it.
+    is_pipe = stat.S_ISFIFO(mode) and os.path.realpath(path).startswith("/proc/")
+    if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode) or is_pipe):  # to read a directory says itself what is wrong
+        raise ConfigError(f"{path}: expected a file")
 
 
 def read_private(path: Path) -> bytes:

@@ -1,3 +1,5 @@
+import os
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -130,13 +132,29 @@ def test_a_key_that_can_certify_is_refused_unless_accepted(state: Layout, export
     ("words", "expected"),
     [
         (["--name", "a/b"], "key name: expected 1 to 64 letters"),
+        (["--name", "x", "--type", '"x'], "--type: expected 1 to 64 letters"),
+        (["--name", "x", "--type", ""], "--type: expected 1 to 64 letters"),
         (["--name", "x", "--fingerprint", "0E85"], "--fingerprint: a fingerprint has 40 or 64 hex digits"),
     ],
 )
 def test_wrong_values_are_refused(words: list[str], expected: str, state: Layout, exports: Exports) -> None:
+    before = contents(state)
     result = key_import(state, exports.subkeys["modern"], *words)
     assert result.status == 1
     assert f"blind-oracle: error: {expected}" in result.errors
+    assert contents(state) == before
+
+
+@pytest.mark.timeout(60)
+def test_an_export_comes_from_a_pipe_and_not_from_a_fifo_that_nobody_writes_to(state: Layout, exports: Exports) -> None:
+    fifo = state.root.parent / "fifo"
+    os.mkfifo(fifo)
+    result = key_import(state, fifo, "--name", "modern")
+    assert (result.status, f"{fifo}: expected a file" in result.errors) == (1, True)
+    with subprocess.Popen(["cat", exports.subkeys["modern"]], stdout=subprocess.PIPE) as cat:
+        assert cat.stdout is not None
+        result = key_import(state, f"/dev/fd/{cat.stdout.fileno()}", "--name", "modern")
+    assert result.status == 0, result.errors
 
 
 def test_a_missing_export_and_a_missing_configuration_are_named(state: Layout, short: Path) -> None:

@@ -20,6 +20,14 @@ def check(file: Path, *words: str) -> Result:
     return blind_oracle("policy", "check", file, "--config", "/nonexistent/oracle.yaml", *words)
 
 
+@pytest.mark.timeout(30)
+def test_a_fifo_is_no_policy(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "fifo")
+    result = check(tmp_path / "fifo")
+    assert result.status == 1
+    assert "expected a file" in result.output
+
+
 def said(tmp_path: Path, text: str) -> tuple[int, list[str]]:
     file = tmp_path / "policy.yaml"
     file.write_text(text)

@@ -1,11 +1,12 @@
 import os
 import stat
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
 from agentproxy.protocol.errors import ConfigError
-from agentproxy.runtime.files import make_directory, read_private, write_atomically
+from agentproxy.runtime.files import make_directory, read_beginning, read_private, write_atomically
 
 
 @pytest.mark.parametrize("mode", [0o600, 0o644])
@@ -87,3 +88,38 @@ def test_root_reads_a_daemons_secret_in_the_daemons_own_directory_only(tmp_path:
     os.chown(foreign, 12345, 12345)
     with pytest.raises(ConfigError, match="belongs to uid 12345"):
         read_private(foreign)
+
+
+def test_the_beginning_of_a_file_is_read_and_no_more(tmp_path: Path) -> None:
+    (tmp_path / "f").write_bytes(b"abcdef")
+    assert read_beginning(tmp_path / "f", 4) == b"abcd"
+    (tmp_path / "link").symlink_to("f")
+    assert read_beginning(tmp_path / "link", 100) == b"abcdef"
+
+
+def test_a_pipe_that_is_open_already_is_read_to_its_end() -> None:
+    reading, writing = os.pipe()
+    with os.fdopen(reading, "rb"), os.fdopen(writing, "wb") as writer, ThreadPoolExecutor(1) as pool:
+        content = pool.submit(read_beginning, Path(f"/dev/fd/{reading}"), 100)
+        writer.write(b"abc")
+        writer.flush()
+        writer.write(b"def")
+        writer.close()
+        assert content.result(20) == b"abcdef"
+
+
+@pytest.mark.timeout(30)
+@pytest.mark.parametrize("kind", ["fifo", "link to a fifo", "device"])
+def test_what_may_never_be_written_to_is_no_file_to_read(tmp_path: Path, kind: str) -> None:
+    os.mkfifo(tmp_path / "fifo")
+    (tmp_path / "link").symlink_to("fifo")
+    path = {"fifo": tmp_path / "fifo", "link to a fifo": tmp_path / "link", "device": Path("/dev/zero")}[kind]
+    with pytest.raises(ConfigError, match="expected a file"):
+        read_beginning(path, 100)
+
+
+def test_what_cannot_be_read_from_its_beginning_is_named(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="gone: cannot be read: No such file"):
+        read_beginning(tmp_path / "gone", 1)
+    with pytest.raises(ConfigError, match="cannot be read: Is a directory"):
+        read_beginning(tmp_path, 1)

@@ -23,7 +23,7 @@ from agentproxy.protocol.fields import check_name
 from agentproxy.protocol.keys import Fingerprint
 from agentproxy.runtime.config import load
 from agentproxy.runtime.filepath import FilePath
-from agentproxy.runtime.files import read_private, write_atomically
+from agentproxy.runtime.files import read_beginning, read_private, write_atomically
 
 __all__ = ["command"]
 
@@ -77,10 +77,11 @@ def import_(  # noqa: PLR0913, PLR0917  one parameter for each option
     EXPORTED comes from `gpg --export-secret-subkeys KEYID!`, on the machine that has the primary key. The primary key
     stays there: with a signing subkey nobody can change certificates.
     """
+    named = ("legacy" if name == "legacy" else "modern") if key_type is None else _name(key_type, "--type")
     oracle = load_oracle(config)
     wanted = KeyImport(
         name=name,
-        exported=_read(exported),
+        exported=read_beginning(exported, MAX_EXPORT + 1),
         passphrase=None if passphrase_file is None else _passphrase(passphrase_file),
         accept_certification=accept_certification,
         seal_only=seal_only,
@@ -88,7 +89,7 @@ def import_(  # noqa: PLR0913, PLR0917  one parameter for each option
     )
     imported = take_key(oracle, load_signer(oracle), wanted)
     _tell(imported)
-    addition = key_addition(name, imported.entry.fingerprint, key_type or ("legacy" if name == "legacy" else "modern"))
+    addition = key_addition(name, imported.entry.fingerprint, named)
     if policy_add:
         added = add(oracle.policy, addition)
         click.echo(f"{oracle.policy}: keys.{name} {'added' if added else 'is there already'}")
@@ -209,14 +210,6 @@ def _tell(imported: ImportedKey) -> None:
     click.echo(f"imported {imported.name}: {entry.fingerprint} ({entry.user_id or 'no user ID'}){expires}")
     if entry.can_certify:
         click.echo("warning: this key can certify; see docs/SIGNING_STRATEGY.md", err=True)
-
-
-def _read(exported: Path) -> bytes:
-    try:
-        with exported.open("rb") as file:
-            return file.read(MAX_EXPORT + 1)
-    except OSError as error:
-        raise ConfigError(f"{exported}: cannot be read: {error.strerror}") from error
 
 
 def _passphrase(path: Path) -> str:
