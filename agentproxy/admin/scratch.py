@@ -13,6 +13,7 @@ from types import FrameType
 
 import gnupg
 
+from agentproxy.admin.dev.processes import end, find
 from agentproxy.protocol.errors import ConfigError
 
 __all__ = ["scratch_home", "time_limit"]
@@ -102,6 +103,10 @@ def _stop_agent(home: Path) -> None:
                 timeout=_STOP_SECONDS,
                 start_new_session=True,
             )
+    # It ends a moment after it was told to; and a gpg that outlived us would start another.
+    for process in find(at=home):
+        with contextlib.suppress(ConfigError):
+            end(process, _STOP_SECONDS)
 
 
 def _remove(home: Path) -> None:
