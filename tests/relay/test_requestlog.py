@@ -15,7 +15,7 @@ MOST = 10_000  # that relay.yaml may name
 
 def log_of(text: str) -> RequestLog:
     log = RequestLog(MOST)
-    claims = Claims(commands=(text * 1000,) * 3, job={"job": text * 100})
+    claims = Claims(commands=(text * 800,) * 3, job={"job": text * 100})  # nearly as much as claims may hold
     for number in range(MOST):
         log.add(RequestEntry(datetime.now(UTC), f"{number:032x}", Outcome.SIGNED, "", "", "", 1, claims=claims))
     return log
