@@ -30,4 +30,6 @@ class FilePath(click.Path):  # noqa: TID251  the only one
         """
         if value == "":
             self.fail("expected a path, got an empty text", param, ctx)
+        if self.file_okay and self.dir_okay and not self.exists and not self.readable:
+            return Path(value)  # nothing is to be looked at, which for hundreds of files takes a while
         return super().convert(value, param, ctx)

@@ -55,10 +55,26 @@ def test_a_log_is_proven_by_its_public_key(log: Path) -> None:
 
 def test_a_rewritten_log_with_consistent_hashes_does_not_fit_the_checkpoints(log: Path, tmp_path: Path) -> None:
     rewrite(log, tmp_path / "other")
-    assert verify(tmp_path / "other").damage is None
-    damage = verify(tmp_path / "other", keys=[KEY.public]).damage
+    for keys in ((), (KEY.public,)):
+        damage = verify(tmp_path / "other", keys=keys).damage
+        assert damage is not None
+        assert damage.kind is DamageKind.EDITED
+    checkpoints_path(tmp_path / "other", NODE).unlink()
+    assert verify(tmp_path / "other").damage is None  # only a key from outside proves anything
+
+
+def test_a_log_that_was_cut_and_went_on_past_its_own_checkpoint_is_found_without_a_key(log: Path) -> None:
+    (segment,) = log.glob("*.jsonl")
+    kept = segment.read_bytes().splitlines(keepends=True)[:5]
+    segment.write_bytes(b"".join(kept))
+    saved = checkpoints_path(log, NODE).read_bytes()
+    checkpoints_path(log, NODE).unlink()  # otherwise the signer would not go on
+    write(log, range(20, 30))
+    assert verify(log).damage is None
+    checkpoints_path(log, NODE).write_bytes(saved)
+    damage = verify(log).damage
     assert damage is not None
-    assert damage.kind is DamageKind.EDITED
+    assert (damage.kind, damage.sequence) == (DamageKind.EDITED, 10)
 
 
 def test_a_log_with_checkpoints_of_another_key_is_forged(log: Path, tmp_path: Path) -> None:
