@@ -13,7 +13,7 @@ from typing import TypeVar
 
 import cattrs
 
-from agentproxy.protocol.errors import BlindOracleError
+from agentproxy.protocol.unreadable import UNREADABLE
 from agentproxy.protocol.wire import new_converter
 from agentproxy.runtime.files import write_atomically
 
@@ -21,17 +21,6 @@ __all__ = ["Seen", "recall", "remember", "seen"]
 
 _MAX_FILE = 1_048_576  # bytes
 _FORMAT = 4  # changes with the fields of the configuration
-
-# What reading it may raise: like an older file of ours, one that somebody damaged is no reason not to start.
-_UNUSABLE = (
-    OSError,
-    BlindOracleError,
-    cattrs.ForbiddenExtraKeysError,
-    LookupError,
-    RecursionError,
-    TypeError,
-    ValueError,
-)
 
 T = TypeVar("T")
 
@@ -62,7 +51,7 @@ def recall(path: Path, cls: type[T]) -> T | None:
         if not isinstance(plain, dict) or plain.get("of") != _identity(path):
             return None
         return _converter().structure(plain["config"], cls)
-    except _UNUSABLE:
+    except (OSError, *UNREADABLE):  # an older file of ours, or a damaged one, is no reason not to start
         return None
 
 

@@ -5,9 +5,8 @@ import socket
 from pathlib import Path
 from typing import TypeVar
 
-import cattrs
-
-from agentproxy.protocol.errors import ConfigError, RemoteProtocolError
+from agentproxy.protocol.errors import ConfigError
+from agentproxy.protocol.unreadable import UNREADABLE
 from agentproxy.protocol.wire import new_converter
 from relay.status import ControlError, ControlRequest
 
@@ -36,12 +35,12 @@ def ask(path: Path, request: ControlRequest, cls: type[T]) -> T:
         ) from error
     try:
         plain: object = json.loads(untrusted)
-        if isinstance(plain, dict) and "error" in plain:
-            answer = new_converter().structure(plain, ControlError)
-            raise ConfigError(f"the relay answers: {answer.error}", answer.hint)
-        return new_converter().structure(plain, cls)
-    except (RemoteProtocolError, cattrs.ForbiddenExtraKeysError, LookupError, TypeError, ValueError) as error:
+        if not (isinstance(plain, dict) and "error" in plain):
+            return new_converter().structure(plain, cls)
+        answer = new_converter().structure(plain, ControlError)
+    except UNREADABLE as error:
         raise ConfigError(f"{path}: something else than a relay of this version answers there") from error
+    raise ConfigError(f"the relay answers: {answer.error}", answer.hint)
 
 
 def _exchange(path: Path, question: bytes) -> bytes:

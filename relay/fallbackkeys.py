@@ -10,11 +10,9 @@ from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 
-import cattrs
-
-from agentproxy.protocol.errors import BlindOracleError
 from agentproxy.protocol.fields import KeyFacts
 from agentproxy.protocol.keys import Fingerprint, Keygrip
+from agentproxy.protocol.unreadable import UNREADABLE
 from agentproxy.protocol.wire import new_converter
 
 __all__ = ["FallbackKeys", "KeyFile", "usable"]
@@ -80,6 +78,6 @@ class FallbackKeys:
         try:
             with self._path.open("rb") as file:
                 return new_converter().structure(json.loads(file.read(_MAX_FILE)), KeyFile).keys
-        except (OSError, BlindOracleError, cattrs.ForbiddenExtraKeysError, LookupError, TypeError, ValueError) as error:
+        except (OSError, *UNREADABLE) as error:
             logger.warning("the fallback's keys are not read, path=%s error=%s", self._path, error)
             return ()

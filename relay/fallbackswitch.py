@@ -14,10 +14,9 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Protocol
 
-import cattrs
-
-from agentproxy.protocol.errors import BlindOracleError, RemoteProtocolError
+from agentproxy.protocol.errors import RemoteProtocolError
 from agentproxy.protocol.fields import check_text
+from agentproxy.protocol.unreadable import UNREADABLE
 from agentproxy.protocol.wire import new_converter
 from agentproxy.runtime.files import write_atomically
 from relay.fallbackmode import FallbackMode
@@ -109,7 +108,7 @@ class SwitchKeeper:
                 switch = new_converter().structure(json.loads(file.read(_MAX_FILE)), Switch)
         except FileNotFoundError:
             return
-        except (OSError, BlindOracleError, cattrs.ForbiddenExtraKeysError, LookupError, TypeError, ValueError) as error:
+        except (OSError, *UNREADABLE) as error:
             logger.warning("fallback's switch not read, relay.yaml counts, path=%s error=%s", self._path, error)
             return
         spent = self._spent_since(switch)

@@ -7,12 +7,11 @@ import json
 import logging
 from pathlib import Path
 
-import cattrs
 import trio
 
-from agentproxy.protocol.errors import BlindOracleError
 from agentproxy.protocol.fields import Head
 from agentproxy.protocol.relay_messages import MAX_HEADS
+from agentproxy.protocol.unreadable import UNREADABLE
 from agentproxy.protocol.wire import CONVERTER
 from agentproxy.runtime.files import write_atomically
 
@@ -24,16 +23,6 @@ logger = logging.getLogger(__name__)
 KEEP_SECONDS = 10.0
 LAST_WRITE_SECONDS = 2.0
 _MAX_FILE = 1_048_576  # bytes
-# What reading a damaged file may raise.
-_UNUSABLE = (
-    OSError,
-    BlindOracleError,
-    cattrs.ForbiddenExtraKeysError,
-    LookupError,
-    RecursionError,
-    TypeError,
-    ValueError,
-)
 
 
 class Heads:
@@ -97,7 +86,7 @@ class Heads:
                 self._by_node = {head.node: head for head in heads[-MAX_HEADS:]}
         except FileNotFoundError:
             return
-        except _UNUSABLE as error:
+        except (OSError, *UNREADABLE) as error:
             logger.warning("heads not read, path=%s error=%s", self._path, error)
 
     async def keep(self) -> None:

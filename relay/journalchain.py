@@ -6,10 +6,9 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
-import cattrs
-
-from agentproxy.protocol.errors import BackendError, BlindOracleError, RemoteProtocolError
+from agentproxy.protocol.errors import BackendError, RemoteProtocolError
 from agentproxy.protocol.journal import FIRST_PREV, parse_line
+from agentproxy.protocol.unreadable import UNREADABLE
 from agentproxy.protocol.wire import new_converter
 
 __all__ = [
@@ -114,7 +113,7 @@ def read_mark(path: Path) -> Delivered | None:
         return None
     try:
         return new_converter().structure(json.loads(data), Delivered)
-    except (BlindOracleError, cattrs.ForbiddenExtraKeysError, LookupError, TypeError, ValueError) as error:
+    except UNREADABLE as error:
         raise JournalDamagedError(f"{path.name} cannot be read: {error}") from error
 
 

@@ -8,9 +8,7 @@ import logging
 from dataclasses import dataclass
 from pathlib import Path
 
-import cattrs
-
-from agentproxy.protocol.errors import BlindOracleError
+from agentproxy.protocol.unreadable import UNREADABLE
 from agentproxy.protocol.wire import new_converter
 from agentproxy.runtime.files import write_atomically
 from relay.fallbackswitch import Clock
@@ -50,7 +48,7 @@ class Outage:
                 began = new_converter().structure(json.loads(file.read(_MAX_FILE)), _Began)
         except FileNotFoundError:
             return
-        except (OSError, BlindOracleError, cattrs.ForbiddenExtraKeysError, LookupError, TypeError, ValueError) as error:
+        except (OSError, *UNREADABLE) as error:
             logger.warning("the outage's beginning is not read, it counts from now, error=%s", error)
             return
         if began.boot == self._boot:

@@ -10,11 +10,10 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
-import cattrs
 import trio
 
 from agentproxy.protocol.codes import RejectionCode
-from agentproxy.protocol.errors import BlindOracleError
+from agentproxy.protocol.unreadable import UNREADABLE
 from agentproxy.protocol.wire import new_converter
 from agentproxy.runtime.files import write_atomically
 from relay.link import RejectedError
@@ -79,7 +78,7 @@ class Permission:
                 self.verdict = new_converter().structure(json.loads(file.read(_MAX_FILE)), Verdict)
         except FileNotFoundError:
             return
-        except (OSError, BlindOracleError, cattrs.ForbiddenExtraKeysError, LookupError, TypeError, ValueError) as error:
+        except (OSError, *UNREADABLE) as error:
             logger.warning("permission to fall back not read, so there is none, path=%s error=%s", self._path, error)
 
     async def told(self, node: str, *, allowed: bool) -> None:

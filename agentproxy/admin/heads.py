@@ -3,10 +3,9 @@
 import json
 from pathlib import Path
 
-import cattrs
-
-from agentproxy.protocol.errors import BlindOracleError, ConfigError
+from agentproxy.protocol.errors import ConfigError
 from agentproxy.protocol.fields import Head
+from agentproxy.protocol.unreadable import UNREADABLE
 from agentproxy.protocol.wire import new_converter
 from agentproxy.signer.segment import list_segments
 
@@ -44,13 +43,13 @@ def read_heads(path: Path) -> tuple[Head, ...]:
             content: object = json.loads(file.read(_MAX_BYTES))
     except OSError as error:
         raise ConfigError(f"{path}: cannot be read: {error.strerror}") from error
-    except ValueError as error:
+    except UNREADABLE as error:
         raise _no_heads(path) from error
     if isinstance(content, dict) and "heads" in content:
         content = content["heads"]
     try:
         return new_converter().structure(content if isinstance(content, list) else [content], tuple[Head, ...])
-    except (BlindOracleError, cattrs.ForbiddenExtraKeysError, LookupError, TypeError, ValueError) as error:
+    except UNREADABLE as error:
         raise _no_heads(path) from error
 
 

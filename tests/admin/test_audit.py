@@ -142,7 +142,9 @@ def test_a_saved_head_proves_that_nothing_was_cut_off(log: Path, form: str, tmp_
     assert "cut off" in result.output
 
 
-@pytest.mark.parametrize("content", ["", "[]x", "5", '{"node": "a"}', '{"node":"a","sequence":0,"hash":""}', "[[]]"])
+@pytest.mark.parametrize(
+    "content", ["", "[]x", "5", '{"node": "a"}', '{"node":"a","sequence":0,"hash":""}', "[[]]", "[" * 2000]
+)
 def test_what_is_no_head_is_refused(log: Path, content: str, tmp_path: Path) -> None:
     (tmp_path / "head").write_text(content)
     result = blind_oracle("audit", "verify", log, "--head", tmp_path / "head")

@@ -112,7 +112,7 @@ def test_a_clock_that_went_back_over_a_reboot_ends_the_switch(path: Path, clock:
     assert not path.exists()
 
 
-@pytest.mark.parametrize("content", [b"", b"{", b"[]", b'{"mode": "forced"}', b"\xff"])
+@pytest.mark.parametrize("content", [b"", b"{", b"[]", b'{"mode": "forced"}', b"\xff", b"[" * 2000])
 def test_a_damaged_file_lets_relay_yaml_count(path: Path, clock: HandClock, content: bytes) -> None:
     path.parent.mkdir()
     path.write_bytes(content)

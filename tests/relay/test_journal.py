@@ -279,6 +279,15 @@ def test_a_mark_without_its_journal_begins_no_other_and_says_what_to_do(path: Pa
         again(path)
 
 
+@pytest.mark.parametrize("mark", [b"", b"{}", b"[" * 2000])
+def test_a_mark_that_cannot_be_read_is_damage(path: Path, journal: Journal, mark: bytes) -> None:
+    journal.append(draft(0))
+    journal.close()
+    path.with_name("delivered.json").write_bytes(mark)
+    with pytest.raises(JournalDamagedError, match=r"delivered\.json cannot be read"):
+        again(path)
+
+
 def test_a_cut_end_that_an_oracle_has_is_noticed_and_one_that_it_has_not_is_not(path: Path, journal: Journal) -> None:
     """docs/SECURITY.md: before delivery nobody else knows of a record."""
     for number in range(4):

@@ -49,7 +49,7 @@ def test_another_boot_counts_anew(path: Path) -> None:
     assert again(path, clock).seconds(20.0) == 20.0
 
 
-@pytest.mark.parametrize("content", [b"", b"[]", b'{"boot": 1}'])
+@pytest.mark.parametrize("content", [b"", b"[]", b'{"boot": 1}', b"[" * 2000])
 def test_a_damaged_file_counts_anew(path: Path, content: bytes) -> None:
     path.write_bytes(content)
     assert again(path, HandClock()).seconds(20.0) == 20.0

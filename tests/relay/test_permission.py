@@ -104,7 +104,7 @@ async def test_a_no_that_cannot_be_written_is_kept_all_the_same(path: Path) -> N
     assert not permission.verdict.allowed
 
 
-@pytest.mark.parametrize("content", [b"", b"{}x", b'{"allowed": "yes"}', b'{"allowed": true, "more": 1}'])
+@pytest.mark.parametrize("content", [b"", b"{}x", b'{"allowed": "yes"}', b'{"allowed": true, "more": 1}', b"[" * 2000])
 def test_a_damaged_file_is_no_permission(path: Path, content: bytes) -> None:
     path.parent.mkdir()
     path.write_bytes(content)
