@@ -137,31 +137,20 @@ def test_a_full_disk_behind_the_output_is_one_line() -> None:
     assert (done.returncode, done.stderr) == (1, "blind-oracle: error: standard output: No space left on device\n")
 
 
+def with_closed_output(words: str, directory: Path) -> subprocess.CompletedProcess[str]:
+    command = ["bash", "-c", f'exec "$0" -m agentproxy.admin {words} >&-', sys.executable]
+    return subprocess.run(command, stderr=subprocess.PIPE, text=True, check=False, timeout=60, cwd=directory)
+
+
 @pytest.mark.parametrize("words", ["completion bash", "audit export", "audit query --csv", "audit export --position p"])
 def test_a_closed_output_is_one_line_and_nothing_is_done(tmp_path: Path, words: str) -> None:
-    command = f'exec "$0" -m agentproxy.admin {words} >&-'
-    done = subprocess.run(
-        ["bash", "-c", command, sys.executable],
-        stderr=subprocess.PIPE,
-        text=True,
-        check=False,
-        timeout=60,
-        cwd=tmp_path,
-    )
+    done = with_closed_output(words, tmp_path)
     first, _ = done.stderr.splitlines()
     assert (done.returncode, first) == (1, "blind-oracle: error: standard output is closed")
     assert list(tmp_path.iterdir()) == []
 
 
 def test_a_daemon_may_be_started_with_a_closed_output(tmp_path: Path) -> None:
-    command = 'exec "$0" -m agentproxy.admin serve --config none.yaml >&-'
-    done = subprocess.run(
-        ["bash", "-c", command, sys.executable],
-        stderr=subprocess.PIPE,
-        text=True,
-        check=False,
-        timeout=60,
-        cwd=tmp_path,
-    )
+    done = with_closed_output("serve --config none.yaml", tmp_path)
     assert done.returncode == 1
     assert "none.yaml" in done.stderr

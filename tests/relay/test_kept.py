@@ -150,8 +150,9 @@ def test_a_server_name_that_tls_does_not_take_is_refused_with_its_place(tmp_path
     "name", ["a", "A.b-c_d.example.", "127.0.0.1", "::1", "fe80::1", "b\u00fccher.example", "a" * 63]
 )
 def test_a_server_name_that_tls_takes_is_taken(name: str) -> None:
-    OracleAddress("[::1]:7443", name)
-    ssl.create_default_context().wrap_bio(ssl.MemoryBIO(), ssl.MemoryBIO(), server_hostname=name)
+    taken = OracleAddress("[::1]:7443", name).server_name
+    tls = ssl.create_default_context().wrap_bio(ssl.MemoryBIO(), ssl.MemoryBIO(), server_hostname=taken)
+    assert tls.server_hostname == name.encode("idna").decode("ascii")
 
 
 def test_over_ssh_the_server_name_is_not_looked_at() -> None:

@@ -3,6 +3,7 @@
 import os
 import signal
 import threading
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -42,38 +43,37 @@ def test_work_that_does_not_end_is_ended_with_all_that_it_started(home: Path, mo
     monkeypatch.setattr(owner, "TASK_SECONDS", 0.5)
     reading, writing = os.pipe()
 
-    def hang() -> str:
-        child = os.fork()
-        if child:
-            os.write(writing, f"{child}".encode())
-        signal.pause()
-        return ""
-
     with pytest.raises(ConfigError, match="took more than"):
-        as_owner_of(home, hang)
+        as_owner_of(home, partial(_hang, writing))
     os.close(writing)
     with os.fdopen(reading) as told:
-        started = int(told.read())
-    until(lambda: not _runs(started), "what it started has ended")
+        _have_ended(told.read())
 
 
-def _runs(pid: int) -> bool:
-    """Whether a process is there and no zombie that init has not looked at yet."""
+def _hang(writing: int) -> str:
+    """Start another process, tell the pids of both, and never end."""
+    child = os.fork()
+    if child:
+        os.write(writing, f"{child} {os.getpid()}".encode())
+    signal.pause()
+    return ""
+
+
+def _have_ended(pids: str) -> None:
+    for pid in map(int, pids.split()):
+        until(partial(_is_gone, pid), "what it started has ended")
+
+
+def _is_gone(pid: int) -> bool:
+    """Whether there is no such process, or only a zombie that init has not looked at yet."""
     try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
     except FileNotFoundError:
-        return False
+        return True
 
 
 def test_ctrl_c_ends_the_child_with_all_that_it_started(home: Path) -> None:
     reading, writing = os.pipe()
-
-    def hang() -> str:
-        child = os.fork()
-        if child:
-            os.write(writing, f"{child} {os.getpid()}".encode())
-        signal.pause()
-        return ""
 
     def interrupt() -> None:
         told.append(os.read(reading, 64).decode())
@@ -83,12 +83,11 @@ def test_ctrl_c_ends_the_child_with_all_that_it_started(home: Path) -> None:
     thread = threading.Thread(target=interrupt)
     thread.start()
     with pytest.raises(KeyboardInterrupt):
-        as_owner_of(home, hang)
+        as_owner_of(home, partial(_hang, writing))
     thread.join()
     os.close(reading)
     os.close(writing)
-    for pid in map(int, told[0].split()):
-        until(lambda pid=pid: not _runs(pid), "what it started has ended")  # type: ignore[misc]  # a lambda's default
+    _have_ended(told[0])
 
 
 def test_an_error_comes_back_with_its_hint_and_with_bytes_that_are_no_text(home: Path) -> None:
