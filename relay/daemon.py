@@ -66,7 +66,7 @@ async def _serve_ready(config: RelayConfig, stop: trio.Event) -> None:
     async with trio.open_nursery() as nursery:
         relay = await nursery.start(serve, config, stop)
         systemd.notify(READY="1", STATUS=_status(relay))
-        keep_what_is_loaded()
+        keep_what_is_loaded(collect=False)  # gpg may wait already, and it would find a tenth of a MB at most
 
 
 async def serve(

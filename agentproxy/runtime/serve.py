@@ -56,13 +56,17 @@ def room_for(wanted: int, others: int = 0) -> int:
     return min(wanted, max(1, soft - kept))
 
 
-def keep_what_is_loaded() -> None:
+def keep_what_is_loaded(*, collect: bool = True) -> None:
     """Let garbage collections look at what is young: the start's objects stay, and most others die without them.
 
     Called when the daemon begins to serve. A collection stops everything: with the results that an oracle keeps for
     repeats, Python's usual full ones took up to 120 ms, every few thousand signatures, and found nothing.
+
+    Args:
+        collect: look through everything once more, which takes 7 ms, and keeps nothing that is of no use.
     """
-    gc.collect()
+    if collect:
+        gc.collect()
     gc.freeze()
     gc.set_threshold(*COLLECTIONS)
 

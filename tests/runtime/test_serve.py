@@ -297,6 +297,23 @@ def test_what_is_loaded_at_the_start_is_left_alone_by_collections() -> None:
     subprocess.run([sys.executable, "-c", code], check=True, timeout=60)  # it is for the whole process
 
 
+def test_what_is_loaded_can_be_kept_without_looking_through_it() -> None:
+    code = (
+        "import gc, weakref\n"
+        "from agentproxy.runtime.serve import keep_what_is_loaded\n"
+        "class Cycle:\n"
+        "    def __init__(self): self.me = self\n"
+        "gc.disable()\n"
+        "kept = weakref.ref(Cycle())\n"
+        "keep_what_is_loaded(collect=False)\n"
+        "assert kept() is not None and gc.collect() == 0 and kept() is not None\n"
+        "found = weakref.ref(Cycle())\n"
+        "keep_what_is_loaded()\n"
+        "assert found() is None\n"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
+
+
 def test_cycles_are_found_before_they_are_many() -> None:
     code = (
         "import gc\n"
