@@ -38,14 +38,20 @@ class SignerProcess:
         self._refused = refused
         self._process: trio.Process | None = None
         self._delay = FIRST_RETRY_SECONDS
+        self._answers = self._reload_is_due = False  # the present child
 
     def note_well(self) -> None:
         """It answers: when it dies now that was an accident, and it starts again without delay."""
         self._delay = FIRST_RETRY_SECONDS
+        self._answers = True
+        if self._reload_is_due:
+            self.reload()
 
     def reload(self) -> None:
-        """Let it take its keys file anew; one that is just starting reads it anyway."""
-        if self._process is not None and self._process.returncode is None:
+        """Let it take its keys file anew: at once, or as soon as it answers."""
+        # SIGHUP ends a process that does not attend to it yet, and what that has read may be older than this call.
+        self._reload_is_due = not self._answers
+        if self._answers and self._process is not None and self._process.returncode is None:
             self._process.send_signal(signal.SIGHUP)
 
     async def run(self) -> None:
@@ -64,6 +70,8 @@ class SignerProcess:
         command = [sys.executable, "-P", "-m", "agentproxy.signer", "--config", str(self._config), "--end-with-input"]
         # A process group of its own: Ctrl-C reaches us alone, and we stop it when our connections are done.
         environment = {name: value for name, value in os.environ.items() if name not in systemd.VARIABLES}
+        # Whatever was asked for before this reads the file is read by its start.
+        self._answers = self._reload_is_due = False
         process = await trio.lowlevel.open_process(
             command, stdin=subprocess.PIPE, start_new_session=True, env=environment
         )
@@ -73,6 +81,7 @@ class SignerProcess:
             return await process.wait()
         finally:
             self._process = None
+            self._answers = False
             with trio.move_on_after(2 * STOP_SECONDS, shield=True):
                 await _stop(process)
 

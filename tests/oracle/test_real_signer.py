@@ -1,5 +1,6 @@
 """The real signer, held to the contract of the fake one, and run as the oracle's child."""
 
+import logging
 import os
 import signal
 import sys
@@ -11,6 +12,8 @@ import trio
 
 from agentproxy.oracle.config import OracleConfig
 from agentproxy.oracle.daemon import Oracle
+from agentproxy.oracle.signerlink import SignerLink
+from agentproxy.oracle.signerprocess import SignerProcess
 from agentproxy.protocol.errors import ConfigError
 from agentproxy.protocol.oracle_messages import Signed, Welcome
 from agentproxy.runtime.config import load
@@ -21,6 +24,7 @@ from tests.oracle.signer_contract import Check
 from tests.oracle.test_daemon import RUN
 from tests.oracle.world import ORACLE, SECONDS, Client, Enrolled, World, connected, context, until
 from tests.signer.conftest import GnupgHome, new_home
+from tests.signer.logs import records_in
 from tests.signer.running import signer, state
 
 
@@ -113,6 +117,22 @@ async def _use_and_kill_the_signer(both: World, who: Enrolled, keys: GnupgHome, 
             while not await signed(client, number, keys):
                 number += 1
                 await trio.sleep(0.05)
+
+
+async def test_a_reload_while_the_signer_starts_neither_ends_it_nor_is_lost(
+    signer_state: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    child = SignerProcess(signer_state / "signer.yaml", lambda: None)
+    link = SignerLink(signer_state / "signer.sock", lambda _: child.note_well())
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(child.run)
+        nursery.start_soon(link.run)
+        await until(lambda: "signer started" in caplog.text)
+        child.reload()
+        await until(lambda: "keys_reloaded" in [one["operation"] for one in records_in(signer_state / "audit")])
+        nursery.cancel_scope.cancel()
+    assert "signer ended" not in caplog.text
 
 
 async def test_a_signer_that_refuses_its_configuration_stops_the_start(both: World, signer_state: Path) -> None:
