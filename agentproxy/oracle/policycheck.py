@@ -6,11 +6,19 @@ from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
-from agentproxy.oracle.policy import KeyRule, Policy, RunnerRule, mismatch
+from agentproxy.oracle.policy import KeyRule, Policy, RunnerRule, mismatch, served_keys
 from agentproxy.protocol.errors import RemoteProtocolError
 from agentproxy.protocol.fields import KeyFacts, check_name
+from agentproxy.protocol.frames import MAX_PAYLOAD
+from agentproxy.protocol.key_messages import ServedKey
+from agentproxy.protocol.messages import FROM_ORACLE
+from agentproxy.protocol.oracle_messages import KeysChanged
 
-__all__ = ["Problem", "check"]
+__all__ = ["MAX_KEYS_BYTES", "Problem", "check"]
+
+MAX_KEYS_BYTES = (
+    MAX_PAYLOAD - 1024
+)  # of a runner's keys in a message; what a `welcome` says beside them is shorter than the rest
 
 _PATTERN = re.compile(r"[A-Za-z0-9*?][A-Za-z0-9._+*?-]{0,63}")
 
@@ -41,6 +49,8 @@ def check(policy: Policy, keys: Iterable[KeyFacts] = ()) -> tuple[Problem, ...]:
     problems += _doubled_fingerprints(policy)
     for name, runner in policy.runners.items():
         problems += _check_runner(policy, name, runner)
+    if all(problem.warning for problem in problems):  # a wrong rule cannot become a message, whose size could be told
+        problems += _check_sizes(policy, facts.values())
     return tuple(problems)
 
 
@@ -95,6 +105,25 @@ def _check_runner(policy: Policy, name: str, runner: RunnerRule) -> Iterator[Pro
     if runner.fallback:
         message = "while no oracle can, it may sign with a key of its own, and record that itself"
         yield Problem(f"{path}.fallback", message, warning=True)
+
+
+def _check_sizes(policy: Policy, served: Iterable[KeyFacts]) -> Iterator[Problem]:
+    """A relay gets all keys of its runner in one message; one that is too large would end each connection."""
+    sizes: dict[ServedKey, int] = {}
+    empty = len(FROM_ORACLE.encode(KeysChanged(())))
+    for name in policy.runners:
+        keys = served_keys(policy, name, served)
+        for key in keys:
+            if key not in sizes:
+                sizes[key] = len(FROM_ORACLE.encode(KeysChanged((key,)))) - empty + 1  # a comma
+        size = sum(sizes[key] for key in keys)
+        if size > MAX_KEYS_BYTES:
+            largest = max(keys, key=lambda one: sizes[one])
+            words = f"expected at most {MAX_KEYS_BYTES} bytes of keys with their distributions, got {size}"
+            advice = (
+                f"name fewer keys, or combine distributions by patterns; {policy.name_of(largest.facts.fingerprint)}"
+            )
+            yield Problem(f"runners.{name}.keys", f"{words}: {advice} has {sizes[largest]}")
 
 
 def _check_rates(path: str, runner: RunnerRule) -> Iterator[Problem]:

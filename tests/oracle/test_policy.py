@@ -1,4 +1,6 @@
 import dataclasses
+from bisect import bisect_left
+from datetime import UTC, datetime
 
 import pytest
 from hypothesis import given
@@ -16,11 +18,14 @@ from agentproxy.oracle.policy import (
     explain,
     served_keys,
 )
-from agentproxy.oracle.policycheck import check
+from agentproxy.oracle.policycheck import MAX_KEYS_BYTES, check
 from agentproxy.protocol.codes import RefusalCode
 from agentproxy.protocol.digests import HashAlgorithm
-from agentproxy.protocol.fields import KeyFacts
+from agentproxy.protocol.fields import Head, KeyFacts
+from agentproxy.protocol.frames import MAX_PAYLOAD
 from agentproxy.protocol.keys import Curve, EccPublicKey
+from agentproxy.protocol.messages import FROM_ORACLE
+from agentproxy.protocol.oracle_messages import KeysChanged, Welcome
 from tests.oracle.samples import LEGACY, MODERN, SEALED, SERVED, SMALL, caller, policy
 from tests.oracle.samples import facts as facts_of
 
@@ -224,6 +229,39 @@ def test_a_key_that_can_certify_stays_a_warning(seal_only: bool, words: str) -> 
     assert problem.path == "keys.k"
     assert problem.message.startswith("the key can certify; ")
     assert words in problem.message
+
+
+def with_patterns(number: int) -> Policy:
+    """Policy of two runners with one key, for that many distributions with names of 64 characters."""
+    patterns = tuple(f"el10-{place:x>58}*" for place in range(number))
+    return Policy({"k": KeyRule(MODERN.fingerprint, "modern", patterns)}, {"r" * 64: RunnerRule(("k",))})
+
+
+def test_what_a_relay_is_told_of_its_keys_fits_into_one_message() -> None:
+    most = bisect_left(range(2000), True, key=lambda number: bool(check(with_patterns(number), SERVED))) - 1
+    assert most > 900
+    name, now = "r" * 64, datetime.now(UTC)
+    keys = served_keys(with_patterns(most), name, SERVED)
+    head = Head(name, (1 << 63) - 1, b"\xff" * 32)
+    told = FROM_ORACLE.encode(Welcome(1, "n" * 64, name, "s" * 64, now, keys, 4096, head, fallback=False))
+    assert MAX_PAYLOAD - 1024 < len(told) <= MAX_PAYLOAD
+    (problem,) = check(with_patterns(most + 1), SERVED)
+    assert (problem.path, problem.warning) == (f"runners.{name}.keys", False)
+    assert "expected at most 64512 bytes of keys with their distributions, got 645" in problem.message
+    assert "combine distributions by patterns; k has 645" in problem.message
+
+
+def test_many_keys_are_told_as_long_as_the_last_of_them_fits() -> None:
+    served = [facts_of(f"k{number}", EccPublicKey(Curve.ED25519, number.to_bytes(32))) for number in range(200)]
+    rules = {key.name: KeyRule(key.fingerprint, "modern") for key in served}
+
+    def of(number: int) -> Policy:
+        return Policy(rules, {"few": RunnerRule(("k0",)), "many": RunnerRule(tuple(rules)[:number])})
+
+    most = bisect_left(range(len(served)), True, key=lambda number: bool(check(of(number), served))) - 1
+    told = FROM_ORACLE.encode(KeysChanged(served_keys(of(most), "many", served)))
+    assert MAX_KEYS_BYTES - 1024 < len(told) <= MAX_PAYLOAD
+    assert [problem.path for problem in check(of(most + 1), served)] == ["runners.many.keys"]
 
 
 def test_a_good_policy_has_no_problems() -> None:
