@@ -65,7 +65,8 @@ class Doors:
         self._connections += 1
         try:
             if self._connections > self._most:
-                logger.warning("connection closed, reason=more than %d at once", self._most)
+                if self._reception.complaints.may_tell("anywhere"):
+                    logger.warning("connection closed, reason=more than %d at once", self._most)
                 return
             await greet(stream)
         except Exception:
@@ -78,16 +79,19 @@ class Doors:
     async def shake_hands(self, raw: trio.SocketStream) -> None:
         """Serve a relay that comes over TCP, once it has shown itself in TLS."""
         address = peer_address(raw)
+        complaints, network = self._reception.complaints, network_of(address)
         with contextlib.ExitStack() as stranger:
-            if not stranger.enter_context(self._strangers.place(network_of(address))):
-                reason = f"{self._strangers.most} strangers from there already"
-                logger.warning("connection closed, address=%s reason=%s", address, reason)
+            if not stranger.enter_context(self._strangers.place(network)):
+                if complaints.may_tell(network):
+                    reason = f"{self._strangers.most} strangers from there already"
+                    logger.warning("connection closed, address=%s reason=%s", address, reason)
                 return
             stream = TlsStream(raw, self._context, server_side=True)
             try:
                 await handshake(stream)
             except RemoteProtocolError as error:
-                logger.info("no TLS, address=%s reason=%s", address, error)
+                if complaints.may_tell(network):
+                    logger.info("no TLS, address=%s reason=%s", address, error)
                 return
             certificate = stream.tls.getpeercert(binary_form=True)
             runner = await self._runner_of(certificate)
@@ -124,7 +128,7 @@ class Doors:
             with stay if runner is None else self._runners.place(runner) as has_place:
                 if has_place:
                     await self._serve(RelayStream(self._reception, framed, certificate, address, attached))
-                else:
+                elif self._reception.complaints.may_tell(f"runner {runner}"):
                     reason = f"it has {self._runners.most} already"
                     logger.warning("connection closed, runner=%s address=%s reason=%s", runner, address, reason)
         finally:
@@ -143,9 +147,10 @@ class Doors:
             relay.follow()
 
     async def keep_alive(self) -> None:
-        """Look after silent connections, and after credentials that expire, until cancelled."""
+        """Look after silent connections, credentials that expire and what was not logged, until cancelled."""
         while True:
             await trio.sleep(KEEP_ALIVE_SECONDS)
+            self._reception.complaints.sweep()
             for relay in list(self._streams):
                 relay.follow()
                 relay.keep_alive()

@@ -11,6 +11,7 @@ import trio
 from agentproxy.oracle.authn import Newcomer, Proof, Rejection, authenticate, prove, recheck
 from agentproxy.oracle.bootstraps import BootstrapReuse
 from agentproxy.oracle.caller import Caller
+from agentproxy.oracle.complaints import Complaints
 from agentproxy.oracle.fallbackrecords import FallbackRecords
 from agentproxy.oracle.issuing import Issuer, is_due
 from agentproxy.oracle.keptheads import KeptHeads
@@ -59,6 +60,7 @@ class Reception:
     reuse: BootstrapReuse
     heads: KeptHeads
     fallback: FallbackRecords
+    complaints: Complaints = field(default_factory=lambda: Complaints(trio.current_time))
     readers: trio.CapacityLimiter = field(default_factory=lambda: trio.CapacityLimiter(_READERS))
 
     async def admit(

@@ -12,6 +12,7 @@ from agentproxy.oracle.authn import Newcomer, Rejection
 from agentproxy.oracle.caller import Caller
 from agentproxy.oracle.reception import SOFTWARE, Reception
 from agentproxy.oracle.registry import RegistryError
+from agentproxy.oracle.shares import network_of
 from agentproxy.protocol.codes import RefusalCode, RejectionCode
 from agentproxy.protocol.errors import (
     BackendError,
@@ -89,6 +90,11 @@ class RelayStream:
         who = "nobody" if self._caller is None else self._caller.runner
         return f"runner={who} address={self._address}"
 
+    def _may_tell(self) -> bool:
+        """Whether the log takes a line about the end of this connection."""
+        who = network_of(self._address) if self._caller is None else f"runner {self._caller.runner}"
+        return self._reception.complaints.may_tell(who)
+
     async def serve(self) -> None:
         """Serve until the relay leaves, breaks the rules, or may no longer be here."""
         try:
@@ -99,9 +105,11 @@ class RelayStream:
                     await self._stream.run_sender()  # until our last word is written
                     nursery.cancel_scope.cancel()
         except* EndOfStream:
-            logger.info("relay left, %s", self)
+            if self._caller is not None or self._may_tell():
+                logger.info("relay left, %s", self)
         except* RemoteProtocolError as errors:
-            logger.warning("connection ended, %s reason=%s", self, "; ".join(map(str, errors.exceptions)))
+            if self._may_tell():
+                logger.warning("connection ended, %s reason=%s", self, "; ".join(map(str, errors.exceptions)))
         finally:
             self._ending = True  # what is still in flight has nobody to go to
 
@@ -231,8 +239,9 @@ class RelayStream:
         try:
             self._stream.send_soon(FROM_ORACLE.encode(message))
         except ProtocolError as error:
-            is_bug = isinstance(error, LocalProtocolError)
-            logger.warning("connection ended, %s reason=%s", self, error, exc_info=is_bug)
+            if self._may_tell():
+                is_bug = isinstance(error, LocalProtocolError)
+                logger.warning("connection ended, %s reason=%s", self, error, exc_info=is_bug)
             self._ending = True
             self._scope.cancel()
 
@@ -243,7 +252,8 @@ class RelayStream:
         self._scope.deadline = min(self._scope.deadline, trio.current_time() + LAST_WORDS_SECONDS)
 
     def _reject(self, rejection: Rejection) -> None:
-        logger.warning("rejected, %s code=%s reason=%s", self, rejection.code, rejection.reason)
+        if self._may_tell():
+            logger.warning("rejected, %s code=%s reason=%s", self, rejection.code, rejection.reason)
         self._send(Rejected(rejection.code))
         self._end()
 
@@ -264,7 +274,8 @@ class RelayStream:
         """Ask a silent relay whether it lives, end one that does not answer; called every few seconds."""
         silent = trio.current_time() - self._heard
         if silent > DEAD_SECONDS:
-            logger.warning("connection ended, %s reason=silent for %.0f s", self, silent)
+            if self._may_tell():
+                logger.warning("connection ended, %s reason=silent for %.0f s", self, silent)
             self._scope.cancel()
         elif silent > PING_SECONDS and not self._asked and self._caller is not None:
             self._asked = True

@@ -10,6 +10,7 @@ from hypercorn.app_wrappers import ASGIWrapper
 from hypercorn.trio.worker_context import WorkerContext
 from starlette.types import ASGIApp
 
+from agentproxy.oracle.complaints import Complaints
 from agentproxy.oracle.http.connection import LAST_REQUEST_SECONDS, HttpConnection, http_config
 from agentproxy.oracle.http.identity import Peer
 from agentproxy.oracle.ports import peer_address
@@ -46,9 +47,12 @@ class HttpDoor:
         context: of the TLS port; a client certificate is wished for.
         most: connections at once on each listener; further ones wait in the kernel's queue.
         proxy_uid: who may connect to the proxy's socket; None: there is none.
+        complaints: what the log says of connections that come to nothing.
     """
 
-    def __init__(self, app: ASGIApp, context: ssl.SSLContext, most: int, proxy_uid: int | None) -> None:
+    def __init__(
+        self, app: ASGIApp, context: ssl.SSLContext, most: int, proxy_uid: int | None, complaints: Complaints
+    ) -> None:
         self._app = ASGIWrapper(app)  # type: ignore[arg-type]  # hypercorn's names for ASGI's types are not starlette's
         self._config = http_config()
         self._worker = WorkerContext(None)
@@ -56,6 +60,7 @@ class HttpDoor:
         self._most = most
         self._shares = Shares(most)
         self._proxy_uid = proxy_uid
+        self._complaints = complaints
         self._connections: set[HttpConnection] = set()
         self._shaking_hands: set[trio.CancelScope] = set()
         self._listening = trio.CancelScope()
@@ -90,10 +95,11 @@ class HttpDoor:
 
     async def _serve_tls(self, raw: trio.SocketStream) -> None:
         address = peer_address(raw)
-        with self._shares.place(network_of(address)) as has_place:
+        network = network_of(address)
+        with self._shares.place(network) as has_place:
             if has_place:
                 await self._serve_stranger(raw, address)
-            else:
+            elif self._complaints.may_tell(network):
                 logger.warning("connection closed, address=%s reason=%d from there already", address, self._shares.most)
 
     async def _serve_stranger(self, raw: trio.SocketStream, address: str) -> None:
@@ -102,7 +108,8 @@ class HttpDoor:
             if not await self._shake_hands(stream):
                 return
         except RemoteProtocolError as error:
-            logger.info("no TLS, address=%s reason=%s", address, error)
+            if self._complaints.may_tell(network_of(address)):
+                logger.info("no TLS, address=%s reason=%s", address, error)
             return
         certificate: bytes | None = stream.tls.getpeercert(binary_form=True)
         await self._converse(stream, Peer(certificate, address))

@@ -58,6 +58,7 @@ class HttpServer:
             self._context,
             config.max_connections,
             proxy_uid,
+            reception.complaints,
         )
         self._ports: Sequence[trio.SocketListener] = ()
         self._sockets: Sequence[trio.SocketListener] = ()

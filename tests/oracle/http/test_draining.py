@@ -6,6 +6,7 @@ import pytest
 import trio
 import trio.testing
 
+from agentproxy.oracle.complaints import Complaints
 from agentproxy.oracle.http.door import HttpDoor
 from tests.oracle.http.conftest import Api, bearer
 from tests.oracle.http.test_signing import RPM
@@ -88,7 +89,7 @@ async def silent(api: Api) -> trio.SocketStream:
 async def test_who_waits_at_systemd_s_socket_waits_for_the_next_oracle() -> None:
     (listener,) = await trio.open_tcp_listeners(0, host="127.0.0.1")
     kept_by_systemd = listener.socket.dup()
-    door = HttpDoor(nobodys_app, ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER), 4, None)
+    door = HttpDoor(nobodys_app, ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER), 4, None, Complaints(trio.current_time))
     with kept_by_systemd, trio.fail_after(SECONDS):
         async with trio.open_nursery() as nursery:
             nursery.start_soon(door.serve, [listener], [])
