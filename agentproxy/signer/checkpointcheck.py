@@ -11,7 +11,7 @@ from agentproxy.protocol.fields import Head
 from agentproxy.signer.checkpoint import Checkpoint, checkpoints_path
 from agentproxy.signer.diagnosis import Damage, DamageKind
 from agentproxy.signer.logkey import LogPublicKey
-from agentproxy.signer.segment import Segment
+from agentproxy.signer.segment import Segment, open_segment
 
 __all__ = ["Proof", "check_coverage", "last_head", "newest_head", "read_proof"]
 
@@ -39,11 +39,13 @@ def read_proof(directory: Path, node: str, keys: Sequence[LogPublicKey]) -> Proo
         keys: of which one must have signed each; several where the key was replaced.
 
     Raises:
-        ConfigError: the file cannot be read.
+        ConfigError: the file cannot be read, or is none.
     """
     path = checkpoints_path(directory, node)
     try:
-        content = path.read_bytes() if path.exists() else b""
+        content = _content(path)
+    except FileNotFoundError:
+        content = b""
     except OSError as error:
         raise ConfigError(f"{path}: cannot be read: {error.strerror}", "auditors need to read it") from error
     *lines, rest = content.split(b"\n")
@@ -63,10 +65,13 @@ def last_head(directory: Path, node: str) -> Head | None:
     """The furthest place that a checkpoint names, whoever signed it; None when nothing there can be read as one.
 
     A log that was cut and went on has checkpoints of earlier places behind those of later ones.
+
+    Raises:
+        OSError: the file is there and cannot be read, or is none.
     """
     try:
-        lines = checkpoints_path(directory, node).read_bytes().split(b"\n")[:-1]
-    except OSError:
+        lines = _content(checkpoints_path(directory, node)).split(b"\n")[:-1]
+    except FileNotFoundError:
         return None
     return max(_heads(lines, node), key=lambda head: head.sequence, default=None)
 
@@ -75,15 +80,21 @@ def newest_head(directory: Path, node: str) -> Head | None:
     """The place that the last readable checkpoint names: the log's end, or a record before it.
 
     Raises:
-        OSError: the file is there and cannot be read.
+        OSError: the file is there and cannot be read, or is none.
     """
     try:
-        with checkpoints_path(directory, node).open("rb") as file:
-            file.seek(max(0, os.fstat(file.fileno()).st_size - _TAIL))
-            lines = file.read().split(b"\n")[:-1]
+        lines = _content(checkpoints_path(directory, node), _TAIL).split(b"\n")[:-1]
     except FileNotFoundError:
         return None
     return next(_heads(reversed(lines), node), None)
+
+
+def _content(path: Path, most: int | None = None) -> bytes:
+    """The file, or its last `most` bytes; a FIFO would keep a reader waiting for ever, so `open_segment` refuses it."""
+    with os.fdopen(open_segment(path), "rb") as file:
+        if most is not None:
+            file.seek(max(0, os.fstat(file.fileno()).st_size - most))
+        return file.read()
 
 
 def _heads(lines: Iterable[bytes], node: str) -> Iterator[Head]:

@@ -118,7 +118,7 @@ def open_last_segment(lock: int, directory: Path, node: str, clock: Callable[[],
         if foreign is not None:
             message = f"{foreign.path}: this audit log belongs to node {foreign.node}, and this is {node}"
             raise ConfigError(message, "a node keeps its name; another node needs a directory of its own")
-        checkpoint = newest_head(directory, node)
+        checkpoint = _named_by_checkpoint(directory, node)
         if not segments:
             _refuse_cut(directory, ChainEnd(), checkpoint)
             return OpenedSegment.create(lock, Segment.named(directory, node, 1), ChainEnd(), clock())
@@ -127,6 +127,14 @@ def open_last_segment(lock: int, directory: Path, node: str, clock: Callable[[],
     except OSError as error:
         hint = _HINTS.get(error.errno or 0, "")
         raise ConfigError(f"{directory}: audit directory: {error.strerror}", hint) from error
+
+
+def _named_by_checkpoint(directory: Path, node: str) -> Head | None:
+    try:
+        return newest_head(directory, node)
+    except OSError as error:
+        message = f"{checkpoints_path(directory, node)}: cannot be read: {error.strerror}"
+        raise ConfigError(message, _HINTS.get(error.errno or 0, "")) from error
 
 
 def _open(segment: Segment, before: ChainEnd | None, checkpoint: Head | None, now: datetime) -> OpenedSegment:

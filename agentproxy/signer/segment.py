@@ -163,10 +163,16 @@ def open_segment(path: Path) -> int:
     Raises:
         OSError: it cannot be read, or is not a file: a FIFO would keep a reader waiting for ever.
     """
-    descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC)
+    refusal = OSError(errno.EINVAL, "expected a regular file", str(path))
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC)
+    except OSError as error:
+        if error.errno == errno.ENXIO:  # a socket, which nobody can open
+            raise refusal from error
+        raise
     if not stat.S_ISREG(os.fstat(descriptor).st_mode):
         os.close(descriptor)
-        raise OSError(errno.EINVAL, "expected a regular file", str(path))
+        raise refusal
     return descriptor
 
 

@@ -1,7 +1,9 @@
 import json
 import os
+import stat
 import subprocess
 import sys
+from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -10,6 +12,7 @@ import pytest
 from agentproxy.protocol.fields import Asserted, Claims
 from agentproxy.protocol.signer_requests import Outcome
 from agentproxy.signer.log import AuditLog, LogLimits
+from agentproxy.signer.logkey import LogKey
 from agentproxy.signer.record import Entry
 from agentproxy.signer.segment import ZEROS_AHEAD
 from tests.admin.shell import blind_oracle
@@ -171,6 +174,27 @@ def test_a_fifo_with_the_name_of_a_segment_keeps_nobody_waiting(log: Path, comma
     assert result.stderr.startswith("blind-oracle: error: ")
     assert str(fifo) in result.stderr
     assert "expected a regular file" in result.stderr
+
+
+def make_socket(path: Path) -> None:
+    os.mknod(path, stat.S_IFSOCK | 0o600)
+
+
+@pytest.mark.parametrize("obstacle", [os.mkfifo, Path.mkdir, make_socket])
+@pytest.mark.parametrize("has_key", [True, False])
+def test_what_is_no_file_in_the_place_of_the_checkpoints_is_one_error(
+    log: Path, obstacle: Callable[[Path], None], has_key: bool
+) -> None:
+    obstacle(log / "n1.checkpoints")
+    (log.parent / "kept.pub").write_bytes(LogKey.generate().public.pem)
+    words = [sys.executable, "-m", "agentproxy.admin", "audit", "verify", log]
+    words += ["--public-key", log.parent / "kept.pub"] if has_key else []
+    result = subprocess.run(words, capture_output=True, text=True, check=False, timeout=60)
+    assert result.returncode == 1
+    first, *hint = result.stderr.splitlines()
+    assert first.startswith(f"blind-oracle: error: {log / 'n1.checkpoints'}: ")
+    assert first.endswith("expected a regular file")
+    assert len(hint) == 1
 
 
 def test_init_prints_the_logs_public_key_and_verify_takes_it(short: Path) -> None:

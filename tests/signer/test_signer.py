@@ -260,6 +260,10 @@ def test_a_second_signer_on_one_directory_is_refused(home: GnupgHome) -> None:
         (lambda directory: (directory / "authority.key").chmod(0o644), "authority.key"),
         (lambda directory: (directory / "authority.crt").unlink(), "authority.crt"),
         (lambda directory: (directory / "audit").rmdir(), "audit"),
+        (
+            lambda directory: os.mkfifo(directory / "audit" / "node-1.checkpoints"),
+            "node-1.checkpoints: cannot be read: expected a regular file",
+        ),
     ],
 )
 def test_a_wrong_configuration_is_one_clear_error(home: GnupgHome, break_it: object, message: str) -> None:
