@@ -2,6 +2,7 @@
 
 import os
 import pwd
+import re
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -17,13 +18,13 @@ _MAIN = """
 load_module /usr/lib/nginx/modules/ngx_stream_module.so;
 daemon off; master_process on; worker_processes 1; pid {root}/nginx.pid; {user}
 error_log {root}/main.log warn;
-events {{ worker_connections 256; }}
+events {{ worker_connections 512; }}
 http {{
   client_body_temp_path {root}/t1; proxy_temp_path {root}/t2; fastcgi_temp_path {root}/t3;
   uwsgi_temp_path {root}/t4; scgi_temp_path {root}/t5;
   include blind-oracle/api.conf;
 }}
-stream {{ include blind-oracle/relay.conf; }}
+stream {{ {limits} include blind-oracle/relay.conf; }}
 """
 _API_SITE = """
 listen 127.0.0.1:{port} ssl;
@@ -34,6 +35,13 @@ ssl_client_certificate {certificates}/authority.crt;
 access_log {root}/access.log blind_oracle_api;
 error_log {root}/error.log warn;
 """
+
+
+def _limits() -> str:
+    """The lines against strangers that relay.conf only proposes."""
+    found = re.findall(r"^# +(limit_conn.*;)", (FILES / "relay.conf").read_text(), re.MULTILINE)
+    assert [line.split()[0] for line in found] == ["limit_conn_zone", "limit_conn"]
+    return " ".join(found)
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +71,7 @@ def _write(root: Path, certificates: Path, proxy_socket: Path, oracle: str, port
     (parts / "relay-site.conf").write_text(f"listen 127.0.0.1:{ports[1]};\n")
     (parts / "relay-upstream.conf").write_text(f"server {oracle};\n")
     user = f"user {pwd.getpwuid(0).pw_name};" if os.geteuid() == 0 else ""
-    (root / "nginx.conf").write_text(_MAIN.format(root=root, user=user))
+    (root / "nginx.conf").write_text(_MAIN.format(root=root, user=user, limits=_limits()))
 
 
 @asynccontextmanager

@@ -128,3 +128,18 @@ async def test_relays_pass_through_with_their_own_certificate(front: Front) -> N
     assert asked.asserted.runner == "b"
     assert asked.asserted.certificate is not None
     assert str(asked.asserted.address).startswith("127.0.0.1:")  # nginx's own
+
+
+async def test_a_stranger_gets_the_connections_that_relay_conf_proposes_and_no_more(front: Front) -> None:
+    host, _, port = front.nginx.relay.rpartition(":")
+    who = front.api.world.enrol("b")
+    async with contextlib.AsyncExitStack() as stack:
+        with trio.fail_after(SECONDS):
+            crowd = [
+                await stack.enter_async_context(await trio.open_tcp_stream(host, int(port), local_address="127.0.0.2"))
+                for _ in range(101)
+            ]
+            assert await crowd[-1].receive_some() == b""
+        assert front.nginx.log().count("limiting connections by zone") == 1
+        async with connected(front.nginx.relay, context(who.certificate)) as client:
+            assert isinstance(await client.hello(who.token), Welcome)
