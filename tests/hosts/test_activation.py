@@ -50,6 +50,26 @@ def _wait_for_another(host: Machine, daemon: str, before: str) -> None:
     host.shell(f"for ((i = 0; i < 100; i++)); do {one}; case {pid} in 0|{before}) ;; *) exit 0 ;; esac; done; exit 1")
 
 
+@pytest.mark.parametrize(
+    ("command", "daemon", "told"),
+    [
+        ("blind-oracle reload", "blind-oracle", "policy reloaded"),
+        ("systemctl reload blind-oracle", "blind-oracle", "policy reloaded"),
+        ("systemctl reload blind-oracle-signer", "blind-oracle-signer", "keys reloaded"),
+    ],
+)
+def test_a_reload_reaches_the_daemon_in_its_sandbox_and_ends_nothing(
+    command: str, daemon: str, told: str, host: Machine
+) -> None:
+    assert sign(host).status == 0  # starts whatever is not there yet
+    pid, count = f"systemctl show --value --property=MainPID {daemon}", f'journalctl -u {daemon} | grep -c "{told}"'
+    before, times = host.shell(pid), int(host.shell(f"{count} || true"))
+    host.shell(command)
+    host.shell(f"timeout 30 bash -c 'until [ $({count}) -gt {times} ]; do sleep 0.1; done'")
+    assert host.shell(pid) == before
+    assert host.shell(f"systemctl is-active {daemon}") == "active\n"
+
+
 def test_a_socket_without_its_service_is_refused_by_name_and_gpg_hears_it_at_once(mended: Machine) -> None:
     mended.shell(f"systemctl stop blind-oracle-relay.service {' '.join(RELAY)}")
     mended.shell("rm /usr/lib/systemd/system/blind-oracle-relay.service; systemctl daemon-reload")
