@@ -22,6 +22,10 @@ COLLECTIONS = (2_000, 10, 50)
 def main(arguments: Sequence[str] | None = None) -> NoReturn:
     """Run one command and leave with its exit status."""
     words = list(sys.argv[1:] if arguments is None else arguments)
+    if sys.stdout is None and words[:1] != ["serve"]:  # a daemon may be started so, and prints nothing
+        print("blind-oracle-relay: error: standard output is closed", file=sys.stderr)
+        print("blind-oracle-relay: hint: /dev/null takes what nobody wants to read", file=sys.stderr)
+        sys.exit(FAILED)
     try:
         # `serve` stays for months: without click it takes 3 MB less, and its first signature comes sooner.
         if words[:1] == ["serve"] and (config := _serve_config(words[1:])) is not None:

@@ -48,13 +48,14 @@ def make_homes(file: Path, homes: Sequence[Path], socket: Path | None, store: Pa
     done = Homes()
     try:
         for home in wanted:
-            click.echo(as_owner_of(home, partial(_made, home, target, report.certificates, shared=shared)))
-            done = with_home(done, KeptHome(home, target, shared))
+            told = as_owner_of(home, partial(_made, home, target, report.certificates, shared=shared))
+            done = with_home(done, KeptHome(home, target, shared))  # noted also when the output takes no words of it
+            click.echo(told)
         if store is not None:
             absolute = store.absolute()
             as_owner_of(absolute, partial(fill_store, absolute, report.certificates))
-            click.echo(f"{absolute}: filled for sq")
             done = with_store(done, absolute)
+            click.echo(f"{absolute}: filled for sq")
     finally:
         _remember(file, done)
 

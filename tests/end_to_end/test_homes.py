@@ -305,6 +305,16 @@ def homes_kept(system: System) -> set[Path]:
     return {one.path for one in load_homes(system.directory / "relay" / "homes.yaml").homes}
 
 
+def test_a_home_is_kept_in_step_also_when_the_output_took_no_words_of_it(system: System, homes: Path) -> None:
+    script = f"blind-oracle-relay setup --home {homes}/home > /dev/full"
+    done = system.run("sh", "-c", script)
+    assert (done.returncode, done.stderr) == (
+        1,
+        "blind-oracle-relay: error: standard output: No space left on device\n",
+    )
+    assert homes_kept(system) == {homes / "home"}
+
+
 def test_of_homes_that_are_made_at_once_all_are_kept_in_step(system: System, homes: Path) -> None:
     places = [homes / f"home{number}" for number in range(6)]
     assert system.environment  # it is found out in the main thread only

@@ -385,3 +385,27 @@ def test_output_that_nobody_takes_ends_without_a_traceback(output: str, said: st
     script = f"for word in --help 'setup --help' 'enroll --help'; do {program} $word {output}; done"
     done = subprocess.run(["bash", "-c", script], stderr=subprocess.PIPE, text=True, check=False, timeout=60)
     assert done.stderr == said * 3
+
+
+@pytest.mark.parametrize(
+    "words", ["--help", "doctor", "setup", "fallback verify", "key-for el10", "enroll b1.enrolment"]
+)
+def test_a_closed_output_is_one_line_and_nothing_is_done(words: str, tmp_path: Path) -> None:
+    variables = {**os.environ, "PYTHONPATH": str(ROOT), "BLIND_ORACLE_RELAY_CONFIG": str(tmp_path / "none.yaml")}
+    script = f'exec "$0" -m relay.cli {words} >&-'
+    done = subprocess.run(
+        ["bash", "-c", script, sys.executable],
+        stderr=subprocess.PIPE, text=True, check=False, timeout=60, cwd=tmp_path, env=variables,
+    )  # fmt: skip
+    first, _ = done.stderr.splitlines()
+    assert (done.returncode, first) == (1, "blind-oracle-relay: error: standard output is closed")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_relay_may_be_started_with_a_closed_output(tmp_path: Path) -> None:
+    script = f'exec "$0" -m relay.cli serve --config {tmp_path}/none.yaml >&-'
+    done = subprocess.run(
+        ["bash", "-c", script, sys.executable], stderr=subprocess.PIPE, text=True, check=False, timeout=60
+    )
+    assert done.returncode == 1
+    assert "none.yaml: cannot be read" in done.stderr
