@@ -1,12 +1,14 @@
 """`blind-oracle-relay`: enroll, serve, setup, status.
 
-Exit status: 0 done, 1 it did not work, 2 wrong usage, 130 interrupted.
+Exit status: 0 done, 1 it did not work, 2 wrong usage, 130 interrupted; 143 `setup` or `keyrings` ended by SIGTERM.
 """
 
 import gc
+import signal
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from types import FrameType
 from typing import NoReturn
 
 from agentproxy.protocol.errors import BlindOracleError, ConfigError
@@ -26,6 +28,8 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
         print("blind-oracle-relay: error: standard output is closed", file=sys.stderr)
         print("blind-oracle-relay: hint: /dev/null takes what nobody wants to read", file=sys.stderr)
         sys.exit(FAILED)
+    if words[:1] in (["setup"], ["keyrings"]):  # the others leave nothing behind that the next one does not take away
+        signal.signal(signal.SIGTERM, _leave)
     try:
         # `serve` stays for months: without click it takes 3 MB less, and its first signature comes sooner.
         if words[:1] == ["serve"] and (config := _serve_config(words[1:])) is not None:
@@ -47,6 +51,12 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
         _complain(error)
         sys.exit(FAILED)
     sys.exit(status)
+
+
+def _leave(number: int, _frame: FrameType | None) -> None:
+    # So that what works for us in a home as its owner ends, too; unless we are about to leave already.
+    if not isinstance(sys.exc_info()[1], KeyboardInterrupt | SystemExit):
+        sys.exit(128 + number)
 
 
 def _serve_config(words: Sequence[str]) -> Path | None:

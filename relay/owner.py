@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
+from types import FrameType
 from typing import NoReturn
 
 from agentproxy.protocol.errors import ConfigError
@@ -25,6 +26,7 @@ _HINT = "\0"  # between an error and its hint
 # What is done takes a second. A user can make it last for ever, with a pipe where a file belongs or a signal to the
 # child, which is his: root's other work must not wait behind that.
 TASK_SECONDS = 120.0
+END_SECONDS = 2.0  # for a child that was told to end, to take away what it has half written
 
 
 def owner_of(path: Path) -> int:
@@ -68,7 +70,7 @@ def as_owner_of(path: Path, task: Callable[[], str]) -> str:
     except TimeoutError:
         _end(child)
         raise ConfigError(f"{path}: the work as uid {uid} took more than {TASK_SECONDS:.0f} s") from None
-    except BaseException:  # Ctrl-C above all, which the child in its own session does not hear
+    except BaseException:  # Ctrl-C and SIGTERM above all, which the child in its own session does not hear
         _end(child)
         raise
     finally:
@@ -80,13 +82,23 @@ def as_owner_of(path: Path, task: Callable[[], str]) -> str:
 
 
 def _end(child: int) -> None:
-    """Kill the child and what it has started, and wait for it."""
+    """Let the child and what it has started end, kill what is left of them after END_SECONDS, and wait for it."""
+    try:
+        _signal(child, signal.SIGTERM)
+        with suppress(ProcessLookupError), os.fdopen(os.pidfd_open(child), "rb") as ended:
+            select.select([ended], [], [], END_SECONDS)
+    finally:
+        # Not waited for until now, so that nobody else can have got its pid.
+        _signal(child, signal.SIGKILL)
+        with suppress(ChildProcessError):
+            os.waitpid(child, 0)
+
+
+def _signal(child: int, number: signal.Signals) -> None:
     with suppress(ProcessLookupError):
-        os.killpg(child, signal.SIGKILL)
+        os.killpg(child, number)
     with suppress(ProcessLookupError):
-        os.kill(child, signal.SIGKILL)  # it may not have come to the head of its own group yet
-    with suppress(ChildProcessError):
-        os.waitpid(child, 0)
+        os.kill(child, number)  # it may not have come to the head of its own group yet
 
 
 def _outcome(status: int) -> str:
@@ -112,6 +124,7 @@ def _run(uid: int, task: Callable[[], str], writer: int) -> NoReturn:
     status = 1
     told = ""
     try:
+        signal.signal(signal.SIGTERM, _leave)
         os.setsid()
         _become(uid)
         told, status = task(), 0
@@ -127,6 +140,11 @@ def _run(uid: int, task: Callable[[], str], writer: int) -> NoReturn:
             outcome = status
         finally:
             os._exit(outcome)  # whatever went wrong: what comes after this is the parent's work
+
+
+def _leave(number: int, _frame: FrameType | None) -> NoReturn:
+    signal.signal(number, signal.SIG_IGN)  # a second one must not disturb what the first one lets us take away
+    sys.exit(128 + number)
 
 
 def _become(uid: int) -> None:

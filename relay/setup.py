@@ -174,8 +174,12 @@ def _link(place: Path, target: Path) -> None:
         return
     temporary = place.with_name(f".{place.name}.{os.getpid()}")
     temporary.unlink(missing_ok=True)
-    temporary.symlink_to(target)
-    temporary.replace(place)
+    try:
+        temporary.symlink_to(target)
+        temporary.replace(place)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
 
 
 def _let_others_read(home: Path) -> None:

@@ -2,11 +2,15 @@
 
 import os
 import shutil
+import signal
 import socket
 import subprocess
+import sys
 import tempfile
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -199,6 +203,37 @@ def test_root_works_in_a_users_home_as_that_user(system: System, homes: Path, pu
     assert done.returncode == 1
     assert str(home) in done.stderr
     assert victim.read_text() == "root's"
+
+
+def works_in(home: Path) -> list[str]:
+    """The pids of whatever has `home` among its arguments."""
+    found = []
+    for entry in Path("/proc").glob("[0-9]*"):
+        with suppress(OSError):  # it has ended meanwhile
+            if os.fsencode(home) in (entry / "cmdline").read_bytes().split(b"\0"):
+                found.append(entry.name)
+    return found
+
+
+@ROOT_ONLY
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_a_setup_of_roots_that_is_ended_leaves_nobody_at_work_in_the_home(
+    system: System, homes: Path, public_socket: Path, number: signal.Signals, status: int
+) -> None:
+    home = homes / "builder"
+    home.mkdir(mode=0o700)
+    os.mkfifo(home / "pubring.kbx")  # gpg waits for its other end
+    for path in (home, home / "pubring.kbx"):
+        os.chown(path, BUILDER, BUILDER)
+    program = [sys.executable, "-m", "relay.cli", "setup", "--home", home, "--socket", public_socket]
+    with subprocess.Popen(program, env=system.environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE) as setup:
+        gpg_at_work = partial(works_in, home)
+        until(lambda: len(gpg_at_work()) > 2, "besides setup and its child a program of gpg's is at work")
+        setup.send_signal(number)
+        _, said = setup.communicate(timeout=SECONDS)
+    assert (setup.returncode, said.strip()) == (status, b"")
+    until(lambda: not gpg_at_work(), "gpg has ended")
+    assert not [file.name for file in home.iterdir() if file.name.startswith(".")]
 
 
 @ROOT_ONLY

@@ -90,6 +90,39 @@ def test_ctrl_c_ends_the_child_with_all_that_it_started(home: Path) -> None:
     _have_ended(told[0])
 
 
+def test_a_child_that_has_to_end_may_take_away_what_it_has_half_written(
+    home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(owner, "TASK_SECONDS", 0.5)
+    reading, writing = os.pipe()
+
+    def write_without_end() -> str:
+        try:
+            signal.pause()
+        finally:
+            os.write(writing, b"taken away")
+        return ""
+
+    with pytest.raises(ConfigError, match="took more than"):
+        as_owner_of(home, write_without_end)
+    os.close(writing)
+    with os.fdopen(reading) as told:
+        assert told.read() == "taken away"
+
+
+def test_a_child_that_does_not_want_to_end_is_killed(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(owner, "TASK_SECONDS", 0.5)
+    monkeypatch.setattr(owner, "END_SECONDS", 0.5)
+
+    def stay() -> str:
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        while True:
+            signal.pause()
+
+    with pytest.raises(ConfigError, match="took more than"):
+        as_owner_of(home, stay)
+
+
 def test_an_error_comes_back_with_its_hint_and_with_bytes_that_are_no_text(home: Path) -> None:
     def fail() -> str:
         raise ConfigError("/srv/\udcff: a reason", "a hint")
