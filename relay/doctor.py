@@ -19,7 +19,7 @@ from relay.config import RelayConfig, load_config
 from relay.connectionstate import Standing
 from relay.control_call import ask
 from relay.finding import Finding, bad, good, skipped, warning
-from relay.gpgview import GpgView, ProgramError, program_version
+from relay.gpgview import GpgView, ProgramError
 from relay.homes import homes_file, load_homes
 from relay.status import ControlRequest, StatusReport
 
@@ -79,11 +79,8 @@ def examine(case: Case, checks: Sequence[Check]) -> Iterator[Finding]:
             yield bad(name, str(error), error.hint if isinstance(error, ConfigError) else "may this user read it?")
 
 
-def check_gpg(_: Case) -> Finding:
-    version = program_version("gpg", "--version")
-    if version is None:
-        return bad("gpg", "gpg is not installed", "apt-get install gnupg")
-    return good("gpg", f"version {version}")
+def check_gpg(case: Case) -> Finding:
+    return good("gpg", f"version {case.gpg.version}")
 
 
 def check_configuration(case: Case) -> Finding:

@@ -2,11 +2,14 @@
 
 import os
 import re
+import stat
 import subprocess
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
+
+from agentproxy.protocol.errors import ConfigError
 
 __all__ = ["GpgView", "ProgramError", "PublicSubkey", "program_version"]
 
@@ -41,8 +44,16 @@ class GpgView:
 
         Raises:
             ProgramError: it is missing, or does not end.
+            ConfigError: gpg would not end, for what lies where its options belong.
         """
+        if words[0] == "gpg":
+            _check_options(self.home / "gpg.conf")
         return _run(words, {"GNUPGHOME": str(self.home)}, text)
+
+    @property
+    def version(self) -> str:
+        """gpg's; empty when it does not say which."""
+        return _version(self.run("gpg", "--version").stdout)
 
     @property
     def agent_socket(self) -> Path:
@@ -73,6 +84,16 @@ class GpgView:
         return found
 
 
+def _check_options(file: Path) -> None:
+    try:
+        mode = file.stat().st_mode
+    except OSError:
+        return  # there are none, or gpg says itself what it may not read
+    # gpg 2.2 reads a directory again and again, and waits at a pipe for who writes into it.
+    if stat.S_ISDIR(mode) or stat.S_ISFIFO(mode):
+        raise ConfigError(f"{file}: is no regular file", "move it away")
+
+
 def _algorithm(row: list[str]) -> str:
     # doc/DETAILS of gnupg: field 4 is the number of RFC 9580, 9.1; field 17 a curve's name.
     curve = row[16] if len(row) > 16 else ""
@@ -93,9 +114,13 @@ def _fault(validity: str, end: str) -> str:
 def program_version(*words: str) -> str | None:
     """The version that a program prints first; None: there is no such program."""
     try:
-        found = _VERSION.search(_run(words, {}, "").stdout)
+        return _version(_run(words, {}, "").stdout)
     except ProgramError:
         return None
+
+
+def _version(printed: str) -> str:
+    found = _VERSION.search(printed)
     return found[0] if found is not None else ""
 
 

@@ -103,10 +103,13 @@ def _options_in(file: Path) -> str:
         descriptor = os.open(file, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     except FileNotFoundError:
         return ""
-    with os.fdopen(descriptor, "rb") as opened:
+    try:
         if not stat.S_ISREG(os.fstat(descriptor).st_mode):
             raise ConfigError(f"{file}: is no regular file", "move it away")
-        content = opened.read(_MAX_OPTIONS + 1)
+        with os.fdopen(descriptor, "rb", closefd=False) as opened:
+            content = opened.read(_MAX_OPTIONS + 1)
+    finally:
+        os.close(descriptor)
     if len(content) > _MAX_OPTIONS:
         raise ConfigError(f"{file}: more than {_MAX_OPTIONS} bytes are no options of gpg's", "move it away")
     return content.decode("utf-8", "surrogateescape")

@@ -137,6 +137,17 @@ def test_a_home_that_nobody_set_up_is_named_with_the_command_for_it(system: Syst
         assert verdicts(findings(system, "--home", home)) == dict.fromkeys(WELL, "ok")
 
 
+@pytest.mark.parametrize("make", [Path.mkdir, os.mkfifo], ids=["directory", "pipe"])
+def test_what_gpg_would_read_for_ever_in_place_of_its_options_is_named(
+    system: System, make: Callable[[Path], None]
+) -> None:
+    with tempfile.TemporaryDirectory(prefix="bo") as home:
+        make(Path(home) / "gpg.conf")
+        found = findings(system, "--home", home)
+    for check in ("gpg", "keyring", "signature"):
+        assert_bad(found[check], "gpg.conf: is no regular file", "move it away")
+
+
 def test_a_damaged_list_of_homes_is_named_and_ends_no_diagnosis(system: System) -> None:
     file = system.directory / "relay" / "homes.yaml"
     file.write_text("homes: [")

@@ -336,6 +336,14 @@ def test_a_pipe_in_place_of_the_options_is_refused_at_once(system: System, homes
     assert "gpg.conf: is no regular file" in done.stderr
 
 
+@pytest.mark.parametrize("name", ["gpg.conf", "gpg-agent.conf"])
+def test_a_directory_in_place_of_the_options_is_refused_by_its_name(system: System, homes: Path, name: str) -> None:
+    (homes / "trap" / name).mkdir(mode=0o700, parents=True)
+    done = relay(system, "setup", "--home", homes / "trap")
+    assert done.returncode == 1
+    assert f"{homes / 'trap' / name}: is no regular file" in done.stderr
+
+
 def homes_kept(system: System) -> set[Path]:
     return {one.path for one in load_homes(system.directory / "relay" / "homes.yaml").homes}
 
