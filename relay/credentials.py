@@ -123,7 +123,11 @@ class CredentialStore:
         return before
 
     def restore(self, name: str) -> None:
-        """Use an earlier set again, since the oracle does not take the present one. It blocks."""
+        """Use an earlier set again, since the oracle does not take the present one. It blocks.
+
+        Raises:
+            OSError: it cannot be put back; the present one stays.
+        """
         if name and (self._directory / name).is_dir():
             self._point_to(name)
 
@@ -143,6 +147,7 @@ class CredentialStore:
 
     def _point_to(self, name: str) -> None:
         link = self._directory / f".{name}"
+        link.unlink(missing_ok=True)  # of a relay that was killed between the next two
         link.symlink_to(name)
         link.replace(self._directory / _CURRENT)
         descriptor = os.open(self._directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)

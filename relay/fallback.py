@@ -181,10 +181,11 @@ class Fallback:
                 if what is not FallbackMode.NEVER:
                     raise
                 logger.warning("switched off without a record: the journal cannot be written")
-        if mode is None:
-            await trio.to_thread.run_sync(self._switch.clear)
-        else:
-            await trio.to_thread.run_sync(self._switch.set, mode, seconds, reason, by)
+            # Under the same lock: of two switches at once, the one that is recorded last is the one in force.
+            if mode is None:
+                await trio.to_thread.run_sync(self._switch.clear)
+            else:
+                await trio.to_thread.run_sync(self._switch.set, mode, seconds, reason, by)
         logger.warning("fallback switched, mode=%s seconds=%d by=%s reason=%r", what.value, seconds, by, reason)
         self._delivery.wake()
 

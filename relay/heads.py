@@ -9,11 +9,13 @@ from pathlib import Path
 
 import trio
 
+from agentproxy.protocol.errors import ConfigError
 from agentproxy.protocol.fields import Head
 from agentproxy.protocol.relay_messages import MAX_HEADS
 from agentproxy.protocol.unreadable import UNREADABLE
 from agentproxy.protocol.wire import CONVERTER
 from agentproxy.runtime.files import write_atomically
+from agentproxy.runtime.lockfile import held
 
 __all__ = ["Heads"]
 
@@ -78,16 +80,20 @@ class Heads:
 
     def load(self) -> None:
         """Read the heads of the last run."""
+        self._by_node = self._read()
+
+    def _read(self) -> dict[str, Head]:
         try:
             with self._path.open("rb") as file:
                 plain: object = json.loads(file.read(_MAX_FILE))
             if isinstance(plain, dict):
                 heads = CONVERTER.structure(plain.get("heads"), tuple[Head, ...])
-                self._by_node = {head.node: head for head in heads[-MAX_HEADS:]}
+                return {head.node: head for head in heads[-MAX_HEADS:]}
         except FileNotFoundError:
-            return
+            return {}
         except (OSError, *UNREADABLE) as error:
             logger.warning("heads not read, path=%s error=%s", self._path, error)
+        return {}
 
     async def keep(self) -> None:
         """Write them from time to time until cancelled, and then once more."""
@@ -103,9 +109,19 @@ class Heads:
 
     async def _write(self) -> None:
         self._changed = trio.Event()
-        plain: object = CONVERTER.unstructure(list(self._by_node.values()))
-        data = json.dumps({"heads": plain}, indent=1).encode("ascii")
         try:
-            await trio.to_thread.run_sync(write_atomically, self._path, data, 0o644)
-        except OSError as error:
+            await trio.to_thread.run_sync(self._put, dict(self._by_node))
+        except (OSError, ConfigError) as error:
             logger.warning("heads not kept, path=%s error=%s", self._path, error)
+
+    def _put(self, ours: dict[str, Head]) -> None:
+        """Write ours and what others wrote; it blocks.
+
+        A relay and the clients beside it share the file, and each knows only what it read at its start and heard since.
+        """
+        with held(self._path.with_suffix(".lock"), "writer of heads", LAST_WRITE_SECONDS):
+            theirs = self._read()
+            merged = {node: head for node, head in theirs.items() if node not in ours}
+            merged |= {node: head.or_later(theirs.get(node)) for node, head in ours.items()}
+            plain: object = CONVERTER.unstructure(list(merged.values())[-MAX_HEADS:])
+            write_atomically(self._path, json.dumps({"heads": plain}, indent=1).encode("ascii"), 0o644)

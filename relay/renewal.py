@@ -73,10 +73,16 @@ class Renewal:
                 return
             logger.warning("no connection with the new credentials yet, reason=%s", problem)
             if isinstance(problem, RejectedError) and problem.code is not RejectionCode.NOT_OPERATIONAL:
-                await trio.to_thread.run_sync(store.restore, before)
+                await self._restore(store, before)
                 return
             await trio.sleep(pause)
         # The next connection, whenever that is made, uses them.
+
+    async def _restore(self, store: CredentialStore, before: str) -> None:
+        try:
+            await trio.to_thread.run_sync(store.restore, before)
+        except OSError as error:
+            logger.error("the earlier credentials cannot be put back: %s: %s", error.filename, error.strerror)  # noqa: TRY400  no bug
 
     async def _tell_others(self, sender: Line) -> None:
         """A connection with the old credentials would end with these, perhaps in the middle of some work."""

@@ -122,6 +122,18 @@ class RpmFront:
         """The signature header, taken apart."""
         return Header.parse(self.signature_index, self.signature_data)
 
+    def check_room(self) -> None:
+        """Raise RemoteProtocolError unless every entry's values have room in the header's data.
+
+        For readers that first make room for as many values as an entry says: four thousand million are too many.
+        """
+        end = 16 + 16 * self.header_entries
+        size = len(self.header) - end
+        for tag, kind, offset, count in _ENTRY.iter_unpack(self.header[16:end]):
+            # A text has its zero at least, and what is of no known type is not smaller.
+            if offset > size or count * (_SIZES.get(kind) or 1) > size - offset:
+                raise RemoteProtocolError(f"tag {tag} of the RPM lies outside its header")
+
     def tag(self, tag: int) -> Entry | None:
         """One entry of the header, which may have very many; None when it is not there.
 

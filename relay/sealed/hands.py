@@ -11,7 +11,10 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import Generic, NoReturn, TypeVar
 
+import outcome
 import trio
+
+from agentproxy.protocol.errors import LocalProtocolError
 
 __all__ = ["Hands", "hands"]
 
@@ -28,21 +31,20 @@ class _Piece(Generic[T]):
 
     def __init__(self, work: Callable[[], T], task: trio.lowlevel.Task) -> None:
         self._work = work
-        self._results: list[T] = []
-        self._error: Exception | None = None
+        self._outcome: outcome.Maybe[T] | None = None
         self.task = task  # waits for it
 
     def do(self) -> None:
         """Run it, in a thread."""
-        try:
-            self._results.append(self._work())
-        except Exception as error:  # noqa: BLE001  raised again where the work was asked for
-            self._error = error
+        # Takes whatever is raised, also what is no Exception, as a panic of rpm-rs: if this thread ended, whoever asked
+        # could be neither woken nor cancelled.
+        self._outcome = outcome.capture(self._work)
 
     def result(self) -> T:
-        if self._error is not None:
-            raise self._error
-        return self._results[0]
+        """What it came to; raises what it raised."""
+        if self._outcome is None:
+            raise LocalProtocolError("it was not done")
+        return self._outcome.unwrap()
 
 
 class Hands:

@@ -49,6 +49,7 @@ def read(file: BinaryIO) -> Rpm:
     """
     try:
         front = read_front(file)
+        front.check_room()  # rpm-rs would make room for whatever it says, and where there is none, end the process
         payload_sha256 = _payload_digest(front)
         is_signed = has_signature(front.signatures)
     except RemoteProtocolError as error:
@@ -107,11 +108,12 @@ def _second_look(front_bytes: bytes, front: RpmFront) -> "rpm_rs.PackageMetadata
 
 
 def _nevra(metadata: "rpm_rs.PackageMetadata") -> str:
-    try:
-        name = metadata.nevra()
-        arch = "src" if metadata.is_source_package() else name.arch
-    except Exception as error:  # as above
-        raise UnfitError(f"it is damaged: {str(error)[:200]}") from error
+    with _PanicIsDamage():
+        try:
+            name = metadata.nevra()
+            arch = "src" if metadata.is_source_package() else name.arch
+        except Exception as error:  # as above
+            raise UnfitError(f"it is damaged: {str(error)[:200]}") from error
     return f"{name.name}-{name.epoch or 0}:{name.version}-{name.release}.{arch}"
 
 
@@ -133,7 +135,9 @@ def write_signed(rpm: Rpm, signature: DocumentSignature, original: BinaryIO, siz
     algorithm = _RSA if isinstance(signature.signature, RsaSignature) else _OTHER
     front = with_signature(rpm.front, packet, algorithm) + rpm.header
     again = _second_look(front, read_front(BytesIO(front)))
-    if bytes(again.header_bytes()) != rpm.header or [bytes(each) for each in again.raw_signatures()] != [packet]:
+    with _PanicIsDamage():
+        found = bytes(again.header_bytes()), [bytes(each) for each in again.raw_signatures()]
+    if found != (rpm.header, [packet]):
         raise UnfitError("the signature would not be found in it")
     signed.write(front)
     original.seek(rpm.front.header_end)

@@ -1,10 +1,12 @@
 """A relay that signs by itself: real gpg, a real gpg-agent with the host's key, an oracle that comes and goes."""
 
+import json
 import os
 import shutil
 import signal
 import subprocess
 import tempfile
+import threading
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
@@ -26,6 +28,7 @@ from relay.fallbackkeys import FallbackKeys
 from relay.fallbackmode import FallbackConfig, FallbackMode, FallbackPlaces
 from relay.fallbackreport import fallback_lines
 from relay.fallbacksetup import Wish, set_up
+from relay.fallbackswitch import Switch, SwitchKeeper
 from relay.journalreading import Reading, read
 from relay.link import RejectedError
 from relay.localagent import LocalAgent
@@ -252,6 +255,37 @@ async def test_a_relay_stays_for_what_it_has_to_deliver_and_for_what_it_counts(h
         await until(lambda: not relay.has_duties())
     async with host.relay() as relay:
         assert relay.has_duties()
+
+
+async def test_of_two_switches_at_once_the_one_recorded_last_is_in_force(
+    host: Host, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store, begun, go_on, off = SwitchKeeper.set, threading.Event(), threading.Event(), threading.Event()
+
+    def held_up(self: SwitchKeeper, mode: FallbackMode, seconds: int, reason: str, by: str) -> Switch:
+        if mode is FallbackMode.FORCED:
+            begun.set()
+            assert go_on.wait(SECONDS)
+        made = store(self, mode, seconds, reason, by)
+        if mode is FallbackMode.NEVER:
+            off.set()
+        return made
+
+    monkeypatch.setattr(SwitchKeeper, "set", held_up)
+    async with host.runner.running_oracle(), host.relay() as relay:
+        await connected(relay)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(switch, relay, FallbackMode.FORCED)
+            await until(begun.is_set)
+            fallback = relay.fallback
+            assert fallback is not None
+            nursery.start_soon(switch, relay, FallbackMode.NEVER)
+            await until(lambda: off.is_set() or fallback._parts.pen.statistics().tasks_waiting)
+            go_on.set()
+        assert not is_active(relay)
+
+    modes = [json.loads(line)["mode"] for line in host.journal if json.loads(line)["operation"] == "switch"]
+    assert modes == ["forced", "never"]
 
 
 async def test_only_root_and_the_relays_user_may_switch(host: Host) -> None:

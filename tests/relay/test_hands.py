@@ -33,6 +33,19 @@ async def test_an_error_comes_out_where_the_work_was_asked_for_and_the_thread_li
         assert await made.run(lambda: 7) == 7
 
 
+async def test_what_is_no_exception_comes_out_there_as_well() -> None:
+    class Panic(BaseException):
+        """As a library's in another language may be."""
+
+    def fail() -> None:
+        raise Panic
+
+    async with hands(1) as made:
+        with pytest.raises(Panic), trio.fail_after(60):
+            await made.run(fail)
+        assert await made.run(lambda: 7) == 7
+
+
 async def test_as_many_work_at_once_as_there_are_and_none_is_left() -> None:
     before = threading.active_count()
     together = threading.Barrier(3)

@@ -34,16 +34,32 @@ def head(sequence: int, digit: str = "a") -> Head:
 
 async def test_the_newest_head_is_there_after_a_restart(tmp_path: Path) -> None:
     heads = Heads(tmp_path / "heads.json")
-    async with trio.open_nursery() as nursery:
-        nursery.start_soon(heads.keep)
-        heads.note(head(7))
-        heads.note(head(6))  # an answer that was overtaken
-        await trio.testing.wait_all_tasks_blocked()
-        nursery.cancel_scope.cancel()
+    await kept(heads, head(7), head(6))  # an answer that was overtaken
     again = Heads(tmp_path / "heads.json")
     again.load()
 
     assert again.all() == (head(7),)
+
+
+async def test_of_two_that_keep_one_file_the_later_head_stays(tmp_path: Path) -> None:
+    relay, client = (Heads(tmp_path / "heads.json") for _ in range(2))
+    await kept(relay, head(7))
+    client.load()
+    await kept(client, head(9), Head("node-b", 1, bytes(32)))
+    await kept(relay, head(8))
+    again = Heads(tmp_path / "heads.json")
+    again.load()
+
+    assert set(again.all()) == {head(9), Head("node-b", 1, bytes(32))}
+
+
+async def kept(heads: Heads, *told: Head) -> None:
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(heads.keep)
+        for one in told:
+            heads.note(one)
+        await trio.testing.wait_all_tasks_blocked()
+        nursery.cancel_scope.cancel()
 
 
 def test_another_hash_at_the_same_place_is_reported(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

@@ -1,5 +1,7 @@
 """Credentials are replaced while the relay works: nobody's hand, and no signature is lost."""
 
+import errno
+import os
 from dataclasses import replace
 from pathlib import Path
 
@@ -111,6 +113,32 @@ async def test_credentials_that_the_oracle_then_rejects_are_given_up_for_the_old
         assert (await runner.sign()).returncode == 0
 
     assert "no connection with the new credentials yet" in caplog.text
+
+
+async def test_earlier_credentials_that_cannot_be_put_back_end_nothing(
+    runner: Runner, store: CredentialStore, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(_: CredentialStore, __: str) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "current")
+
+    monkeypatch.setattr(CredentialStore, "restore", full)
+    async with runner.both():
+        assert (await runner.sign()).returncode == 0
+        runner.oracle.rejection = Rejected(RejectionCode.TOKEN_UNKNOWN)
+        runner.oracle.tell(lasting(runner, FRESH))
+        await until(lambda: "the earlier credentials cannot be put back: current: No space left" in caplog.text)
+        assert (await runner.sign()).returncode == 0
+
+    assert store.current.token.read_text().strip() == FRESH
+
+
+def test_what_a_kill_left_beside_the_sets_does_not_stand_in_the_way(runner: Runner, tmp_path: Path) -> None:
+    store = CredentialStore(tmp_path / "c")
+    store.replace(lasting(runner, TOKEN))
+    earlier = store.replace(lasting(runner, FRESH))
+    (tmp_path / "c" / f".{earlier}").symlink_to(earlier)
+    store.restore(earlier)
+    assert store.current.token.read_text().strip() == TOKEN
 
 
 async def test_damaged_credentials_are_not_stored(

@@ -255,6 +255,18 @@ def test_an_offset_far_behind_the_header_s_end_is_damage_and_no_crash() -> None:
             signed(broken)
 
 
+@pytest.mark.parametrize("kind", [2, 3, 4, 5, 7, 8, 9])
+def test_an_entry_of_more_values_than_there_is_room_for_is_refused(kind: int) -> None:
+    content = content_of_a_package()
+    front = read_front(io.BytesIO(content))
+    last = front.header_start + 16 * front.header_entries  # the last entry of the main header's index
+    for offset, count in ((0, 0xFFFF_FFFF), (len(front.header) - 1, 2), (0xFFFF_FFFF, 1)):
+        entry = content[last : last + 4] + struct.pack(">III", kind, offset, count)
+        header = front.header[: last - front.header_start] + entry + front.header[last + 16 - front.header_start :]
+        with pytest.raises(UnfitError, match="lies outside its header"):
+            rpms.read(io.BytesIO(content[: front.header_start] + header))
+
+
 def test_a_signature_header_that_would_keep_us_busy_for_long_is_refused() -> None:
     zeros = bytes(1 << 20)
     for tag in (1000, 1001):
