@@ -14,6 +14,7 @@ from agentproxy.oracle.config import TlsConfig
 from agentproxy.oracle.expiries import credential_expiries, key_expiries, tls_expiries
 from agentproxy.oracle.reception import SOFTWARE, Reception
 from agentproxy.oracle.signerlink import SignerLink
+from agentproxy.protocol.codes import FailureCode, RefusalCode, RejectionCode
 from agentproxy.protocol.errors import BackendError, ConfigError
 from agentproxy.protocol.signer_answers import StatusReport
 from agentproxy.protocol.signer_requests import Status
@@ -73,9 +74,11 @@ class OracleMetrics:
             for (grip, tag), number in tally.signed.items()
         }
         yield counter("signatures", "Signatures that were released.", signed.items(), "key", "operation")
-        yield counter("refusals", "Requests that the policy refused.", by_name(tally.refused), "code")
-        yield counter("failures", "Requests that were allowed and got no signature.", by_name(tally.failed), "code")
-        yield counter("rejections", "Connections and requests that were not let in.", by_name(tally.rejected), "code")
+        refused, failed = _from_zero(RefusalCode, tally.refused), _from_zero(FailureCode, tally.failed)
+        rejected = _from_zero(RejectionCode, tally.rejected)
+        yield counter("refusals", "Requests that the policy refused.", by_name(refused), "code")
+        yield counter("failures", "Requests that were allowed and got no signature.", by_name(failed), "code")
+        yield counter("rejections", "Connections and requests that were not let in.", by_name(rejected), "code")
         yield counter("http_requests", "Answers of the HTTP API.", by_name(tally.answered), "status")
         hits = tally.refused["rate_limited"]
         yield counter("rate_limit_hits", "Requests above a runner's or token's rate.", [((), hits)])
@@ -101,6 +104,11 @@ class OracleMetrics:
         yield gauge("expiry_timestamp_seconds", "When keys, certificates and tokens end.", seconds.items(), "what")
         risky = {(key.name,): float(key.can_certify and not key.seal_only) for key in keys}
         yield gauge("certifying_key_accepted", "1 for a key that signs digests and can certify.", risky.items(), "key")
+
+
+def _from_zero(codes: type[RefusalCode | FailureCode | RejectionCode], counts: Mapping[str, int]) -> dict[str, int]:
+    """Counts with every code that there is: of a series that begins with 1, Prometheus sees no increase."""
+    return {**dict.fromkeys(codes, 0), **counts}
 
 
 def _of_signer(status: StatusReport | None) -> Iterator[Metric]:

@@ -80,11 +80,13 @@ class Reception:
         """
         began = time.perf_counter()
         verdict = await self._admit(certificate, token, address, channel, attached)
-        tally = self.service.tally
-        tally.authn.observe(time.perf_counter() - began)
-        if isinstance(verdict, Rejection):
-            tally.rejected[verdict.code] += 1
-        return verdict
+        self.service.tally.authn.observe(time.perf_counter() - began)
+        return self.turned_away(verdict) if isinstance(verdict, Rejection) else verdict
+
+    def turned_away(self, rejection: Rejection) -> Rejection:
+        """Count somebody who is not let in."""
+        self.service.tally.rejected[rejection.code] += 1
+        return rejection
 
     async def _admit(
         self, certificate: bytes | None, token: str, address: str, channel: str, attached: str | None

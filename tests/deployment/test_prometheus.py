@@ -137,10 +137,20 @@ CASES: dict[str, tuple[dict[str, str], dict[str, str]]] = {
 }
 
 
+# The same for what an alert has more than one reason for.
+MORE_CASES: tuple[tuple[str, dict[str, str], dict[str, str]], ...] = (
+    (
+        "CheckpointOverdue",
+        {f"blind_oracle_audit_log_sequence{{{ORACLE}}}": "0+10x180"},  # the first one failed already
+        {f"blind_oracle_audit_log_sequence{{{ORACLE}}}": "_x165 0+10x15"},  # an oracle that has just begun
+    ),
+)
+
+
 def test_every_alert_comes_when_it_should_and_only_then(tmp_path: Path) -> None:
     assert CASES.keys() == ALERTS.keys()
     groups: list[object] = []
-    for name, (bad, good) in CASES.items():
+    for name, bad, good in (*((name, *both) for name, both in CASES.items()), *MORE_CASES):
         for series, fires in ((bad, True), (good, False)):
             groups.append(
                 {

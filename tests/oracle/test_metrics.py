@@ -8,6 +8,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from agentproxy.oracle.config import OracleConfig
 from agentproxy.oracle.daemon import Oracle
+from agentproxy.protocol.codes import FailureCode, RefusalCode, RejectionCode
 from agentproxy.protocol.errors import ConfigError, RemoteProtocolError
 from agentproxy.protocol.oracle_messages import Rejected, Signed, Welcome
 from agentproxy.runtime.config import load
@@ -68,6 +69,11 @@ async def test_everything_that_an_oracle_does_is_counted(
     assert found["blind_oracle_signatures_total[ed][sign]"] == 1
     assert found["blind_oracle_refusals_total[distribution_forbidden]"] == 1
     assert found["blind_oracle_rejections_total[token_of_another_runner]"] == 1
+    # All of them from the start: of a series that begins with 1 no alert sees an increase.
+    for name, codes in (("refusals", RefusalCode), ("failures", FailureCode), ("rejections", RejectionCode)):
+        counts = {key: value for key, value in found.items() if key.startswith(f"blind_oracle_{name}_total")}
+        assert counts.keys() == {f"blind_oracle_{name}_total[{code.value}]" for code in codes}
+        assert sum(counts.values()) == (0 if name == "failures" else 1)
     assert found["blind_oracle_rate_limit_hits_total"] == 0
     assert found["blind_oracle_queue_length[urgent]"] == 0
     assert found["blind_oracle_registry_fresh"] == 1

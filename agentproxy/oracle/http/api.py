@@ -167,9 +167,13 @@ class Api:
             RejectedError: nobody whom we know.
         """
         peer: Peer = request.state.peer
-        verdict = await self._reception.admit(peer.certificate, _token(request, token), peer.address, "http")
+        found = _token(request, token)
+        if isinstance(found, Rejection):
+            raise RejectedError(self._reception.turned_away(found))
+        verdict = await self._reception.admit(peer.certificate, found, peer.address, "http")
         if isinstance(verdict, Newcomer):
-            verdict = Rejection(RejectionCode.TOKEN_UNKNOWN, "a token that is for enrolment only")
+            reason = "a token that is for enrolment only"
+            verdict = self._reception.turned_away(Rejection(RejectionCode.TOKEN_UNKNOWN, reason))
         if isinstance(verdict, Rejection):
             raise RejectedError(verdict)
         request.state.runner = verdict.runner
@@ -197,21 +201,14 @@ class Api:
         )
 
 
-def _token(request: Request, in_body: str | None) -> str:
-    """The one token of a request.
-
-    Raises:
-        RejectedError: there is none, or there are two.
-    """
+def _token(request: Request, in_body: str | None) -> str | Rejection:
+    """The one token of a request; a rejection when there is none, or when there are two."""
     headers = request.headers.getlist("authorization")
     found = _BEARER.fullmatch(headers[0]) if len(headers) == 1 else None
     in_header = None if found is None else found.group(1)
     if (headers and in_header is None) or (in_header and in_body and in_header != in_body):
-        raise RejectedError(Rejection(RejectionCode.TOKEN_UNKNOWN, "no bearer token, or two different ones"))
-    token = in_header or in_body
-    if not token:
-        raise RejectedError(Rejection(RejectionCode.TOKEN_UNKNOWN, "no token"))
-    return token
+        return Rejection(RejectionCode.TOKEN_UNKNOWN, "no bearer token, or two different ones")
+    return in_header or in_body or Rejection(RejectionCode.TOKEN_UNKNOWN, "no token")
 
 
 async def _result(sign: Callable[[], Awaitable[SignatureReport]]) -> ItemAnswer:

@@ -46,6 +46,7 @@ async def test_without_a_good_token_nobody_gets_in(api: Api, headers: dict[str, 
         reply = await client.get("/keys", headers)
     assert reply.problem == (401, "token_unknown")
     assert reply.headers["www-authenticate"] == "Bearer"
+    assert api.oracle._service.tally.rejected == {"token_unknown": 1}
 
 
 async def test_a_certificate_may_be_missing_only_where_the_policy_says_so(api: Api) -> None:
@@ -63,6 +64,7 @@ async def test_an_enrolment_file_s_token_is_for_nothing_else(api: Api) -> None:
     newcomer = api.world.enrol("a", kind=TokenKind.BOOTSTRAP)
     async with api.connect(newcomer) as client:
         assert (await client.get("/keys", bearer(newcomer))).problem == (401, "token_unknown")
+    assert api.oracle._service.tally.rejected == {"token_unknown": 1}
 
 
 async def test_a_revoked_token_is_refused_on_a_connection_that_is_open(api: Api) -> None:
