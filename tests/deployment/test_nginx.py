@@ -62,7 +62,9 @@ async def test_nobody_becomes_another_by_headers_of_its_own(front: Front) -> Non
         underscored = {name.replace("-", "_"): value for name, value in proxied(front.api.a).items()}
         assert (await client.get("/keys", {**bearer(front.api.a), **underscored})).status == 401
     async with http_connected(front.nginx.api, context(STRANGERS.issue_cert("a.example"))) as client:
-        assert (await client.get("/keys", bearer(front.api.a))).status == 400
+        reply = await client.get("/keys", bearer(front.api.a))
+    assert reply.problem == (401, "certificate_unknown")
+    assert reply.headers["www-authenticate"] == "Bearer"
 
 
 async def test_a_token_in_the_address_reaches_no_log_of_either(front: Front, caplog: pytest.LogCaptureFixture) -> None:
@@ -94,6 +96,42 @@ async def test_an_oracle_that_is_away_is_a_problem_document_too(front: Front) ->
         reply = await client.get("/health")
     assert reply.problem == (503, "not_operational")
     assert reply.headers["retry-after"] == "1"
+
+
+async def test_more_requests_at_once_than_one_address_may_have_come_again_later(front: Front) -> None:
+    begun = b"POST /sign/rpm HTTP/1.1\r\nHost: o\r\nContent-Type: application/json\r\nContent-Length: 100\r\n\r\n{"
+    async with contextlib.AsyncExitStack() as stack, trio.open_nursery() as nursery:
+
+        async def hold(opened: trio.Event) -> None:
+            client = await stack.enter_async_context(front.connect(front.api.a))
+            await client.stream.send_all(begun)
+            opened.set()
+
+        for _ in range(64):
+            opened = trio.Event()
+            nursery.start_soon(hold, opened)
+            await opened.wait()
+        async with front.connect(front.api.a) as client:
+            reply = await client.get("/health")
+    assert reply.problem == (429, "rate_limited")
+    assert reply.headers["retry-after"] == "1"
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "headers", "problem"),
+    [
+        ("GET", "/health", {"X-Long": "x" * 9000}, (400, "framing")),
+        ("GET", "/../health", {}, (400, "framing")),
+        ("GET", "/%zz", {}, (400, "framing")),
+        ("GET", "/.malformed", {}, (400, "framing")),
+        ("TRACE", "/health", {}, (405, "no_such_address")),
+    ],
+)
+async def test_what_nginx_refuses_by_itself_is_a_problem_document(
+    front: Front, method: str, path: str, headers: dict[str, str], problem: tuple[int, str]
+) -> None:
+    async with front.connect(front.api.a) as client:
+        assert (await client.request(method, path, headers, b"")).problem == problem
 
 
 @pytest.mark.parametrize("what", sorted(ILLEGAL))
