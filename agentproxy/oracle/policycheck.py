@@ -16,9 +16,8 @@ from agentproxy.protocol.oracle_messages import KeysChanged
 
 __all__ = ["MAX_KEYS_BYTES", "Problem", "check"]
 
-MAX_KEYS_BYTES = (
-    MAX_PAYLOAD - 1024
-)  # of a runner's keys in a message; what a `welcome` says beside them is shorter than the rest
+# Of a runner's keys in one message; what a `welcome` says beside them is shorter than the rest.
+MAX_KEYS_BYTES = MAX_PAYLOAD - 1024
 
 _PATTERN = re.compile(r"[A-Za-z0-9*?][A-Za-z0-9._+*?-]{0,63}")
 
