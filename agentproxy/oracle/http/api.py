@@ -14,12 +14,11 @@ from fastapi import Header, Path, Request, Response
 
 from agentproxy.oracle.authn import Newcomer, Rejection
 from agentproxy.oracle.caller import Caller
-from agentproxy.oracle.http.asking import Asked, reported, request_id, seal_for, the_hash
+from agentproxy.oracle.http.asking import Asked, item_of, reported, request_id, seal_for, the_hash
 from agentproxy.oracle.http.health import Health
 from agentproxy.oracle.http.identity import Peer
 from agentproxy.oracle.http.models import (
     BatchAnswer,
-    BatchItem,
     BatchRequest,
     HealthReport,
     ItemAnswer,
@@ -96,15 +95,17 @@ class Api:
         caller = await self._caller(request, body.token)
         answers: list[ItemAnswer | None] = [None] * len(body.items)
 
-        async def answer(index: int, item: BatchItem) -> None:
-            answers[index] = await _result(lambda: self._sign_item(caller, item, request_id(idempotency_key, index)))
+        async def answer(index: int, untrusted: dict[str, object]) -> None:
+            name = request_id(idempotency_key, index)
+            answers[index] = await _result(lambda: self._sign_item(caller, untrusted, index, name))
 
         async with trio.open_nursery() as nursery:
-            for index, item in enumerate(body.items):
-                nursery.start_soon(answer, index, item)
+            for index, untrusted in enumerate(body.items):
+                nursery.start_soon(answer, index, untrusted)
         return BatchAnswer([one for one in answers if one is not None])
 
-    async def _sign_item(self, caller: Caller, item: BatchItem, name: str) -> SignatureReport:
+    async def _sign_item(self, caller: Caller, untrusted: dict[str, object], index: int, name: str) -> SignatureReport:
+        item = item_of(untrusted, index)
         wanted = the_hash(item.package_hash, item.repodata_hash)
         is_package = item.package_hash is not None
         if is_package and item.distribution is None:

@@ -13,7 +13,14 @@ from starlette.exceptions import HTTPException
 
 from agentproxy.oracle.http.api import Api, KeyNotFoundError
 from agentproxy.oracle.http.models import HealthReport, ProblemDocument
-from agentproxy.oracle.http.problems import MEDIA_TYPE, Problem, RejectedError, problem_of
+from agentproxy.oracle.http.problems import (
+    MEDIA_TYPE,
+    NotAsDescribedError,
+    Problem,
+    RejectedError,
+    problem_of,
+    wrong_fields,
+)
 from agentproxy.protocol.errors import BlindOracleError
 
 __all__ = ["build_app"]
@@ -115,12 +122,10 @@ def _for_error(request: Request, error: Exception) -> Response:
 
 
 def _for_body(_: Request, error: Exception) -> Response:
-    """What is wrong with a body: where, and what; never the value, which may be a token."""
     if not isinstance(error, RequestValidationError):
         raise error
-    problems = error.errors()[:_MOST_ERRORS]
-    found = tuple((".".join(map(str, problem["loc"])), str(problem["msg"])) for problem in problems)
-    return _answer(Problem(HTTPStatus.UNPROCESSABLE_ENTITY, "invalid", "the request is not as described", errors=found))
+    found = wrong_fields((each["loc"], str(each["msg"])) for each in error.errors()[:_MOST_ERRORS])
+    return _answer(problem_of(NotAsDescribedError(found)))
 
 
 def _for_status(_: Request, error: Exception) -> Response:

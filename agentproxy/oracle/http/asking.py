@@ -10,7 +10,10 @@ import secrets
 from dataclasses import dataclass
 from datetime import UTC
 
-from agentproxy.oracle.http.models import ClaimsField, RecordReport, SignatureReport
+from pydantic import TypeAdapter, ValidationError
+
+from agentproxy.oracle.http.models import BatchItem, ClaimsField, RecordReport, SignatureReport
+from agentproxy.oracle.http.problems import NotAsDescribedError, wrong_fields
 from agentproxy.oracle.policy import Policy
 from agentproxy.protocol.digests import HashAlgorithm
 from agentproxy.protocol.errors import RemoteProtocolError
@@ -18,11 +21,13 @@ from agentproxy.protocol.fields import Claims, KeyFacts
 from agentproxy.protocol.hashstates import HashState
 from agentproxy.protocol.seal_messages import Seal, Sealed
 
-__all__ = ["Asked", "reported", "request_id", "seal_for"]
+__all__ = ["Asked", "item_of", "reported", "request_id", "seal_for", "the_hash"]
 
 REMAINING_MS = 30_000  # as a relay's own limit; nginx in front waits longer
 _CHECKSUM = re.compile(r"sha256:[0-9a-f]{64}")
 _ID_BYTES = 16
+_ITEM = TypeAdapter(BatchItem)
+_MOST_ERRORS = 8  # told of one item: more than it has fields
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,6 +111,23 @@ def reported(asked: Asked, key: str, sealed: Sealed) -> SignatureReport:
         signed="statement" if asked.is_statement else "content",
         record=RecordReport(sealed.head.node, sealed.head.sequence, sealed.head.hash.hex()),
     )
+
+
+def item_of(untrusted: dict[str, object], index: int) -> BatchItem:
+    """One item of a batch.
+
+    Args:
+        index: in the batch, for what is said of it.
+
+    Raises:
+        NotAsDescribedError: its fields are unknown or wrong.
+    """
+    try:
+        return _ITEM.validate_python(untrusted)
+    except ValidationError as error:
+        found = error.errors(include_url=False, include_context=False, include_input=False)[:_MOST_ERRORS]
+        place = ("body", "items", index)
+        raise NotAsDescribedError(wrong_fields(((*place, *each["loc"]), each["msg"]) for each in found)) from error
 
 
 def the_hash(package: str | None, repodata: str | None) -> str:

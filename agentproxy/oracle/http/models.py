@@ -6,7 +6,7 @@ There is no field for a signature's time, type or subpackets: those are the sign
 from dataclasses import dataclass, field
 from typing import Annotated
 
-from pydantic import ConfigDict, Field
+from pydantic import BeforeValidator, ConfigDict, Field
 
 from agentproxy.protocol.fields import MAX_CLAIM, MAX_JOB_FIELDS
 
@@ -93,12 +93,21 @@ class BatchItem:
     claims: ClaimsField | None = None
 
 
+def _as_it_came(untrusted: object) -> object:
+    return untrusted
+
+
+_Object = Annotated[dict[str, object], Field(description="Anything else has a result of its own, with status 422.")]
+# What is in an item is looked at item by item: one that is wrong shall not keep the others from being signed.
+_UntrustedItem = Annotated[dict[str, object], BeforeValidator(_as_it_came, json_schema_input_type=BatchItem | _Object)]
+
+
 @dataclass(frozen=True, slots=True)
 class BatchRequest:
     """Many signatures at once."""
 
     __pydantic_config__ = _STRICT
-    items: Annotated[list[BatchItem], Field(min_length=1, max_length=MAX_ITEMS)]
+    items: Annotated[list[_UntrustedItem], Field(min_length=1, max_length=MAX_ITEMS)]
     token: Token | None = field(default=None, repr=False)
 
 

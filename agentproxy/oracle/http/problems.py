@@ -5,7 +5,7 @@ A peer gets a fixed type and words that it may know; who exactly was rejected, a
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from http import HTTPStatus
 
@@ -21,7 +21,7 @@ from agentproxy.protocol.errors import (
     RemoteProtocolError,
 )
 
-__all__ = ["MEDIA_TYPE", "Problem", "RejectedError", "problem_of"]
+__all__ = ["MEDIA_TYPE", "NotAsDescribedError", "Problem", "RejectedError", "problem_of", "wrong_fields"]
 
 MEDIA_TYPE = "application/problem+json"
 _AGAIN_SECONDS = 1  # when to come back after something that may be over soon
@@ -73,6 +73,19 @@ class RejectedError(BlindOracleError):
     def __init__(self, rejection: Rejection) -> None:
         super().__init__(rejection.reason)
         self.rejection = rejection
+
+
+class NotAsDescribedError(RemoteProtocolError):
+    """A body, or one item of it, is not what OpenAPI says; `errors` says where, and what."""
+
+    def __init__(self, errors: tuple[tuple[str, str], ...]) -> None:
+        super().__init__("the request is not as described")
+        self.errors = errors
+
+
+def wrong_fields(found: Iterable[tuple[Sequence[object], str]]) -> tuple[tuple[str, str], ...]:
+    """What pydantic found: where, and what; never the value, which may be a token."""
+    return tuple((".".join(map(str, place)), what) for place, what in found)
 
 
 _REFUSALS: Mapping[RefusalCode, HTTPStatus] = {
@@ -128,7 +141,8 @@ def problem_of(error: BlindOracleError) -> Problem:
         case RefusedError():
             return _refused(error)
         case RemoteProtocolError():
-            return Problem(HTTPStatus.UNPROCESSABLE_ENTITY, "invalid", str(error))
+            fields = error.errors if isinstance(error, NotAsDescribedError) else ()
+            return Problem(HTTPStatus.UNPROCESSABLE_ENTITY, "invalid", str(error), errors=fields)
         case SignerError():
             return _failed(error.code, retryable=error.retryable)
         case BackendError():

@@ -179,9 +179,18 @@ async def test_a_body_of_many_names_is_refused_before_each_of_them_is_looked_at(
         assert reply.problem == (422, "invalid")
         assert "errors" not in reply.json
     async with api.connect(api.a) as client:
-        reply = await client.post("/sign/batch", {"items": [{"a": 0, "b": 0}] * 256}, bearer(api.a))
+        reply = await client.post("/sign/batch", {"items": [0] * 256}, bearer(api.a))
     assert reply.problem == (422, "invalid")
     assert len(reply.items("errors")) == 32
+
+
+async def test_of_one_item_a_few_errors_are_told(api: Api) -> None:
+    item = {f"{number:x}": 0 for number in range(20)}
+    async with api.connect(api.a) as client:
+        reply = await client.post("/sign/batch", {"items": [item] * MAX_ITEMS}, bearer(api.a))
+    problems = [result["problem"] for result in reply.items("results")]
+    assert len(problems) == MAX_ITEMS
+    assert {len(problem["errors"]) for problem in problems if isinstance(problem, dict)} == {8}
 
 
 FULL_CLAIMS = {"file": "a, [b], {c}", "package": "p", "job": {f"k{number}": r"\",[{\\" for number in range(16)}}

@@ -61,10 +61,19 @@ async def test_nobody_chooses_time_type_or_subpackets(api: Api, field: str) -> N
     async with api.connect(api.a) as client:
         reply = await client.post("/sign/rpm", {**RPM, field: "2020-01-01T00:00:00Z"}, bearer(api.a))
         batch = await client.post("/sign/batch", {"items": [{**RPM, field: 0}]}, bearer(api.a))
-    for refused, place in ((reply, f"body.{field}"), (batch, f"body.items.0.{field}")):
-        assert refused.problem == (422, "invalid")
-        assert [error["field"] for error in refused.items("errors")] == [place]
+    assert reply.problem == (422, "invalid")
+    assert [error["field"] for error in reply.items("errors")] == [f"body.{field}"]
+    (result,) = batch.items("results")
+    assert (result["status"], wrong_fields(result)) == (422, [f"body.items.0.{field}"])
     assert api.signer.sealed == []
+
+
+def wrong_fields(result: dict[str, object]) -> list[str]:
+    """Of an item that is not as described."""
+    problem = result["problem"]
+    assert isinstance(problem, dict)
+    assert (problem["status"], problem["code"]) == (422, "invalid")
+    return [error["field"] for error in problem["errors"]]
 
 
 @pytest.mark.parametrize(
@@ -180,6 +189,43 @@ async def test_a_batch_answers_item_by_item_in_their_order(api: Api) -> None:
     assert len(api.signer.sealed) == 2
 
 
+@pytest.mark.parametrize(
+    ("bad", "field"),
+    [
+        ({"package_hash": "md5:0", "distribution": "el10-x86_64"}, "package_hash"),
+        ({**RPM, "claims": {"file": "x" * 1025}}, "claims.file"),
+        ({**RPM, "claims": {"job": {"a": 1}}}, "claims.job.a"),
+        ({**RPM, "distribution": "no name"}, "distribution"),
+        ({**RPM, "token": "bo_secret"}, "token"),
+    ],
+)
+async def test_an_item_that_is_not_as_described_keeps_no_other_from_being_signed(
+    api: Api, bad: dict[str, object], field: str
+) -> None:
+    async with api.connect(api.a) as client:
+        reply = await client.post("/sign/batch", {"items": [bad, RPM]}, bearer(api.a))
+    wrong, right = reply.items("results")
+    assert (wrong["status"], right["status"]) == (422, 200)
+    assert wrong_fields(wrong) == [f"body.items.0.{field}"]
+    assert b"bo_secret" not in reply.body
+    assert only(api.signer.sealed).state == STATE
+
+
+@pytest.mark.parametrize("item", [0, None, "text", [], [RPM]])
+async def test_a_batch_with_what_is_no_item_at_all_is_none(api: Api, item: object) -> None:
+    async with api.connect(api.a) as client:
+        reply = await client.post("/sign/batch", {"items": [RPM, item]}, bearer(api.a))
+    assert reply.problem == (422, "invalid")
+    assert [error["field"] for error in reply.items("errors")] == ["body.items.1"]
+    assert api.signer.sealed == []
+
+
+async def test_nobody_learns_what_is_wrong_with_an_item_before_he_is_known(api: Api) -> None:
+    async with api.connect(api.a) as client:
+        reply = await client.post("/sign/batch", {"items": [{"package_hash": "md5:0"}]})
+    assert reply.problem == (401, "token_unknown")
+
+
 async def test_a_repeated_batch_signs_nothing_twice(api: Api) -> None:
     async with api.connect(api.a) as client:
         headers = {**bearer(api.a), "Idempotency-Key": "rebuild-1"}
@@ -238,6 +284,7 @@ async def test_what_is_not_there_is_a_problem_document_too(api: Api) -> None:
         "/sign/rpm", "/sign/repodata", "/sign/batch", "/keys", "/keys/{file}", "/health", "/version"
     }  # fmt: skip
     assert document.body.count(b'"405":{') == 7
+    assert b'"#/components/schemas/BatchItem"' in document.body
 
 
 async def test_health_names_a_log_that_cannot_be_written_and_keys_that_ended(api: Api) -> None:
