@@ -20,6 +20,7 @@ __all__ = [
     "check_text",
     "check_wanted",
     "size_of_texts",
+    "without_controls",
 ]
 
 # A name of a runner, key, key type, node or distribution: it appears in file names, logs and shell lines.
@@ -73,6 +74,11 @@ def check_text(untrusted: str, what: str, longest: int = MAX_CLAIM) -> None:
     # Almost every text is printable, which is quick to see, and nothing printable is a control character.
     if len(untrusted) > longest or not (untrusted.isprintable() or _CONTROL.search(untrusted) is None):
         raise RemoteProtocolError(f"{what}: expected at most {longest} characters, none of them control characters")
+
+
+def without_controls(untrusted: str) -> str:
+    """The same text with a question mark for each character that `check_text` refuses."""
+    return untrusted if untrusted.isprintable() else _CONTROL.sub("?", untrusted)
 
 
 def size_of_texts(texts: Iterable[str]) -> int:

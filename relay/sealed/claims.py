@@ -7,6 +7,7 @@ from pathlib import Path
 from agentproxy.protocol.fields import MAX_CLAIM, Claims
 from agentproxy.runtime.unixsocket import Peer
 from relay.caller import claims_of
+from relay.cleaning import clean
 
 __all__ = ["claims_about", "claims_about_us"]
 
@@ -28,10 +29,4 @@ def claims_about(us: Claims | None, file: Path, package: str | None = None) -> C
     """What is signed, and by whom; whatever a file's name holds, the text can stand in a log."""
     if us is None:
         return None
-    return replace(us, file=_printable(str(file)), package=None if package is None else _printable(package))
-
-
-def _printable(text: str) -> str:
-    if not text.isprintable():
-        text = "".join(each if each.isprintable() else "?" for each in text)
-    return text[:MAX_CLAIM]
+    return replace(us, file=clean(str(file), MAX_CLAIM), package=None if package is None else clean(package, MAX_CLAIM))

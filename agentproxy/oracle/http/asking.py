@@ -17,7 +17,7 @@ from agentproxy.oracle.http.problems import NotAsDescribedError, wrong_fields
 from agentproxy.oracle.policy import Policy
 from agentproxy.protocol.digests import HashAlgorithm
 from agentproxy.protocol.errors import RemoteProtocolError
-from agentproxy.protocol.fields import Claims, KeyFacts
+from agentproxy.protocol.fields import Claims, KeyFacts, without_controls
 from agentproxy.protocol.hashstates import HashState
 from agentproxy.protocol.seal_messages import Seal, Sealed
 
@@ -47,13 +47,19 @@ class Asked:
 
     @property
     def protocol_claims(self) -> Claims | None:
-        """The claims as all ways in have them.
+        """The claims as all ways in have them; what could forge lines in a log is replaced, for they allow nothing.
 
         Raises:
-            RemoteProtocolError: control characters.
+            RemoteProtocolError: more bytes than a record takes, or two names of a job that would become one.
         """
         claims = self.claims
-        return None if claims is None else Claims(file=claims.file, package=claims.package, job=claims.job)
+        if claims is None:
+            return None
+        job = {without_controls(name): without_controls(text) for name, text in claims.job.items()}
+        if len(job) != len(claims.job):
+            raise RemoteProtocolError("claims.job: two names that differ in control characters only")
+        file, package = (None if text is None else without_controls(text) for text in (claims.file, claims.package))
+        return Claims(file=file, package=package, job=job)
 
 
 def request_id(idempotency_key: str | None, index: int = 0) -> str:

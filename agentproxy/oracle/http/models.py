@@ -44,7 +44,7 @@ _HASH_WORDS = (
 Hash = Annotated[str, Field(pattern=_HASH, max_length=512, description=_HASH_WORDS)]
 Name = Annotated[str, Field(pattern=_NAME)]
 Token = Annotated[str, Field(max_length=256, description="unless it stands in Authorization: Bearer")]
-Text = Annotated[str, Field(max_length=MAX_CLAIM)]
+Text = Annotated[str, Field(max_length=MAX_CLAIM, description="A control character becomes a question mark.")]
 
 
 @dataclass(frozen=True, slots=True)

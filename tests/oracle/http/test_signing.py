@@ -9,6 +9,7 @@ import trio
 
 from agentproxy.oracle.http import health as health_module
 from agentproxy.protocol.digests import HashAlgorithm
+from agentproxy.protocol.fields import Claims
 from agentproxy.protocol.hashstates import HashState
 from agentproxy.protocol.keys import Curve, EccPublicKey
 from agentproxy.protocol.seal_messages import SealState
@@ -45,6 +46,18 @@ async def test_the_state_of_a_content_gets_a_signature_over_the_content(api: Api
     assert (asked.asserted.channel, asked.asserted.runner, asked.asserted.distribution) == ("http", "a", "el10-x86_64")
     assert asked.asserted.claims is not None
     assert asked.asserted.claims.package == "hello-0:1.0-1.noarch"
+
+
+async def test_control_characters_in_claims_become_question_marks(api: Api) -> None:
+    claims = {"file": "a\nb.rpm", "package": "p\x1b[31m\u202e\u00a0\u00e4", "job": {"ti\ttle": "x\x00"}}
+    async with api.connect(api.a) as client:
+        assert (await client.post("/sign/rpm", {**RPM, "claims": claims}, bearer(api.a))).status == 200
+        twice = {**RPM, "claims": {"job": {"a\n": "1", "a\r": "2"}}}
+        refused = await client.post("/sign/rpm", twice, bearer(api.a))
+    logged = only(api.signer.sealed).asserted.claims
+    assert logged == Claims(file="a?b.rpm", package="p?[31m?\u00a0\u00e4", job={"ti?tle": "x?"})
+    assert refused.problem == (422, "invalid")
+    assert "claims.job" in str(refused.json["detail"])
 
 
 async def test_a_checksum_gets_a_signature_over_a_statement_and_is_told_so(api: Api) -> None:
