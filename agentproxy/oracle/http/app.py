@@ -132,4 +132,7 @@ def _for_status(_: Request, error: Exception) -> Response:
     if not isinstance(error, HTTPException):
         raise error
     problem = Problem(error.status_code, "no_such_address", "GET /openapi.json says what can be asked, and how")
-    return Response(problem.body, problem.status, {**(error.headers or {}), **problem.headers}, MEDIA_TYPE)
+    headers = dict(error.headers or {})
+    if headers.get("Allow") == "GET":
+        headers["Allow"] = "GET, HEAD"  # the guard makes the one of the other
+    return Response(problem.body, problem.status, {**headers, **problem.headers}, MEDIA_TYPE)

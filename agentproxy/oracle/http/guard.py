@@ -52,6 +52,10 @@ class Guard:
         if scope["type"] != "http":
             await send({"type": "websocket.close"})
             return
+        method = scope["method"]
+        if method == "HEAD":
+            # RFC 9110, 9.3.2: answered as GET is. It is hypercorn that leaves the body out, by the scope that it keeps.
+            scope = {**scope, "method": "GET"}
         answer = _Answer(send, is_last=bool(_header(scope, b"transfer-encoding")))
         started = trio.current_time()
         try:
@@ -65,7 +69,7 @@ class Guard:
         finally:
             # Also when its client left at once: what was answered is counted and told; status 0 is nothing.
             self._tally.answered[answer.status] += 1
-            _log(scope, answer.status, (trio.current_time() - started) * 1000)
+            _log(scope, method, answer.status, (trio.current_time() - started) * 1000)
 
     async def _pass_on(self, scope: Scope, receive: Receive, answer: "_Answer") -> None:
         body = _objection(scope) or await _read(scope, receive)
@@ -186,15 +190,14 @@ def _is_crowded(decoded: object) -> bool:
     return False
 
 
-def _log(scope: Scope, status: int, milliseconds: float) -> None:
+def _log(scope: Scope, method: str, status: int, milliseconds: float) -> None:
     # Neither path nor query as they came: somebody may have put a token there.
     path: str = getattr(scope.get("route"), "path", "-")
-    method = scope["method"] if scope["method"] in _CODES else "-"
     runner, address = scope["state"].get("runner", "nobody"), scope["state"]["peer"].address
     logger.log(
         logging.DEBUG if path in _QUIET else logging.INFO,
         "request, method=%s path=%s status=%d runner=%s address=%s ms=%.1f",
-        method,
+        method if method in _CODES else "-",
         path,
         status,
         runner,

@@ -54,6 +54,9 @@ class HttpClient:
     async def get(self, path: str, headers: Mapping[str, str] | None = None) -> Reply:
         return await self.request("GET", path, headers or {}, b"")
 
+    async def head(self, path: str, headers: Mapping[str, str] | None = None) -> Reply:
+        return await self.request("HEAD", path, headers or {}, b"")
+
     async def post(self, path: str, fields: object, headers: Mapping[str, str] | None = None) -> Reply:
         body = json.dumps(fields).encode()
         return await self.request("POST", path, {"Content-Type": "application/json", **(headers or {})}, body)

@@ -131,6 +131,19 @@ async def test_what_could_be_read_in_two_ways_gets_one_answer_and_the_end(api: A
     await still_serves(api)
 
 
+@pytest.mark.parametrize("encoding", [b"gzip", b"gzip, chunked", b"chunked, identity", b"identity"])
+async def test_an_encoding_but_chunked_is_a_bare_501(api: Api, encoding: bytes) -> None:
+    got = await all_answers(api, HEAD + b"Transfer-Encoding: %s\r\n\r\n{}" % encoding)
+    assert got.startswith(b"HTTP/1.1 501 ")
+    assert got.endswith(b"\r\n\r\n")
+
+
+async def test_a_head_that_is_too_long_is_a_bare_431(api: Api) -> None:
+    got = await all_answers(api, HEAD + b"X-A: " + b"a" * 2 * connection_module.MAX_HEADERS)
+    assert got.startswith(b"HTTP/1.1 431 ")
+    assert got.endswith(b"\r\n\r\n")
+
+
 async def test_a_request_in_chunks_is_answered_and_is_its_connections_last(api: Api) -> None:
     body = json.dumps({**RPM, "token": api.a.token}).encode()
     chunked = HEAD + b"Transfer-Encoding: chunked\r\n\r\n%x\r\n%s\r\n0\r\n\r\n" % (len(body), body)

@@ -1,6 +1,7 @@
 """Signatures over HTTP: what is asked, what is answered, and what the signer got to see."""
 
 import hashlib
+import logging
 from dataclasses import replace
 from datetime import UTC, datetime
 
@@ -298,6 +299,40 @@ async def test_what_is_not_there_is_a_problem_document_too(api: Api) -> None:
     }  # fmt: skip
     assert document.body.count(b'"405":{') == 7
     assert b'"#/components/schemas/BatchItem"' in document.body
+
+
+@pytest.mark.parametrize(
+    ("path", "status"),
+    [("/health", 200), ("/version", 200), ("/openapi.json", 200), ("/keys", 200), ("/keys/ed.asc", 200),
+     ("/keys/other.asc", 404), ("/nowhere", 404), ("/sign/rpm", 405), ("/keys?token=x", 400)],
+)  # fmt: skip
+async def test_head_is_answered_as_get_is_without_the_body(
+    api: Api, caplog: pytest.LogCaptureFixture, path: str, status: int
+) -> None:
+    caplog.set_level(logging.DEBUG)
+    async with api.connect(api.a) as client:
+        got = await client.get(path, bearer(api.a))
+    # One byte of a body would be taken for the beginning of the second answer.
+    async with api.connect(api.a) as client:
+        replies = [await client.head(path, bearer(api.a))]
+        if "connection" not in replies[0].headers:
+            replies.append(await client.head(path, bearer(api.a)))
+    for reply in replies:
+        assert (reply.status, reply.body) == (status, b"")
+        assert without_date(reply.headers) == without_date(got.headers)
+    assert int(got.headers["content-length"]) == len(got.body)
+    await until(lambda: "method=HEAD" in caplog.text)
+
+
+def without_date(headers: dict[str, str]) -> dict[str, str]:
+    return {name: value for name, value in headers.items() if name != "date"}
+
+
+async def test_an_address_that_is_read_says_that_head_is_allowed(api: Api) -> None:
+    async with api.connect(None) as client:
+        reply = await client.post("/health", {})
+    assert reply.problem == (405, "no_such_address")
+    assert reply.headers["allow"] == "GET, HEAD"
 
 
 async def test_health_names_a_log_that_cannot_be_written_and_keys_that_ended(api: Api) -> None:
