@@ -1,13 +1,15 @@
 """Who gets in over HTTP, and with what."""
 
+import hashlib
 import logging
 import ssl
 import urllib.parse
+from datetime import UTC, datetime, timedelta
 
 import pytest
 import trio
 
-from agentproxy.oracle.changes import TokenRevoked
+from agentproxy.oracle.changes import CredentialsIssued, TokenRevoked
 from agentproxy.oracle.config import OracleConfig
 from agentproxy.oracle.credentials import TokenKind
 from agentproxy.oracle.daemon import Oracle
@@ -15,8 +17,18 @@ from agentproxy.protocol.errors import ConfigError
 from agentproxy.runtime.config import load
 from tests.oracle.http.client import HttpClient, Reply, http_connected
 from tests.oracle.http.conftest import HTTP, Api, bearer
-from tests.oracle.signerserver import FakeSigner
-from tests.oracle.world import SECONDS, STRANGERS, Enrolled, World, context, put, until
+from tests.oracle.signerserver import AUTHORITY, FakeSigner
+from tests.oracle.world import (
+    SECONDS,
+    STRANGERS,
+    Enrolled,
+    World,
+    certificate_sha256,
+    context,
+    public_key_sha256,
+    put,
+    until,
+)
 
 
 async def test_a_runner_sees_its_keys_and_their_certificates(api: Api) -> None:
@@ -80,6 +92,27 @@ async def test_a_certificate_of_another_authority_ends_the_handshake(api: Api) -
     async with http_connected(api.address, stranger) as client:
         with pytest.raises(trio.BrokenResourceError):
             await client.get("/version")
+
+
+async def test_a_certificate_that_has_expired_ends_the_handshake_with_an_alert(api: Api) -> None:
+    expired = AUTHORITY.issue_cert("a.example", not_after=datetime.now(UTC) - timedelta(minutes=1))
+    async with http_connected(api.address, context(expired)) as client:
+        with pytest.raises(trio.BrokenResourceError) as caught:
+            await client.get("/version")
+    assert "certificate expired" in str(caught.value.__cause__)
+
+
+async def test_a_certificate_that_the_handshake_lets_pass_and_the_registry_knows_as_expired_gets_401(api: Api) -> None:
+    leaf, now = AUTHORITY.issue_cert("a.example"), datetime.now(UTC)
+    token, ended = hashlib.sha256(b"another").digest(), now - timedelta(minutes=1)
+    later = now + timedelta(days=1)
+    put(
+        api.world.registry,
+        CredentialsIssued("a", token, later, certificate_sha256(leaf), public_key_sha256(leaf), ended),
+    )
+    await api.registry_is_seen()
+    async with http_connected(api.address, context(leaf)) as client:
+        assert (await client.get("/keys", bearer(api.a))).problem == (401, "certificate_expired")
 
 
 async def test_tls_1_2_is_not_spoken_over_http_either(api: Api) -> None:
