@@ -32,6 +32,8 @@ __all__ = ["Batch", "Existing", "Outcome", "Result", "Way"]
 
 # Reading, hashing and fsync block: more of them than processors, since with a slow disk they mostly wait for that.
 _THREADS = 8
+_REPOMD = b"<repomd"
+_LOOKED_AT = 4096  # bytes of a repomd.xml
 _FILES_OPEN = 2  # of one job: what is signed, and what takes its place
 
 T = TypeVar("T")
@@ -111,6 +113,14 @@ class Batch:
 
         await self._each(iter(files), sign)
 
+    async def sign_repositories(self, directories: Iterable[Path]) -> None:
+        """Write a signature beside each directory's repodata/repomd.xml."""
+
+        async def sign(file: Path) -> Result:
+            return await self._sign_detached(file, _beside(file, armor=self._way.armor), is_metadata=True)
+
+        await self._each((directory / "repodata" / "repomd.xml" for directory in directories), sign)
+
     async def _each(self, files: Iterator[Path], sign: "_Sign") -> None:
         async def work() -> None:
             for file in files:  # one iterator for all workers
@@ -173,9 +183,10 @@ class Batch:
     def _is_done_with(self, identity: tuple[int, int]) -> None:
         self._at_work.pop(identity).set()
 
-    async def _sign_detached(self, file: Path, output: Path) -> Result:
+    async def _sign_detached(self, file: Path, output: Path, *, is_metadata: bool = False) -> Result:
+        read = _read_metadata if is_metadata else _read_document
         with contextlib.ExitStack() as stack:
-            original, state = await self._in_thread(lambda: _read_document(stack, file, self._way.algorithm))
+            original, state = await self._in_thread(lambda: read(stack, file, self._way.algorithm))
             sealed = await self._seal(state, file)
             await self._in_thread(lambda: _write_detached(original, output, sealed, armor=self._way.armor))
             await self._settled(str(output.parent))
@@ -222,6 +233,17 @@ def _write_rpm(original: Original, rpm: Rpm, sealed: Sealed) -> None:
 
 def _read_document(stack: contextlib.ExitStack, file: Path, algorithm: HashAlgorithm) -> tuple[Original, HashState]:
     original = stack.enter_context(opened(file))
+    return original, state_of_file(original.file, algorithm)
+
+
+def _read_metadata(stack: contextlib.ExitStack, file: Path, algorithm: HashAlgorithm) -> tuple[Original, HashState]:
+    try:
+        original = stack.enter_context(opened(file))
+    except FileNotFoundError as error:
+        raise UnfitError(f"{error.strerror}; createrepo_c makes it") from error
+    if _REPOMD not in original.file.read(_LOOKED_AT):
+        raise UnfitError("it is no metadata of a repository")
+    original.file.seek(0)
     return original, state_of_file(original.file, algorithm)
 
 

@@ -17,7 +17,7 @@ from agentproxy.runtime.filepath import FilePath
 from relay.config import CONFIG_VARIABLE, config_path, load_config
 from relay.sealed.batch import Batch, Existing, Way
 from relay.sealed.keychoice import KeyWanted, check_for_rpm, hash_algorithm
-from relay.sealed.report import Report, shown
+from relay.sealed.report import Report
 from relay.sealed.sealer import Sealer, open_sealer
 
 __all__ = ["run_command"]
@@ -26,8 +26,6 @@ _HELP = {"help_option_names": ["-h", "--help"]}
 _FILE = FilePath(readable=False)  # what cannot be read is told file by file, and others are signed
 _DIGESTS = {"sha256": HashAlgorithm.SHA256, "sha512": HashAlgorithm.SHA512}
 _MOST_JOBS = 1024
-_REPOMD = b"<repomd"
-_LOOKED_AT = 4096  # bytes of a repomd.xml
 
 
 def run_command(words: Sequence[str]) -> int:
@@ -151,28 +149,15 @@ def _detached(
 def _repo(context: click.Context, /, directories: tuple[Path, ...], **_: object) -> int:
     """Sign the repodata/repomd.xml of repositories, into repomd.xml.asc beside it."""
     common = _Common.of(context)
-    files = [_repomd(directory) for directory in directories]
 
     async def sign(sealer: Sealer, way: Way, report: Report) -> None:
-        await Batch(sealer, way, report.tell).sign_detached(files)
+        await Batch(sealer, way, report.tell).sign_repositories(directories)
 
-    return _run(common, len(files), sign)
+    return _run(common, len(directories), sign)
 
 
 for _command in (_rpm, _detached, _repo):
     _command.params.extend(_COMMON)
-
-
-def _repomd(directory: Path) -> Path:
-    file = directory / "repodata" / "repomd.xml"
-    try:
-        with file.open("rb") as opened:
-            is_one = _REPOMD in opened.read(_LOOKED_AT)
-    except OSError as error:
-        raise ConfigError(f"{shown(file)}: {error.strerror}", "createrepo_c DIRECTORY makes it") from error
-    if not is_one:
-        raise ConfigError(f"{shown(file)}: it is no metadata of a repository")
-    return file
 
 
 def _run(common: _Common, total: int, sign: Callable[[Sealer, Way, Report], Awaitable[None]]) -> int:

@@ -393,6 +393,25 @@ def test_what_is_no_repository_is_named(system: System, tmp_path: Path) -> None:
     assert "no metadata of a repository" in sign(system, "repo", "--key", "modern", tmp_path).stderr
 
 
+def test_what_is_no_repository_keeps_no_other_from_being_signed(system: System, tmp_path: Path) -> None:
+    names = ("empty", "other", "good")
+    files = {name: tmp_path / name / "repodata" / "repomd.xml" for name in names}
+    for name, content in (("other", "something else"), ("good", "<repomd/>")):
+        files[name].parent.mkdir(parents=True)
+        files[name].write_text(content)
+    done = sign(system, "repo", "--json", "--key", "modern", *(tmp_path / name for name in names))
+    assert done.returncode == 1
+    results = {str(result["file"]): result for result in told(done)}
+    assert set(results) == {str(file) for file in files.values()}
+    assert {name: results[str(file)]["outcome"] for name, file in files.items()} == {
+        "empty": "failed", "other": "failed", "good": "signed"
+    }  # fmt: skip
+    assert "createrepo_c" in str(results[str(files["empty"])]["reason"])
+    signature = files["good"].with_name("repomd.xml.asc")
+    assert system.gpg("--verify", signature, files["good"]).returncode == 0
+    assert not files["other"].with_name("repomd.xml.asc").exists()
+
+
 def test_wrong_usage_is_told_with_status_2(system: System, tmp_path: Path) -> None:
     for words in ((), ("rpm",), ("rpm", "--existing", "maybe", "x"), ("detached", "-o", "x", "a", "b"), ("certify",)):
         done = sign(system, *words)
