@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import os
 import sys
 from collections import Counter
 from collections.abc import AsyncIterator, Iterator, Sequence
@@ -132,13 +133,20 @@ def shown(file: Path) -> str:
     return name if name.isprintable() else ascii(name)
 
 
+def _valid(file: Path) -> str:
+    """A file's name as JSON can have it: what is no UTF-8 is U+FFFD, for half a surrogate pair is no text to others."""
+    return os.fsencode(file).decode("utf-8", "replace")
+
+
 def _plain(result: Result) -> dict[str, object]:
-    plain: dict[str, object] = {"file": str(result.file), "outcome": result.outcome.value}
+    plain: dict[str, object] = {"file": _valid(result.file), "outcome": result.outcome.value}
+    if plain["file"] != str(result.file):
+        plain["file_bytes"] = os.fsencode(result.file).hex()
     told: Sequence[tuple[str, str | None]] = (
         ("reason", result.reason or None),
         ("code", result.code or None),
         ("package", result.package),
-        ("signature", None if result.signature is None else str(result.signature)),
+        ("signature", None if result.signature is None else _valid(result.signature)),
     )
     plain |= {name: value for name, value in told if value is not None}
     if result.sealed is not None:

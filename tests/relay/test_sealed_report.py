@@ -70,3 +70,23 @@ async def test_who_cannot_be_told_ends_the_run_with_one_line(monkeypatch: pytest
     with pytest.RaisesGroup(pytest.RaisesExc(ConfigError, match="cannot be told: No space left")):
         async with report.writing():
             await report.tell(Result(Path("one"), Outcome.FAILED, "reason"))
+
+
+@pytest.mark.parametrize(
+    ("name", "told"),
+    [
+        (b"plain.rpm", {"file": "plain.rpm", "signature": "plain.rpm"}),
+        ("ä€😀.rpm".encode(), {"file": "ä€😀.rpm", "signature": "ä€😀.rpm"}),
+        (b"a\xff\n.rpm", {"file": "a\ufffd\n.rpm", "signature": "a\ufffd\n.rpm", "file_bytes": "61ff0a2e72706d"}),
+    ],
+)
+async def test_a_name_that_is_no_utf_8_is_told_in_valid_json_and_in_bytes(
+    capsys: pytest.CaptureFixture[str], name: bytes, told: dict[str, str]
+) -> None:
+    file = Path(os.fsdecode(name))
+    report = Report(1, as_json=True, quiet=False)
+    async with report.writing():
+        await report.tell(Result(file, Outcome.SIGNED, signature=file))
+    (line,) = capsys.readouterr().out.splitlines()
+    assert json.loads(line) == {**told, "outcome": "signed"}
+    json.loads(line)["file"].encode("utf-8")  # half a surrogate pair could not be
