@@ -97,19 +97,20 @@ def read_private(path: Path) -> bytes:
     """Read a secret that only its owner can read: we, root, or for root the daemon in whose directory it lies.
 
     Raises:
-        ConfigError: it is missing, not a file, belongs to somebody else, or group or others may read it.
+        ConfigError: it is missing, cannot be read, is not a file, belongs to somebody else, or group or others may
+            read it.
     """
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+        try:
+            # What was opened is checked: the name may point elsewhere a moment later.
+            _check_private(path, os.fstat(descriptor))
+            with os.fdopen(descriptor, "rb", closefd=False) as file:
+                return file.read()
+        finally:
+            os.close(descriptor)
     except OSError as error:
         raise ConfigError(f"{path}: cannot be read: {error.strerror}") from error
-    try:
-        # What was opened is checked: the name may point elsewhere a moment later.
-        _check_private(path, os.fstat(descriptor))
-        with os.fdopen(descriptor, "rb", closefd=False) as file:
-            return file.read()
-    finally:
-        os.close(descriptor)
 
 
 def _check_private(path: Path, status: os.stat_result) -> None:

@@ -55,6 +55,12 @@ def test_a_missing_file_a_directory_and_a_fifo_are_refused_without_waiting(tmp_p
             read_private(tmp_path / name)
 
 
+def test_a_secret_that_opens_and_then_cannot_be_read_is_a_clear_error() -> None:
+    # Ours, a file, for nobody else, and nothing is mapped where it begins: like a disk with a bad sector.
+    with pytest.raises(ConfigError, match="/proc/self/mem: cannot be read: Input/output error"):
+        read_private(Path("/proc/self/mem"))
+
+
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a file away")
 def test_somebody_elses_file_is_refused(tmp_path: Path) -> None:
     (tmp_path / "f").write_text("secret")
