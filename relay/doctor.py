@@ -226,7 +226,7 @@ def check_tls(case: Case) -> Finding:
         hint = "server_name and authority in relay.yaml; on the oracle's host: blind-oracle certificate renew"
         return bad("tls", problem, hint)
     if "this certificate" in problem or "TLS" in problem:
-        return bad("tls", problem, _ENROL_AGAIN.format(runner=case.runner))
+        return bad("tls", problem, _worded(case, _ENROL_AGAIN))
     return skipped("tls", f"no connection: {problem}")
 
 
@@ -234,14 +234,14 @@ def check_credentials(case: Case) -> Finding:
     """Does the oracle take token and runner?"""
     hint = _rejection(case)
     if hint is not None:
-        return bad("credentials", str(_problem(case)), hint.format(runner=case.runner))
+        return bad("credentials", str(_problem(case)), _worded(case, hint))
     if _problem(case) is not None:
         return skipped("credentials", "the oracle was not asked")
     return _unless_connected(case, "credentials")
 
 
 _ENROL_AGAIN = (
-    "blind-oracle runner enroll {runner}, on the oracle's host; here: blind-oracle-relay enroll --replace FILE"
+    "blind-oracle runner enroll {runner}{ssh_key}, on the oracle's host; here: blind-oracle-relay enroll --replace FILE"
 )
 # What the oracle says at `hello`, and what helps.
 _REJECTIONS = {
@@ -252,6 +252,12 @@ _REJECTIONS = {
     "not operational": "blind-oracle check, on the oracle's host",
     "another version": "upgrade relay or oracle, whichever is older",
 }
+
+
+def _worded(case: Case, hint: str) -> str:
+    # Without it the file would name the oracle's TLS addresses, which such a host cannot reach.
+    goes_by_ssh = case.config is not None and any(oracle.ssh is not None for oracle in case.config.oracles)
+    return hint.format(runner=case.runner, ssh_key=" --ssh-key FILE" if goes_by_ssh else "")
 
 
 def _problem(case: Case) -> str | None:

@@ -32,7 +32,7 @@ _FORMAT = "blind-oracle enrolment 1"
 _LOCK = "enroll.lock"
 _SCRATCH = ".enrolment."  # what a name begins with, of a directory with the file's own key and token
 
-_ANOTHER = "a file works once and for a day; a new one: blind-oracle runner enroll {runner}"
+_ANOTHER = "a file works once and for a day; a new one: blind-oracle runner enroll {runner}{ssh_key}"
 _HINTS = {  # where another file would be refused as well
     RejectionCode.RUNNER_UNKNOWN: "blind-oracle reload, on the oracle's host; then this file works",
     RejectionCode.RUNNER_DISABLED: "blind-oracle runner enable {runner}, on the oracle's host; then this file works",
@@ -159,7 +159,8 @@ def _exchange(enrolment: Enrolment, places: Places, store: CredentialStore, orig
         _write_bootstrap(scratch, enrolment)
         fresh = exchange(scratch, enrolment.oracles)
     except RejectedError as error:
-        hint = _HINTS.get(error.code, _ANOTHER).format(runner=enrolment.runner)
+        ssh_key = " --ssh-key FILE" if any(oracle.ssh is not None for oracle in enrolment.oracles) else ""
+        hint = _HINTS.get(error.code, _ANOTHER).format(runner=enrolment.runner, ssh_key=ssh_key)
         raise ConfigError(f"the oracle does not take this enrolment file: {error}", hint) from error
     finally:
         shutil.rmtree(scratch.directory, ignore_errors=True)

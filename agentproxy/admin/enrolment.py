@@ -137,7 +137,7 @@ def add_runner(oracle: OracleConfig, name: str, *, over_ssh: bool = False) -> by
         ConfigError: the name is bad or taken, nobody told where build servers reach this oracle, or the signer does
             not issue.
     """
-    addresses = (attach_of(oracle).address,) if over_ssh else _addresses(oracle)
+    addresses = _addresses(oracle, over_ssh=over_ssh)
     try:
         change = RunnerAdded(name)
     except RemoteProtocolError as error:
@@ -163,16 +163,17 @@ def known_credentials(oracle: OracleConfig, runner: str | None = None) -> Creden
     return credentials
 
 
-def enrol_again(oracle: OracleConfig, name: str, *, revoke_old: bool = False) -> bytes:
+def enrol_again(oracle: OracleConfig, name: str, *, over_ssh: bool = False, revoke_old: bool = False) -> bytes:
     """Give a runner that is there another enrolment file: its host was made anew, or the day was too short.
 
     Args:
+        over_ssh: as for `add_runner`; nothing remembers how a runner came before.
         revoke_old: end what it holds, before the new credentials are made: then nothing is left for somebody else.
 
     Raises:
         ConfigError: there is no such runner, or as `add_runner`.
     """
-    addresses = _addresses(oracle)
+    addresses = _addresses(oracle, over_ssh=over_ssh)
     with registry_desk(oracle) as desk:
         if name not in desk.registry.snapshot().runners:
             raise ConfigError(f"no runner {name}", f"blind-oracle runner add {name}")
@@ -220,8 +221,10 @@ def _server_name(address: str) -> str:
     return SshAddress.parse(address).host if address.startswith("ssh://") else parse_address(address).host
 
 
-def _addresses(oracle: OracleConfig) -> tuple[str, ...]:
+def _addresses(oracle: OracleConfig, *, over_ssh: bool) -> tuple[str, ...]:
     """What a relay dials, in its order: ours first, since whoever enrols by us shall be served by us."""
+    if over_ssh:
+        return (attach_of(oracle).address,)
     return tuple(dict.fromkeys((*_own_addresses(oracle), *oracle.other_oracles)))
 
 

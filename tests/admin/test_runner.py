@@ -1,3 +1,4 @@
+import base64
 import hashlib
 import json
 import re
@@ -18,6 +19,8 @@ from agentproxy.signer.record import AuditRecord
 from agentproxy.signer.verifylog import verify
 from tests.admin.exports import Exports
 from tests.admin.shell import Result, blind_oracle
+
+ED25519 = base64.b64encode(b"\0\0\0\x0bssh-ed25519" + b"\0\0\0\x20" + bytes(32)).decode()
 
 
 @pytest.fixture(name="state")
@@ -149,3 +152,32 @@ def test_an_oracle_that_listens_everywhere_must_be_told_its_name(state: Layout) 
     result = add(state, "b1")
     assert result.status == 1
     assert "addresses: expected what build servers dial" in result.errors
+
+
+def test_a_build_server_that_comes_over_ssh_is_enrolled_again_over_ssh(state: Layout) -> None:
+    with state.oracle_config.open("a") as file:
+        file.write("attach: {socket: run/attach.sock, users: [tunnel], address: 'ssh://tunnel@oracle.example'}\n")
+    key = state.root / "id.pub"
+    key.write_text(f"ssh-ed25519 {ED25519} build-01\n")
+    first = add(state, "build-01", "--ssh-key", key)
+    assert first.status == 0, first.errors
+    again = state.root / "again.enrolment"
+    result = blind_oracle("runner", "enroll", "build-01", "--ssh-key", key, "--output", again, *at(state))
+    assert result.status == 0, result.errors
+    assert json.loads(again.read_text())["oracles"] == [
+        {"address": "ssh://tunnel@oracle.example", "server_name": "oracle.example"}
+    ]
+    (line,) = (line for line in first.output.splitlines() if line.startswith("restrict,"))
+    assert line in result.output.splitlines()
+
+
+def test_whoever_enrols_a_build_server_again_without_its_ssh_key_is_told_what_the_file_names(state: Layout) -> None:
+    assert add(state, "build-01").status == 0
+    words = "for a build server that comes over ssh: --ssh-key FILE"
+    told = []
+    for number in range(2):
+        output = state.root / f"again-{number}"
+        told.append(blind_oracle("runner", "enroll", "build-01", "--output", output, *at(state)).output)
+        with state.oracle_config.open("a") as file:
+            file.write("attach: {socket: run/attach.sock, users: [tunnel], address: 'ssh://tunnel@oracle.example'}\n")
+    assert [words in output for output in told] == [False, True]

@@ -201,6 +201,8 @@ def test_a_runner_s_ssh_key_with_another_runner_s_token_is_refused(runner: SshRu
             os.kill(pid, signal.SIGKILL)
         until(lambda: "token and certificate belong to two different" in runner.log.read_text(), "the relay is told")
         assert "ssh key of runner over-ssh with token" in runner.system.log("oracle")
+        told = runner.relay("doctor", "--home", runner.home)
+        assert "blind-oracle runner enroll over-ssh --ssh-key FILE" in told.stdout
     finally:
         ours.write_text(text)
     until(lambda: runner.sign().returncode == 0, "the runner works again")

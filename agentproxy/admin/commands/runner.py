@@ -28,6 +28,14 @@ _SHA256 = re.compile(r"[0-9A-Fa-f]{64}")
 _SHOWN = "blind-oracle runner show NAME shows them"
 
 
+_ssh_key_option = click.option(
+    "--ssh-key",
+    type=FilePath(),
+    metavar="FILE",
+    help="The ssh public key of a build server that reaches the oracle over ssh: prints its line for authorized_keys.",
+)
+
+
 @click.group("runner")
 def command() -> None:
     """Add build servers, list them, and end what they may do."""
@@ -37,12 +45,7 @@ def command() -> None:
 @click.argument("name")
 @click.option("--output", type=FilePath(), help="Where the enrolment file goes. [default: NAME.enrolment]")
 @click.option("--key", "keys", multiple=True, help="A key of the policy that it may use. May be repeated.")
-@click.option(
-    "--ssh-key",
-    type=FilePath(),
-    metavar="FILE",
-    help="The ssh public key of a build server that reaches the oracle over ssh: prints its line for authorized_keys.",
-)
+@_ssh_key_option
 @click.option(
     "--policy-add", is_flag=True, help="Add the runner to the policy file, too, instead of showing the lines."
 )
@@ -67,7 +70,7 @@ def add_(  # noqa: PLR0913, PLR0917  a command's options
         raise ConfigError(f"{oracle.policy}: no key {unknown[0]}", f"known: {', '.join(policy.keys) or 'none yet'}")
     if policy_add and not keys:
         raise ConfigError("--policy-add: expected --key, too", f"known: {', '.join(policy.keys) or 'none yet'}")
-    line = None if ssh_key is None else authorized_line(name, SshKey.read(ssh_key), attach_of(oracle))
+    line = _authorized_line(oracle, name, ssh_key)
     addition = runner_addition(name, keys or ("KEY",))
     if policy_add:  # first: an entry without credentials does nothing, and can be tried again
         add(oracle.policy, addition)
@@ -75,8 +78,7 @@ def add_(  # noqa: PLR0913, PLR0917  a command's options
     write_secret(file, lambda: add_runner(oracle, name, over_ssh=line is not None))
     click.echo(f"added runner {name}; within a day, on that host: blind-oracle-relay enroll {file}")
     if line is not None:
-        users = ", ".join(attach_of(oracle).users)
-        click.echo(f"for ~/.ssh/authorized_keys of {users} on the oracle's host:\n{line}", nl=False)
+        _print_authorized(oracle, line)
     if policy_add:
         click.echo(f"{oracle.policy}: runners.{name} added; a running oracle takes it: blind-oracle reload")
     elif name not in policy.runners:
@@ -89,10 +91,12 @@ def add_(  # noqa: PLR0913, PLR0917  a command's options
 @click.option(
     "--revoke-old", is_flag=True, help="End what it holds already, for ever; always so when NAME is disabled."
 )
+@_ssh_key_option
 @config_option
 def enroll_(
     name: str,
     output: Path | None,
+    ssh_key: Path | None,
     revoke_old: bool,  # noqa: FBT001  a flag of the command line
     config: Path,
 ) -> None:
@@ -100,12 +104,14 @@ def enroll_(
 
     What it holds already stays good, unless it is disabled or --revoke-old stands there: then all its tokens and
     certificates end for ever, and whoever has a copy of them has nothing. A disabled one stays disabled.
+    One that comes over ssh needs --ssh-key, also for the key that it has already: the file then names the ssh address.
     """
     oracle = load_oracle(config)
     before = _row(oracle, name)
+    line = _authorized_line(oracle, name, ssh_key)
     ends_old = revoke_old or before.state == "disabled"
     file = output or Path(f"{name}.enrolment")
-    write_secret(file, lambda: enrol_again(oracle, name, revoke_old=ends_old))
+    write_secret(file, lambda: enrol_again(oracle, name, over_ssh=line is not None, revoke_old=ends_old))
     held = _held(before)
     if ends_old:
         click.echo(f"revoked for ever what {name} held: {held}")
@@ -114,6 +120,10 @@ def enroll_(
     if before.state == "disabled":
         click.echo(f"{name} is still disabled, and the file works only afterwards: blind-oracle runner enable {name}")
     click.echo(f"within a day, on that host: blind-oracle-relay enroll {file}")
+    if line is not None:
+        _print_authorized(oracle, line)
+    elif oracle.attach is not None and oracle.attach.address:
+        click.echo("the file names TLS addresses; for a build server that comes over ssh: --ssh-key FILE")
 
 
 @command.command("list")
@@ -206,6 +216,15 @@ def revoke_certificate_(sha256: str, unknown: bool, config: Path) -> None:  # no
         click.echo(f"revoked {_counted(number, 'certificate')} of runner {runner}, public key {key.hex()}")
     if not named:
         click.echo(f"revoked public key {key.hex()}, which no certificate in the registry has")
+
+
+def _authorized_line(oracle: OracleConfig, name: str, ssh_key: Path | None) -> str | None:
+    return None if ssh_key is None else authorized_line(name, SshKey.read(ssh_key), attach_of(oracle))
+
+
+def _print_authorized(oracle: OracleConfig, line: str) -> None:
+    users = ", ".join(attach_of(oracle).users)
+    click.echo(f"for ~/.ssh/authorized_keys of {users} on the oracle's host:\n{line}", nl=False)
 
 
 def _row(oracle: OracleConfig, name: str) -> RunnerRow:
