@@ -119,11 +119,14 @@ class AuditIndex:
                 _remove(path)
             try:
                 return cls._up_to_date(path, directory)
+            except sqlite3.OperationalError:  # locked, or no space: somebody may be writing to it just now
+                raise
             except sqlite3.DatabaseError:  # of another version, or damaged: it holds nothing that is lost
                 _remove(path)
                 return cls._up_to_date(path, directory)
         except (OSError, sqlite3.Error) as error:
-            raise ConfigError(f"{path}: no index can be made: {error}", "--cache DIR names another place") from error
+            hint = "another search may be indexing, or the disk is full; --cache DIR names another place"
+            raise ConfigError(f"{path}: no index can be made: {error}", hint) from error
 
     @classmethod
     def _up_to_date(cls, path: Path, directory: Path) -> Self:

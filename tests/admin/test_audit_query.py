@@ -5,12 +5,14 @@ import hashlib
 import io
 import json
 import sqlite3
+from contextlib import closing
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
 
+from agentproxy.admin import auditindex
 from agentproxy.admin.auditquery import without_epoch
 from agentproxy.protocol.digests import Digest, HashAlgorithm
 from agentproxy.protocol.fields import Asserted, Claims
@@ -160,6 +162,23 @@ def test_a_damaged_index_is_made_anew(log: Path, content: bytes) -> None:
     before = found(log)
     (index,) = (log.parent / "cache").iterdir()
     index.write_bytes(content)
+    assert found(log) == before
+
+
+def test_an_index_that_another_search_is_writing_to_is_left_to_it(log: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    before = found(log)
+    (index,) = (log.parent / "cache").iterdir()
+    monkeypatch.setattr(auditindex, "_BUSY_SECONDS", 0.1)
+    with closing(sqlite3.connect(index, isolation_level=None)) as other:
+        other.execute("BEGIN IMMEDIATE")
+        other.execute("INSERT INTO jobs VALUES ('theirs', 1)")
+        result = query(log)
+        assert result.status == 1
+        assert "no index can be made: database is locked" in result.errors
+        assert "another search may be indexing" in result.errors
+        other.execute("COMMIT")
+    with closing(sqlite3.connect(index)) as reader:
+        assert reader.execute("SELECT count(*) FROM jobs WHERE value = 'theirs'").fetchone() == (1,)
     assert found(log) == before
 
 
