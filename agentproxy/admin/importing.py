@@ -89,10 +89,13 @@ def install_key(gnupg_home: Path, imported: ImportedKey) -> None:
     try:
         for directory in (gnupg_home, target.parent):
             directory.mkdir(mode=0o700, exist_ok=True)
+        # The home is the signer's own, who could lead root elsewhere: it writes there, and gives away what is there.
+        if target.parent.is_symlink():
+            raise ConfigError(f"{target.parent}: expected a directory, found a symbolic link")
         owner = gnupg_home.stat()
         if os.geteuid() == 0 and owner.st_uid != 0:
             # The signer runs as the home's owner and could not read what is root's.
-            os.chown(target.parent, owner.st_uid, owner.st_gid)
+            os.chown(target.parent, owner.st_uid, owner.st_gid, follow_symlinks=False)
         write_atomically(target, imported.key_file, 0o600)
     except OSError as error:
         raise ConfigError(f"{target}: cannot be written: {error.strerror}") from error

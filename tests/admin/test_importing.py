@@ -270,6 +270,23 @@ def test_a_key_file_belongs_to_the_owner_of_the_home(empty_home: GnupgHome, tmp_
     assert (status.st_uid, status.st_mode & 0o777) == (12345, 0o600)
 
 
+def test_a_link_in_the_place_of_the_signers_key_directory_is_not_followed(
+    empty_home: GnupgHome, tmp_path: Path
+) -> None:
+    (tmp_path / "gnupg").mkdir(mode=0o700)
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir(mode=0o700)
+    (tmp_path / "gnupg" / "private-keys-v1.d").symlink_to(elsewhere)
+    if os.geteuid() == 0:
+        os.chown(tmp_path / "gnupg", 12345, 12345)
+    primary = primary_with_subkeys(empty_home, ("ed25519", "sign", "1y"))
+    exported = empty_home.gpg("--export-secret-subkeys", primary)
+    with pytest.raises(ConfigError, match=r"private-keys-v1\.d: expected a directory, found a symbolic link"):
+        import_key(tmp_path / "gnupg", KeyImport("modern", exported))
+    assert elsewhere.stat().st_uid == os.geteuid()
+    assert list(elsewhere.iterdir()) == []
+
+
 def test_a_program_that_does_not_end_is_killed() -> None:
     with pytest.raises(ConfigError, match="did not finish"), time_limit(0.1):
         with subprocess.Popen(["cat"], stdin=subprocess.PIPE) as process:
