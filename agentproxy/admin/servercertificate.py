@@ -12,7 +12,7 @@ from agentproxy.protocol.errors import BackendError, ConfigError
 from agentproxy.protocol.fields import Asserted, Claims
 from agentproxy.protocol.signer_answers import Issued
 from agentproxy.protocol.signer_requests import CertificateKind, Issue
-from agentproxy.runtime.files import write_atomically
+from agentproxy.runtime.files import sync_directory, written_beside
 
 __all__ = ["HINT", "hosts_of", "renew"]
 
@@ -50,11 +50,25 @@ def renew(oracle: OracleConfig, hosts: tuple[str, ...], days: int) -> datetime:
     if not isinstance(issued, Issued):
         raise ConfigError(f"the signer answered {issued.tag} for a certificate")
     try:
-        for target, text, mode in (
-            (oracle.tls.key, issued.private_key, 0o600),
-            (oracle.tls.certificate, issued.certificate, 0o644),
-        ):
-            write_atomically(target.resolve(), text.encode("ascii"), mode)
+        _replace_both(oracle.tls.key.resolve(), oracle.tls.certificate.resolve(), issued)
     except OSError as error:
         raise ConfigError(f"{error.filename}: cannot be written: {error.strerror}") from error
     return issued.expires
+
+
+def _replace_both(key: Path, certificate: Path, issued: Issued) -> None:
+    # An oracle does not start with a key and another's certificate, so both are on disk before either takes its place.
+    with (
+        written_beside(key, issued.private_key.encode("ascii"), 0o600) as new_key,
+        written_beside(certificate, issued.certificate.encode("ascii"), 0o644) as new_certificate,
+    ):
+        new_key.replace(key)
+        try:
+            new_certificate.replace(certificate)
+        except OSError as error:
+            raise ConfigError(
+                f"{certificate}: cannot be replaced: {error.strerror}; {key} is new already: no oracle starts so",
+                "find out why, then again, with --host: blind-oracle certificate renew",
+            ) from error
+    for directory in {key.parent, certificate.parent}:
+        sync_directory(directory)

@@ -3,11 +3,13 @@
 import os
 import stat
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from agentproxy.protocol.errors import ConfigError
 
-__all__ = ["make_directory", "read_beginning", "read_private", "write_atomically"]
+__all__ = ["make_directory", "read_beginning", "read_private", "sync_directory", "write_atomically", "written_beside"]
 
 
 def make_directory(path: Path, mode: int) -> None:
@@ -36,6 +38,20 @@ def write_atomically(path: Path, data: bytes, mode: int) -> None:
     Raises:
         OSError: the directory cannot be written; the old file is untouched.
     """
+    with written_beside(path, data, mode) as temporary:
+        temporary.replace(path)
+    sync_directory(path.parent)
+
+
+@contextmanager
+def written_beside(path: Path, data: bytes, mode: int) -> Iterator[Path]:
+    """The first half of `write_atomically`, for files that belong together: `data` on disk under a name beside `path`.
+
+    Whoever renames it calls `sync_directory` afterwards; when the block raises, it is removed.
+
+    Raises:
+        OSError: the directory cannot be written.
+    """
     # mkstemp makes the file 0600: a secret is never readable in between.
     descriptor, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
     temporary = Path(name)
@@ -48,15 +64,18 @@ def write_atomically(path: Path, data: bytes, mode: int) -> None:
                 os.fchown(file.fileno(), owner.st_uid, owner.st_gid)
             os.fchmod(file.fileno(), mode)
             os.fsync(file.fileno())
-        temporary.replace(path)
+        yield temporary
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
-    _sync_directory(path.parent)
 
 
-def _sync_directory(directory: Path) -> None:
-    # Without it the rename itself may be lost with the power.
+def sync_directory(directory: Path) -> None:
+    """Make the names in a directory last: without it a rename may be lost with the power.
+
+    Raises:
+        OSError: it cannot be.
+    """
     descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         os.fsync(descriptor)

@@ -237,6 +237,32 @@ def test_a_renewed_certificate_makes_it_well_again(state: Layout, signer: Path) 
     assert check(state)[0] == 0
 
 
+def test_a_certificate_that_cannot_be_written_leaves_its_key_as_it_was(state: Layout, signer: Path) -> None:
+    key, certificate = state.tls / "server.key", state.tls / "server.crt"
+    before = key.read_bytes()
+    certificate.unlink()
+    certificate.symlink_to(state.root / "gone" / "server.crt")
+    result = blind_oracle("certificate", "renew", "--host", "localhost", "--config", state.oracle_config)
+    assert result.status == 1
+    assert "cannot be written: No such file or directory" in result.errors
+    assert key.read_bytes() == before
+    assert [path.name for path in state.tls.iterdir() if path.name.startswith(".")] == []
+
+
+def test_a_key_without_its_certificate_is_told_with_what_to_do(state: Layout, signer: Path) -> None:
+    certificate = state.tls / "server.crt"
+    certificate.unlink()
+    certificate.mkdir()
+    result = blind_oracle("certificate", "renew", "--host", "localhost", "--config", state.oracle_config)
+    assert result.status == 1
+    assert f"server.crt: cannot be replaced: Is a directory; {state.tls / 'server.key'} is new already" in result.errors
+    assert "then again, with --host: blind-oracle certificate renew" in result.errors
+    certificate.rmdir()
+    again = blind_oracle("certificate", "renew", "--host", "localhost", "--config", state.oracle_config)
+    assert again.status == 0, again.errors
+    assert check(state)[0] == 0
+
+
 def test_a_key_that_is_not_there_is_named(state: Layout) -> None:
     (state.tls / "server.key").unlink()
     _, found = check(state)
