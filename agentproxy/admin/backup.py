@@ -16,7 +16,7 @@ from pathlib import Path
 from agentproxy.oracle.config import OracleConfig
 from agentproxy.protocol.errors import ConfigError
 from agentproxy.protocol.fields import Head
-from agentproxy.runtime.files import make_directory, write_atomically
+from agentproxy.runtime.files import make_directory, sync_directory, write_atomically
 from agentproxy.signer.config import SignerConfig
 from agentproxy.signer.logkey import LogPublicKey, public_key_path
 from agentproxy.signer.segment import list_segments, mapped_file, whole_length
@@ -85,6 +85,8 @@ class Backup:
                 target = self.configuration / name
                 make_directory(target.parent, 0o700)
                 write_atomically(target, path.read_bytes(), 0o600)
+            for directory in (self.audit, self.root):  # the names of new files, too, are on disk then
+                sync_directory(directory)
         except OSError as error:
             raise ConfigError(f"{error.filename or self.root}: {error.strerror}") from error
         return Copied(added, has_registry)

@@ -1,5 +1,6 @@
 """Copies of what an oracle cannot make again: each copy adds to the last, and a bad one is refused."""
 
+import os
 import shutil
 import sqlite3
 from pathlib import Path
@@ -142,3 +143,20 @@ def test_a_disk_that_is_full_is_an_error_and_the_copy_goes_on_later(
     copy.configuration.unlink()
     copy.take(oracle, config, load_signer(oracle))
     assert copy.drill(()).runners == 1
+
+
+def test_the_names_of_what_was_copied_are_on_disk_too(state: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    copy = Backup(state.parent / "copy")
+    config = state / "oracle.yaml"
+    oracle = load_oracle(config)
+    synced: dict[Path, set[str]] = {}
+
+    def seen(descriptor: int) -> None:
+        path = Path(f"/proc/self/fd/{descriptor}").readlink()
+        if path.is_dir():
+            synced[path] = {entry.name for entry in path.iterdir()}
+
+    monkeypatch.setattr(os, "fsync", seen)
+    copy.take(oracle, config, load_signer(oracle))
+    for directory in (copy.root, copy.audit):
+        assert synced.get(directory) == {entry.name for entry in directory.iterdir()}
