@@ -102,7 +102,8 @@ class Pipeline:
     def submit(self, jobs: Sequence[Job]) -> None:
         """Take jobs that came together; an answer comes later, or before this returns.
 
-        Called on the event loop's thread, which it blocks for what `Shortcut` chooses, and for one fdatasync.
+        Called on the event loop's thread, which it blocks for what `Shortcut` chooses and one fdatasync, then for what
+        threads have made ready meanwhile: less than MAX_PENDING jobs in all, since nobody can submit more.
 
         Raises:
             PipelineFullError: too many are pending; none of these is taken.
@@ -178,9 +179,11 @@ class Pipeline:
     def _next(self) -> Job | None:
         while True:
             try:
-                return self._jobs.get(timeout=SYNC_SECONDS if self._log.unsynced else None)
+                # With a limit also when all is on the disk: the event loop's thread writes records, and wakes nobody.
+                return self._jobs.get(timeout=SYNC_SECONDS)
             except queue.Empty:
-                self._sync()
+                if self._log.unsynced:
+                    self._sync()
 
     def _perform(self, job: Job) -> Draft:
         try:

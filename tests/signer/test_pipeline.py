@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 import trio
+import trio.testing
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from agentproxy.protocol.codes import FailureCode
@@ -325,6 +326,23 @@ async def test_quick_signatures_that_came_together_are_made_at_once_with_one_syn
         assert len(syncs) == 1
         await trio.lowlevel.checkpoint()
     assert len(records_in(tmp_path)) == 8
+
+
+async def test_a_record_that_nobody_waits_for_reaches_the_disk_without_other_traffic(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pipeline, "SYNC_SECONDS", 0.05)
+    with _desk(tmp_path) as desk:
+        assert isinstance(await desk.sign(), DigestSigned)
+        await trio.testing.wait_all_tasks_blocked(0.05)  # every thread waits for jobs by now
+        synced = threading.Event()
+        monkeypatch.setattr(os, "fdatasync", lambda _: synced.set())
+        answered: list[bytes] = []
+        reply = StatusReport(7, operational=True, reason="", keys=0, signatures=0)
+        draft = Draft(lambda _: reply, Entry("sign", Outcome.REFUSED), durable=False)
+        desk.requests.pipeline.submit([Job(7, lambda: draft, answered.append, likely_ns=1)])
+        assert len(answered) == 1  # on this thread, which went on without the disk
+        assert await trio.to_thread.run_sync(synced.wait, BOUND_SECONDS)
 
 
 async def test_a_quick_signature_is_made_at_once_also_in_a_crowd(
