@@ -1,4 +1,8 @@
-"""The single looks of `blind-oracle check`; each reads, none changes anything."""
+"""The single looks of `blind-oracle check`; each reads.
+
+None changes anything, but for one: a registry of an older release gets this one's schema, as from every command that
+opens it.
+"""
 
 import os
 from collections.abc import Callable, Iterator
