@@ -18,7 +18,9 @@ from agentproxy.runtime.tlsstream import TlsStream
 __all__ = ["EndOfStream", "FramedStream"]
 
 MAX_UNSENT = 4 * 1024 * 1024  # bytes; some 6000 answers for a peer that does not read, then it is cut off
-WRITE_SECONDS = 20.0  # a peer that takes nothing for so long is gone, or holds our memory on purpose
+# For all that is written at once, at most MAX_UNSENT: a peer that has not taken it by then is gone, too slow to be of
+# use, or holds our memory on purpose, perhaps byte by byte.
+WRITE_SECONDS = 20.0
 GATHER_SECONDS = 0.00005  # longer, and whoever waits for these messages has nothing to do meanwhile
 # So much waits for a peer that reads slowly; who can, takes no more from it until less does. A hundred signatures, or
 # the parts of four large certificates.
@@ -125,7 +127,7 @@ class FramedStream:
         """Write what `send_soon` could not until `end_soon`; one task per stream runs this.
 
         Raises:
-            RemoteProtocolError: the stream broke, or the peer took nothing for WRITE_SECONDS.
+            RemoteProtocolError: the stream broke, or the peer had not taken one write after WRITE_SECONDS.
         """
         while True:
             if self._unsent or (self._direct is not None and self._direct.unsent):
@@ -151,7 +153,9 @@ class FramedStream:
         except trio.BrokenResourceError as error:
             raise RemoteProtocolError(explain(error)) from error
         except trio.TooSlowError as error:
-            raise RemoteProtocolError(f"the peer read nothing for {WRITE_SECONDS:.0f} s") from error
+            raise RemoteProtocolError(
+                f"the peer did not read what was sent to it within {WRITE_SECONDS:.0f} s"
+            ) from error
 
     async def aclose(self) -> None:
         """Close the stream, politely for at most CLOSE_SECONDS."""
