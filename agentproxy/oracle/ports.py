@@ -56,7 +56,7 @@ async def open_ports(listen: str) -> Ports:
 
 
 async def bound(address: ListenAddress, place: str = "listen") -> Sequence[trio.SocketListener]:
-    """Listen; with port 0 the system chooses one.
+    """Listen; with port 0 the system chooses one. `::` is every address of the host, its IPv4 ones as well.
 
     Args:
         address: where.
@@ -65,8 +65,11 @@ async def bound(address: ListenAddress, place: str = "listen") -> Sequence[trio.
     Raises:
         ConfigError: the address is not ours, or taken.
     """
+    # To trio "::" is IPv6 only; to whoever writes it, and to systemd, it is every address. With port 0 each family
+    # would get a port of its own.
+    host = None if address.host == "::" and address.port else address.host
     try:
-        return await trio.open_tcp_listeners(address.port, host=address.host, backlog=BACKLOG)
+        return await trio.open_tcp_listeners(address.port, host=host, backlog=BACKLOG)
     except OSError as error:
         hint = "ss -tlnp shows who listens" if error.strerror and "in use" in error.strerror else ""
         raise ConfigError(f"{place}: cannot use {address.host}:{address.port}: {error}", hint) from error
