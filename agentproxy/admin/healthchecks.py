@@ -39,6 +39,8 @@ _ANYWHERE = frozenset({"0.0.0.0", "::"})  # noqa: S104  compared with, not bound
 # Whatever has been read signs on; the next start wants every key that keys.yaml names.
 _NO_FILE_HINT = "restore the file, or take the key out of keys.yaml: without it the signer does not start again"
 _SIGNER_HINT = "journalctl -u blind-oracle-signer tells why; blind-oracle serve starts it where systemd does not"
+# A warning only: something in front of us, such as a proxy or ssh, may bring the connections.
+_REACH_HINT = 'listen: "[::]:7443" in oracle.yaml takes them on every address of this host'
 
 
 def examine(config: Path) -> list[Finding]:
@@ -153,6 +155,11 @@ def _dialled(oracle: OracleConfig) -> tuple[str, ...]:
     return () if parse_address(oracle.listen).host in _ANYWHERE else (oracle.listen,)
 
 
+def _look_at_reach(subject: Subject) -> Iterator[Finding]:
+    if trouble := subject.oracle.out_of_reach(subject.oracle.listen):
+        yield Finding("listen", Level.WARNING, trouble, _REACH_HINT)
+
+
 def _look_at_log(subject: Subject) -> Iterator[Finding]:
     if subject.signer is None:
         yield Finding("audit log", Level.WARNING, "not looked at: where it is, the signer's configuration says")
@@ -214,6 +221,7 @@ _LOOKS: dict[str, Callable[[Subject], Iterator[Finding]]] = {
     "policy": _look_at_policy,
     "registry": _look_at_registry,
     "certificates": _look_at_certificates,
+    "listen": _look_at_reach,
     "audit log": _look_at_log,
     "fallback": look_at_fallback,
     "disk space": _look_at_disk,

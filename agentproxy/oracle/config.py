@@ -1,5 +1,6 @@
 """What oracle.yaml says. Relative paths in it are relative to the file's directory."""
 
+import ipaddress
 import re
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -30,6 +31,14 @@ class ListenAddress:
 
     host: str
     port: int  # 0: any free one
+
+    @property
+    def is_loopback(self) -> bool:
+        """Whether it is this host's for itself; of names only `localhost` is known to be."""
+        try:
+            return ipaddress.ip_address(self.host).is_loopback
+        except ValueError:
+            return self.host.lower() == "localhost"
 
 
 def parse_address(text: str) -> ListenAddress:
@@ -178,6 +187,17 @@ class OracleConfig:
         if self.registry is not None:
             return SqliteFile(self.registry)
         return Postgresql(self.registry_database or "")
+
+    def out_of_reach(self, *listening: str) -> str:
+        """What keeps build servers from the addresses that we tell them; empty when nothing of ours does.
+
+        Args:
+            listening: host:port where the oracle listens.
+        """
+        dialled = [address for address in self.addresses if not parse_address(address).is_loopback]
+        if not dialled or not all(parse_address(place).is_loopback for place in listening):
+            return ""
+        return f"build servers are to dial {', '.join(dialled)}, and only this host reaches {', '.join(listening)}"
 
     @property
     def bound_address_file(self) -> Path:

@@ -4,6 +4,7 @@ import logging
 import signal
 import ssl
 import time
+from collections.abc import Sequence
 from itertools import chain
 from pathlib import Path
 
@@ -199,7 +200,7 @@ class Oracle:
             return
         try:
             await self._side_doors.open(ports.others)
-            await self._announce(ports.relay[0])
+            await self._announce(ports.relay)
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(self._side_doors.serve)
                 await self._doors.serve(ways)
@@ -221,14 +222,16 @@ class Oracle:
             hint = "do registry and audit log belong together? put back the log's newest files, or a newer registry"
             self._failure = ConfigError(f"the audit log cannot be replayed into the registry: {error}", hint)
 
-    async def _announce(self, listener: trio.SocketListener) -> None:
-        self.address = bound_address(listener)
+    async def _announce(self, listeners: Sequence[trio.SocketListener]) -> None:
+        self.address, *others = map(bound_address, listeners)
         file = self._config.bound_address_file
         try:
             await trio.to_thread.run_sync(write_atomically, file, f"{self.address}\n".encode("ascii"), 0o644)
         except OSError as error:
             raise ConfigError(f"{file}: cannot be written: {error.strerror}") from error
         logger.info("listening, node=%s address=%s keys=%d", self._config.node, self.address, len(self._service.keys))
+        if trouble := self._config.out_of_reach(self.address, *others):
+            logger.warning("listen: %s", trouble)
         self.listening.set()
         systemd.notify(READY="1", STATUS=f"listening on {self.address}")
 

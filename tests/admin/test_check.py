@@ -20,7 +20,18 @@ from tests.admin.exports import Exports
 from tests.admin.shell import blind_oracle
 from tests.oracle.world import put
 
-NAMES = ["signer", "keys", "policy", "registry", "certificates", "audit log", "fallback", "disk space", "file modes"]
+NAMES = [
+    "signer",
+    "keys",
+    "policy",
+    "registry",
+    "certificates",
+    "listen",
+    "audit log",
+    "fallback",
+    "disk space",
+    "file modes",
+]
 
 
 @pytest.fixture(name="state")
@@ -139,6 +150,29 @@ def test_a_certificate_without_the_name_that_is_dialled_is_critical(state: Layou
     assert (level, "not for localhost, so build servers" in message) == ("critical", True)
     told = blind_oracle("check", "--config", state.oracle_config).output
     assert "certificate renew --host other.example --host 127.0.0.2 --host localhost" in told
+
+
+@pytest.mark.parametrize(
+    ("listen", "dialled", "level"),
+    [
+        ("127.0.0.1:7443", "localhost:7443", "ok"),
+        ("127.0.0.1:7443", "oracle.example:7443", "warning"),
+        ("localhost:7443", "10.0.0.1:7443", "warning"),
+        ("[::]:7443", "oracle.example:7443", "ok"),
+        ("10.0.0.1:7443", "oracle.example:7443", "ok"),
+    ],
+)
+def test_an_oracle_that_nobody_elsewhere_reaches_is_warned_of(
+    state: Layout, signer: Path, listen: str, dialled: str, level: str
+) -> None:
+    issue_server(state, (dialled.partition(":")[0],), 700)
+    text = state.oracle_config.read_text().replace("localhost:7443", dialled)
+    state.oracle_config.write_text(text.replace('listen: "127.0.0.1:7443"', f'listen: "{listen}"'))
+    status, found = check(state)
+    assert (status, found["listen"][0][0]) == (int(level == "warning"), level)
+    if status:
+        said = f"build servers are to dial {dialled}, and only this host reaches {listen}"
+        assert found["listen"] == [("warning", said)]
 
 
 def issue_server(state: Layout, hosts: tuple[str, ...], days: int) -> None:

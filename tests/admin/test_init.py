@@ -24,7 +24,7 @@ def made_state(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_all_that_init_writes_can_be_read_back(state: Path) -> None:
     oracle = load_oracle(state / "oracle.yaml")
-    assert (oracle.node, oracle.listen, oracle.addresses) == ("no", "127.0.0.1:7443", ("oracle.example:7443",))
+    assert (oracle.node, oracle.listen, oracle.addresses) == ("no", "[::]:7443", ("oracle.example:7443",))
     assert oracle.policy == state / "policy.yaml"
     assert load_policy(oracle.policy).runners == {}
     signer = load_signer(oracle)
@@ -34,6 +34,21 @@ def test_all_that_init_writes_can_be_read_back(state: Path) -> None:
     Authority.load(signer.authority.key.read_bytes(), signer.authority.certificate.read_bytes())
     server_context(oracle.tls.certificate, oracle.tls.key, oracle.tls.authority)
     Registry.open(oracle.database).close()
+
+
+@pytest.mark.parametrize(
+    ("words", "listen"),
+    [
+        ([], "127.0.0.1:7443"),
+        (["--host=localhost", "--host=127.0.0.2", "--host=::1"], "127.0.0.1:7443"),
+        (["--host=oracle.example"], "[::]:7443"),
+        (["--host=localhost", "--host=10.0.0.1"], "[::]:7443"),
+        (["--host=oracle.example", "--listen=127.0.0.1:7000"], "127.0.0.1:7000"),
+    ],
+)
+def test_an_oracle_that_others_dial_listens_for_them(words: list[str], listen: str, tmp_path: Path) -> None:
+    assert blind_oracle("init", tmp_path / "s", *words).status == 0
+    assert load_oracle(tmp_path / "s/oracle.yaml").listen == listen
 
 
 def test_the_servers_certificate_is_for_the_hosts_and_from_the_authority(state: Path) -> None:

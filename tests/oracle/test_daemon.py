@@ -5,6 +5,7 @@ import ssl
 import sys
 import threading
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -150,6 +151,18 @@ def test_a_key_that_others_can_read_is_refused(world: World) -> None:
     (world.directory / "server.key").chmod(0o644)
     with pytest.raises(ConfigError, match=r"server\.key: others may read it"):
         Oracle(world.config)
+
+
+@pytest.mark.parametrize("dialled", ["oracle.example:7443", "localhost:7443"])
+async def test_an_oracle_that_nobody_elsewhere_reaches_says_so(
+    world: World, signer: FakeSigner, nursery: trio.Nursery, caplog: pytest.LogCaptureFixture, dialled: str
+) -> None:
+    oracle = Oracle(replace(world.config, addresses=(dialled,)))
+    nursery.start_soon(oracle.run)
+    with trio.fail_after(SECONDS):
+        await oracle.listening.wait()
+    warning = f"listen: build servers are to dial {dialled}, and only this host reaches {oracle.address}"
+    assert (warning in caplog.messages) is (dialled == "oracle.example:7443")
 
 
 @pytest.mark.parametrize(

@@ -8,14 +8,15 @@ import click
 
 from agentproxy.admin.layout import CONFIG_VARIABLE, DEFAULT_CONFIG, Layout, SystemLayout
 from agentproxy.admin.statedirectory import Wanted, create, create_system, own_hosts, own_node
+from agentproxy.oracle.config import ListenAddress
 from agentproxy.protocol.errors import ConfigError
 from agentproxy.runtime.filepath import FilePath
 from agentproxy.signer.logkey import public_key_path
 
 __all__ = ["command"]
 
-_LISTEN = "127.0.0.1:7443"
-_SYSTEM_LISTEN = "[::]:7443"  # what blind-oracle.socket says, too
+_LOOPBACK = "127.0.0.1:7443"
+_EVERYWHERE = "[::]:7443"  # what blind-oracle.socket says, too
 
 
 @click.command("init")
@@ -30,7 +31,8 @@ _SYSTEM_LISTEN = "[::]:7443"  # what blind-oracle.socket says, too
 )
 @click.option(
     "--listen",
-    help=f"Where the oracle listens: host:port. [default: {_LISTEN}, with --system {_SYSTEM_LISTEN}]",
+    help=f"Where the oracle listens: host:port. [default: {_EVERYWHERE}, or {_LOOPBACK} where no --host names anything "
+    "but loopback; with --system always the first]",
 )
 @click.option("--node", help="This oracle's name in the audit log. [default: this machine's name]")
 @click.option(
@@ -71,11 +73,11 @@ def command(  # noqa: PLR0913, PLR0917  one parameter for each option
     if system == (directory is not None):
         raise click.UsageError("expected DIRECTORY or --system")
     chosen = node or own_node()
-    address = listen or (_SYSTEM_LISTEN if system else _LISTEN)
+    is_dialled = system or not all(ListenAddress(host, 0).is_loopback for host in hosts)
     wanted = Wanted(
         chosen,
         hosts or own_hosts(),
-        address,
+        listen or (_EVERYWHERE if is_dialled else _LOOPBACK),
         registry_database,
         authority=authority,
         other_oracles=other_oracles,
