@@ -267,6 +267,15 @@ def test_a_key_without_name_or_file_is_wrong_usage(key: str, parent: Path) -> No
     assert "expected NAME=FILE" in result.errors
 
 
+@pytest.mark.parametrize("name", ["modern", "other"])
+def test_an_empty_file_is_no_key_and_no_other_is_made_for_it(name: str, parent: Path, tmp_path: Path) -> None:
+    (tmp_path / "empty").touch()
+    result = blind_oracle("dev", "start", parent / "new", f"--key={name}={tmp_path / 'empty'}")
+    assert result.status == 1
+    assert f"{tmp_path / 'empty'}: is empty" in result.errors
+    assert list((parent / "new").iterdir()) == []
+
+
 def test_a_start_that_fails_leaves_an_empty_directory(parent: Path, exports: Exports) -> None:
     result = blind_oracle("dev", "start", parent / "new", f"--key=a={exports.home / 'pubring.kbx'}")
     assert result.status == 1

@@ -54,7 +54,7 @@ def _fill(place: Place, contents: Mapping[str, bytes], oracles: int) -> None:
     oracle = load_oracle(layout.oracle_config)
     signer = load_signer(oracle)
     for name in contents or ALGORITHMS:
-        imported = take_key(oracle, signer, KeyImport(name, contents.get(name) or fresh_subkey(name)))
+        imported = take_key(oracle, signer, KeyImport(name, contents[name] if contents else fresh_subkey(name)))
         add(oracle.policy, key_addition(name, imported.entry.fingerprint, _LEGACY if name == _LEGACY else "modern"))
     add(oracle.policy, runner_addition(RUNNER, list(contents or ALGORITHMS)))
     place.relay.mkdir(mode=0o700)
@@ -83,6 +83,11 @@ def enrol_relay(place: Place) -> None:
 def _read(file: Path) -> bytes:
     try:
         with file.open("rb") as opened:
-            return opened.read(MAX_EXPORT + 1)  # whoever takes it says what is too much
+            content = opened.read(MAX_EXPORT + 1)  # whoever takes it says what is too much
     except OSError as error:
         raise ConfigError(f"{file}: cannot be read: {error.strerror}") from error
+    if not content:
+        raise ConfigError(
+            f"{file}: is empty, expected an exported secret key", "gpg --export-secret-subkeys KEYID! > FILE"
+        )
+    return content
