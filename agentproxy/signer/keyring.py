@@ -49,7 +49,7 @@ def open_keyring(config: SignerConfig, now: datetime) -> Keyring:
             facts[entry.keygrip] = _facts(name, entry, key)
             opened[entry.keygrip] = key
         except (ConfigError, KeyUnavailableError) as error:
-            problems.append(Problem(place, str(error), error.hint))
+            problems.append(Problem(place, str(error), error.hint or _key_hint(name)))
     problems += _size_problems(str(config.keys_file), list(facts.values()))
     if problems:
         raise keysfile.refusal(problems)
@@ -79,7 +79,8 @@ def _directory_problems(gnupg_home: Path) -> list[Problem]:
         try:
             mode = stat.S_IMODE(directory.stat().st_mode)
         except OSError as error:
-            problems.append(Problem(str(directory), f"cannot be read: {error.strerror}"))
+            hint = "restore it from the backup; blind-oracle key import makes it for a key that is exported again"
+            problems.append(Problem(str(directory), f"cannot be read: {error.strerror}", hint))
             continue
         if mode & 0o077:
             reason = f"others may look into it (mode {mode:04o}), expected 0700"
@@ -87,9 +88,20 @@ def _directory_problems(gnupg_home: Path) -> list[Problem]:
     return problems
 
 
+def _key_hint(name: str) -> str:
+    again = f"export the key again and blind-oracle key import FILE --name {name}"
+    return f"restore this file from the backup, or {again}"
+
+
 def _open(config: SignerConfig, name: str, entry: KeyEntry) -> SecretKey:
     passphrase = passphrases.find(name, config.passphrases)
-    return keyfile.load(config.gnupg_home, entry.keygrip, passphrase)
+    try:
+        return keyfile.load(config.gnupg_home, entry.keygrip, passphrase)
+    except KeyUnavailableError as error:
+        if passphrase is None or error.hint:
+            raise
+        used = passphrases.place(name, config.passphrases)
+        raise KeyUnavailableError(str(error), f"the passphrase was read from {used}; {_key_hint(name)}") from None
 
 
 def _facts(name: str, entry: KeyEntry, key: SecretKey) -> KeyFacts:

@@ -101,7 +101,11 @@ def load(path: Path) -> KeysFile:
         raise ConfigError(f"{path}: cannot be read: {error.strerror}", hint) from error
     if status.st_mode & _WRITABLE_BY_OTHERS or status.st_uid not in {0, os.geteuid()}:
         raise ConfigError(f"{path}: others may change it", f"chown root {path}; chmod go-w {path}")
-    return config.load(path, KeysFile)
+    try:
+        return config.load(path, KeysFile)
+    except ConfigError as error:
+        hint = error.hint or "mend it, or restore it from the backup; blind-oracle key import writes entries"
+        raise ConfigError(str(error), hint) from error
 
 
 def problems(keys: Mapping[str, KeyEntry], source: str, now: datetime) -> Iterator[Problem]:

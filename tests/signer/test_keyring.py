@@ -71,6 +71,7 @@ class Desk:
     def refused(self, now: datetime = NOW) -> ConfigError:
         with pytest.raises(ConfigError) as caught:
             self.open(now)
+        assert caught.value.hint, caught.value
         return caught.value
 
 
@@ -238,6 +239,29 @@ def test_a_wrong_passphrase_is_told_and_not_shown(desk: Desk) -> None:
     error = desk.refused()
     assert "wrong passphrase" in str(error)
     assert "hunter2" not in str(error) + error.hint
+    assert str(desk.directory / "passphrases" / "modern") in error.hint
+
+
+@pytest.mark.parametrize("damage", ["cut short", "changed", "gone", "a directory", "a FIFO"])
+def test_a_damaged_key_file_is_refused_with_file_reason_and_what_to_do(desk: Desk, damage: str) -> None:
+    path = desk.add("modern", "rsa2048")
+    content = path.read_bytes()
+    path.unlink()
+    match damage:
+        case "cut short":
+            path.write_bytes(content[: len(content) // 2])
+        case "changed":
+            path.write_bytes(content.replace(b"(e #010001#)", b"(e #010003#)"))
+        case "a directory":
+            path.mkdir(mode=0o700)
+        case "a FIFO":
+            os.mkfifo(path, 0o600)
+    if path.is_file():
+        path.chmod(0o600)
+    error = desk.refused()
+    assert f"keys.modern: {path}: " in str(error)
+    assert "restore this file from the backup" in error.hint
+    assert "blind-oracle key import FILE --name modern" in error.hint
 
 
 def test_a_passphrase_that_others_may_read_is_refused(desk: Desk) -> None:
