@@ -169,8 +169,9 @@ class Conversation:
             replies = b"".join([event.data for event in events])
             if replies and not self._stream.send_now(replies):
                 await self._flush()
-            if not self._note_refusals(events):
-                return False
+            for event in events:
+                if event.reason and not event.reason.startswith(_LOOKUPS) and not await self._note(session, event):
+                    return False
             if session.has_found_key:
                 session.has_found_key = False
                 # gpg goes on to read its keyring for a millisecond: by PKSIGN nobody waits for what is seen.
@@ -182,16 +183,17 @@ class Conversation:
             await self._flush()
             events = session.receive(b"")  # what gpg sent along with PKSIGN; what it sent later, the kernel has
 
-    def _note_refusals(self, events: Sequence[Event]) -> bool:
+    async def _note(self, session: Session, refused: Event) -> bool:
         """Log what was refused; False when it was too much."""
-        for event in events:
-            if event.reason and not event.reason.startswith(_LOOKUPS):
-                self._refused += 1
-                if self._refused > MOST_REFUSALS:
-                    reason = f"the connection is ended: more than {MOST_REFUSALS} commands of it were refused"
-                    self._service.refused_here(self._visitor, reason)
-                    return False
-                self._service.refused_here(self._visitor, event.reason)
+        self._refused += 1
+        if self._refused > MOST_REFUSALS:
+            reason = f"the connection is ended: more than {MOST_REFUSALS} commands of it were refused"
+            self._service.refused_here(self._visitor, reason)
+            return False
+        about = refused.about if isinstance(refused, Reply) else None
+        # Somebody will look for the package whose signature failed; what is no signature is of no package.
+        claims = None if about is None else await self._observer.claims(self._visitor.peer, session.claims_hint)
+        self._service.refused_here(self._visitor, refused.reason, about, claims)
         return True
 
     async def _sign(self, session: Session, need: SignNeeded) -> None:

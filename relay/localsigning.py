@@ -22,7 +22,7 @@ from relay.journalchain import JournalUnavailableError
 from relay.localagent import LocalAgent
 from relay.pending import new_request_id
 from relay.requestlog import Outcome, RequestEntry, RequestLog
-from relay.session import Session, SessionKey, SignNeeded
+from relay.session import HashRefused, Session, SessionKey, SignNeeded
 from relay.signing import Deliver, NotSignedError, refusal_entry
 from relay.verify import Verdict, Verifier
 
@@ -81,7 +81,9 @@ class LocalSigning:
     def new_session(self) -> Session:
         """A conversation that sees these keys and no others, so gpg chooses among them."""
         listed = self.keys.values()
-        return Session([SessionKey(key.keygrip, key.public_key, frozenset(key.hash_algorithms)) for key in listed])
+        return Session(
+            [SessionKey(key.keygrip, key.public_key, frozenset(key.hash_algorithms), key.name) for key in listed]
+        )
 
     async def sign(self, need: SignNeeded, visitor: Visitor, claims: Claims | None, deliver: Deliver) -> None:
         """Get a signature that the public key confirms and the journal holds.
@@ -172,9 +174,11 @@ class LocalSigning:
             )
         )
 
-    def refused_here(self, visitor: Visitor, reason: str) -> None:
+    def refused_here(
+        self, visitor: Visitor, reason: str, about: HashRefused | None = None, claims: Claims | None = None
+    ) -> None:
         """Note that the relay itself refused a command, and why: gpg's user sees only a code's words."""
-        self.parts.log.add(refusal_entry(visitor, reason, fallback=self.mode.value))
+        self.parts.log.add(refusal_entry(visitor, reason, about, claims, fallback=self.mode.value))
 
 
 def _failed(gpg_error: GpgError, code: str, reason: str) -> NotSignedError:

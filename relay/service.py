@@ -151,4 +151,4 @@ class Relay:
 
 
 def _session_key(key: ServedKey) -> SessionKey:
-    return SessionKey(key.facts.keygrip, key.facts.public_key, frozenset(key.facts.hash_algorithms))
+    return SessionKey(key.facts.keygrip, key.facts.public_key, frozenset(key.facts.hash_algorithms), key.facts.name)

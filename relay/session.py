@@ -26,7 +26,7 @@ from relay.commands import (
     option,
 )
 
-__all__ = ["Close", "Event", "Reply", "Session", "SessionKey", "SignNeeded"]
+__all__ = ["Close", "Event", "HashRefused", "Reply", "Session", "SessionKey", "SignNeeded"]
 
 # gpg prints a warning of three lines when its agent is older than itself; nothing else depends on the number.
 _VERSION = b"9.9.9"
@@ -43,6 +43,15 @@ class SessionKey:
     keygrip: Keygrip
     public_key: PublicKey
     hash_algorithms: frozenset[HashAlgorithm]
+    name: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class HashRefused:
+    """A hash algorithm that is not allowed."""
+
+    algorithm: HashAlgorithm
+    key: SessionKey | None  # None: there are several, and none was chosen
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +60,7 @@ class Reply:
 
     data: bytes
     reason: str = ""  # why the client was refused, for the log: it sees only the words of a code
+    about: HashRefused | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -233,7 +243,7 @@ class Session:
         # Before SIGKEY any key of ours may be meant; PKSIGN asks again.
         keys = self._keys.values() if self._key is None else (self._key,)
         if not any(digest.algorithm in key.hash_algorithms for key in keys):
-            raise CommandError(GpgError.DIGEST_ALGO, f"SETHASH: {digest.algorithm.name} is not allowed for this key")
+            return _hash_refused(command.name, digest.algorithm, tuple(keys))
         self._digest = digest
         return _OK
 
@@ -250,7 +260,7 @@ class Session:
         if digest is None:
             raise CommandError(GpgError.NO_DATA, "PKSIGN: no SETHASH before it")
         if digest.algorithm not in key.hash_algorithms:
-            raise CommandError(GpgError.DIGEST_ALGO, f"PKSIGN: {digest.algorithm.name} is not allowed for this key")
+            return _hash_refused(command.name, digest.algorithm, (key,))
         self._is_signing = True
         return SignNeeded(key.keygrip, digest)
 
@@ -270,6 +280,14 @@ class Session:
         "SETKEYDESC": _nothing,  # a text for a pinentry, which there is not: it decides nothing
         "SIGKEY": _sigkey,
     }
+
+
+def _hash_refused(command: str, algorithm: HashAlgorithm, keys: Sequence[SessionKey]) -> Reply:
+    key = keys[0] if len(keys) == 1 else None
+    whose = "any key" if key is None else f"key {key.name or key.keygrip}"
+    names = sorted({each.name.lower() for one in keys for each in one.hash_algorithms})
+    reason = f"{command}: {algorithm.name} is not allowed for {whose} (allowed: {', '.join(names) or 'none'})"
+    return Reply(err_line(GpgError.DIGEST_ALGO), reason, HashRefused(algorithm, key))
 
 
 def _data(payload: bytes) -> Reply:

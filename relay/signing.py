@@ -20,7 +20,7 @@ from relay.keylist import KeyList
 from relay.link import RejectedError
 from relay.pending import Answer, DeadlineError, UnreachableError, new_request_id
 from relay.requestlog import Outcome, RequestEntry, RequestLog
-from relay.session import SignNeeded
+from relay.session import HashRefused, SignNeeded
 from relay.signrequests import SignRequest
 from relay.verify import Verdict, Verifier
 
@@ -88,7 +88,9 @@ class SignatureSource(Protocol):
     async def sign(self, need: SignNeeded, visitor: Visitor, claims: Claims | None, deliver: Deliver) -> None:
         """Deliver a signature that the public key confirms, or raise NotSignedError."""
 
-    def refused_here(self, visitor: Visitor, reason: str) -> None:
+    def refused_here(
+        self, visitor: Visitor, reason: str, about: HashRefused | None = None, claims: Claims | None = None
+    ) -> None:
         """Note that the relay itself refused a command."""
 
 
@@ -180,13 +182,18 @@ class SigningService:
             nodes=tuple(request.sent_to),
         )
 
-    def refused_here(self, visitor: Visitor, reason: str) -> None:
+    def refused_here(
+        self, visitor: Visitor, reason: str, about: HashRefused | None = None, claims: Claims | None = None
+    ) -> None:
         """Note that the relay itself refused a command, and why: gpg's user sees only a code's words."""
-        self.log.add(refusal_entry(visitor, reason))
+        self.log.add(refusal_entry(visitor, reason, about, claims))
 
 
-def refusal_entry(visitor: Visitor, reason: str, fallback: str = "") -> RequestEntry:
+def refusal_entry(
+    visitor: Visitor, reason: str, about: HashRefused | None, claims: Claims | None, fallback: str = ""
+) -> RequestEntry:
     """That the relay itself refused a command."""
+    key = None if about is None else about.key
     return RequestEntry(
         time=datetime.now(UTC),
         id=new_request_id(),
@@ -195,6 +202,10 @@ def refusal_entry(visitor: Visitor, reason: str, fallback: str = "") -> RequestE
         reason=reason,
         gpg_says="",
         duration_ms=0,
+        key="" if key is None else key.name,
+        keygrip="" if key is None else str(key.keygrip),
+        hash_algorithm="" if about is None else about.algorithm.name.lower(),
+        claims=claims,
         uid=visitor.peer.uid,
         pid=visitor.peer.pid,
         socket=visitor.door.name,

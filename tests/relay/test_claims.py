@@ -90,6 +90,23 @@ async def test_a_caller_is_looked_at_when_it_asks_for_a_key_and_once_only(
     assert claims.pid == os.getpid()
 
 
+async def test_a_hash_that_the_relay_refuses_is_logged_with_the_key_and_who_asked(
+    runner: Runner, caplog: pytest.LogCaptureFixture
+) -> None:
+    grip = runner.keys.facts["ed"].keygrip
+    job = "OPTION pinentry-user-data=blind-oracle project=group/hello job=99"
+    async with runner.both():
+        with trio.fail_after(GPG_SECONDS):
+            stream = await trio.open_unix_socket(str(runner.socket))
+            async with stream:
+                for command in (job, f"SIGKEY {grip}", f"SETHASH 2 {'5A' * 20}", "BYE"):
+                    await asked(stream, command)
+    (line,) = [message for message in caplog.messages if message.startswith("refused, ")]
+    assert f" key=ed keygrip={grip} hash=sha1 code=relay " in line
+    assert "SHA1 is not allowed for key ed (allowed: " in line
+    assert "job:99" in line
+
+
 async def asked(stream: trio.SocketStream, command: str) -> None:
     await stream.send_all(command.encode())
     await stream.send_all(b"\n")  # by itself, as gpg writes it

@@ -18,7 +18,7 @@ from relay.conversation import IDLE_SECONDS, Conversation, Patience
 from relay.departures import Departures
 from relay.door import Door, Visitor
 from relay.requestlog import RequestLog
-from relay.session import Session, SessionKey, SignNeeded
+from relay.session import HashRefused, Session, SessionKey, SignNeeded
 from relay.signing import Deliver
 
 PUBLIC_KEYS = [EccPublicKey(Curve.ED25519, bytes([number]) * 32) for number in range(14)]
@@ -34,8 +34,10 @@ class NoSignatures:
     async def sign(self, need: SignNeeded, visitor: Visitor, claims: Claims | None, deliver: Deliver) -> None:
         raise AssertionError((need, visitor, claims, deliver))
 
-    def refused_here(self, visitor: Visitor, reason: str) -> None:
-        raise AssertionError((visitor, reason))
+    def refused_here(
+        self, visitor: Visitor, reason: str, about: HashRefused | None = None, claims: Claims | None = None
+    ) -> None:
+        raise AssertionError((visitor, reason, about, claims))
 
 
 @pytest.fixture

@@ -9,7 +9,7 @@ from agentproxy.protocol.errors import LocalProtocolError
 from agentproxy.protocol.gpgerror import GpgError, err_line
 from agentproxy.protocol.keys import Curve, EccPublicKey, PublicKey, RsaPublicKey
 from agentproxy.protocol.signatures import EddsaSignature, RsaSignature
-from relay.session import Close, Event, Reply, Session, SessionKey, SignNeeded
+from relay.session import Close, Event, HashRefused, Reply, Session, SessionKey, SignNeeded
 
 SHA2 = frozenset({HashAlgorithm.SHA256, HashAlgorithm.SHA384, HashAlgorithm.SHA512})
 
@@ -434,3 +434,16 @@ def test_any_bytes_get_the_same_replies_whole_and_in_pieces(received: bytes, siz
             assert event.data.splitlines(keepends=True)[-1].startswith((b"OK", b"ERR "))
             assert event.data.endswith(b"\n")
             assert event.reason.isprintable()
+
+
+@pytest.mark.parametrize("command", [f"SETHASH 2 {SHA1}", "PKSIGN"])
+def test_a_refused_hash_is_told_with_its_key_and_what_is_allowed(command: str) -> None:
+    key = SessionKey(MODERN.keygrip, MODERN.public_key, SHA2, "modern")
+    session = Session((key, LEGACY))
+    before = [f"SIGKEY {GRIP}"] if command != "PKSIGN" else [f"SETHASH 2 {SHA1}", f"SIGKEY {GRIP}"]
+    *_, event = session.receive("".join(f"{line}\n" for line in (*before, command)).encode())
+    assert isinstance(event, Reply)
+    assert event.data == err_line(GpgError.DIGEST_ALGO)
+    word = command.partition(" ")[0]
+    assert event.reason == f"{word}: SHA1 is not allowed for key modern (allowed: sha256, sha384, sha512)"
+    assert event.about == HashRefused(HashAlgorithm.SHA1, key)
