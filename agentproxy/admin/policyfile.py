@@ -12,7 +12,8 @@ from pathlib import Path
 import yaml
 
 from agentproxy.admin.changing import changing
-from agentproxy.oracle.policy import KeyRule, Policy, RunnerRule
+from agentproxy.oracle.policy import DEFAULT_HASH_ALGORITHMS, KeyRule, Policy, RunnerRule
+from agentproxy.protocol.digests import HashAlgorithm
 from agentproxy.protocol.errors import ConfigError
 from agentproxy.protocol.keys import Fingerprint
 from agentproxy.runtime.config import load, parse
@@ -42,10 +43,17 @@ class Addition:
         return f"{self.section}:\n{self.text()}"
 
 
-def key_addition(name: str, fingerprint: Fingerprint, key_type: str) -> Addition:
+def key_addition(
+    name: str,
+    fingerprint: Fingerprint,
+    key_type: str,
+    hash_algorithms: tuple[HashAlgorithm, ...] = DEFAULT_HASH_ALGORITHMS,
+) -> Addition:
     """The policy's entry for an imported key, for any distribution."""
-    lines = (f'fingerprint: "{fingerprint}"', f'type: "{key_type}"')
-    return Addition("keys", name, lines, KeyRule(fingerprint, key_type))
+    lines = [f'fingerprint: "{fingerprint}"', f'type: "{key_type}"']
+    if hash_algorithms != DEFAULT_HASH_ALGORITHMS:
+        lines.append(f"hash_algorithms: [{', '.join(each.name.lower() for each in hash_algorithms)}]")
+    return Addition("keys", name, tuple(lines), KeyRule(fingerprint, key_type, hash_algorithms=hash_algorithms))
 
 
 def runner_addition(name: str, keys: Sequence[str]) -> Addition:

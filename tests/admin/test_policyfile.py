@@ -6,6 +6,7 @@ import pytest
 from agentproxy.admin import templates
 from agentproxy.admin.policyfile import Addition, add, key_addition, runner_addition
 from agentproxy.oracle.policy import Policy
+from agentproxy.protocol.digests import HashAlgorithm
 from agentproxy.protocol.errors import ConfigError
 from agentproxy.protocol.keys import Fingerprint
 from agentproxy.runtime.config import load
@@ -34,6 +35,13 @@ def test_the_policy_that_init_writes_takes_keys_and_runners_and_keeps_its_commen
     policy = load(tmp_path / "policy.yaml", Policy)
     assert list(policy.keys) == ["modern", "legacy"]
     assert policy.runners["build-01"].keys == ("modern",)
+
+
+def test_a_key_that_not_all_hashes_fit_names_those_that_do(tmp_path: Path) -> None:
+    algorithms = (HashAlgorithm.SHA384, HashAlgorithm.SHA512)
+    text = changed(tmp_path, templates.POLICY, key_addition("p384", A, "modern", algorithms))
+    assert "    hash_algorithms: [sha384, sha512]\n" in text
+    assert load(tmp_path / "policy.yaml", Policy).keys["p384"].hash_algorithms == algorithms
 
 
 @pytest.mark.parametrize(

@@ -89,7 +89,7 @@ def import_(  # noqa: PLR0913, PLR0917  one parameter for each option
     )
     imported = take_key(oracle, load_signer(oracle), wanted)
     _tell(imported)
-    addition = key_addition(name, imported.entry.fingerprint, named)
+    addition = key_addition(name, imported.entry.fingerprint, named, imported.entry.hash_algorithms)
     if policy_add:
         added = add(oracle.policy, addition)
         click.echo(f"{oracle.policy}: keys.{name} {'added' if added else 'is there already'}")

@@ -55,7 +55,8 @@ def _fill(place: Place, contents: Mapping[str, bytes], oracles: int) -> None:
     signer = load_signer(oracle)
     for name in contents or ALGORITHMS:
         imported = take_key(oracle, signer, KeyImport(name, contents[name] if contents else fresh_subkey(name)))
-        add(oracle.policy, key_addition(name, imported.entry.fingerprint, _LEGACY if name == _LEGACY else "modern"))
+        entry, key_type = imported.entry, _LEGACY if name == _LEGACY else "modern"
+        add(oracle.policy, key_addition(name, entry.fingerprint, key_type, entry.hash_algorithms))
     add(oracle.policy, runner_addition(RUNNER, list(contents or ALGORITHMS)))
     place.relay.mkdir(mode=0o700)
     add_nodes(place, ports)
