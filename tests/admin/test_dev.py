@@ -279,7 +279,7 @@ def test_an_empty_file_is_no_key_and_no_other_is_made_for_it(name: str, parent: 
 def test_a_start_that_fails_leaves_an_empty_directory(parent: Path, exports: Exports) -> None:
     result = blind_oracle("dev", "start", parent / "new", f"--key=a={exports.home / 'pubring.kbx'}")
     assert result.status == 1
-    assert "gpg finds no OpenPGP key in the export" in result.errors
+    assert f"error: a={exports.home / 'pubring.kbx'}: gpg finds no OpenPGP key in the export" in result.errors
     assert list((parent / "new").iterdir()) == []
 
 

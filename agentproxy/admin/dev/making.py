@@ -37,7 +37,7 @@ def make(place: Place, exports: Mapping[str, Path], oracles: int = 1) -> None:
     if any(place.root.iterdir()):
         raise ConfigError(f"{place.root}: expected an empty directory or nothing", "choose another, or empty it first")
     try:
-        _fill(place, contents, oracles)
+        _fill(place, exports, contents, oracles)
     except BaseException:
         # Half a system can neither be started nor made again.
         for entry in place.root.iterdir():
@@ -45,7 +45,7 @@ def make(place: Place, exports: Mapping[str, Path], oracles: int = 1) -> None:
         raise
 
 
-def _fill(place: Place, contents: Mapping[str, bytes], oracles: int) -> None:
+def _fill(place: Place, exports: Mapping[str, Path], contents: Mapping[str, bytes], oracles: int) -> None:
     http, *ports = free_ports(1 + oracles)
     layout = first_node(place, ports)
     with layout.oracle_config.open("a", encoding="ascii") as file:
@@ -54,7 +54,12 @@ def _fill(place: Place, contents: Mapping[str, bytes], oracles: int) -> None:
     oracle = load_oracle(layout.oracle_config)
     signer = load_signer(oracle)
     for name in contents or ALGORITHMS:
-        imported = take_key(oracle, signer, KeyImport(name, contents[name] if contents else fresh_subkey(name)))
+        wanted = KeyImport(name, contents[name] if contents else fresh_subkey(name))
+        try:
+            imported = take_key(oracle, signer, wanted)
+        except ConfigError as error:
+            given = f"{name}={exports[name]}: " if name in exports else ""
+            raise ConfigError(f"{given}{error}", error.hint) from error
         entry, key_type = imported.entry, _LEGACY if name == _LEGACY else "modern"
         add(oracle.policy, key_addition(name, entry.fingerprint, key_type, entry.hash_algorithms))
     add(oracle.policy, runner_addition(RUNNER, list(contents or ALGORITHMS)))
