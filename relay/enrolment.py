@@ -94,7 +94,13 @@ def read_enrolment(file: Path) -> Enrolment:
     Raises:
         ConfigError: it is missing, not an enrolment file, or expired.
     """
-    enrolment = load(file, Enrolment)  # JSON is YAML, and this loader refuses whatever is not as it should be
+    try:
+        enrolment = load(file, Enrolment)  # JSON is YAML, and this loader refuses whatever is not as it should be
+    except ConfigError as error:
+        if error.hint or not file.is_file():
+            raise
+        hint = "it is no enrolment file: blind-oracle runner add makes one, on the oracle's host"
+        raise ConfigError(str(error), hint) from error
     if enrolment.expires <= datetime.now(UTC):
         raise ConfigError(
             f"{file}: expired on {enrolment.expires:%Y-%m-%d}", "ask the oracle's operator for a new enrolment file"

@@ -15,12 +15,14 @@ import pytest
 import trio
 
 from agentproxy.protocol.codes import RejectionCode
+from agentproxy.protocol.errors import ConfigError
 from agentproxy.protocol.oracle_messages import Rejected
 from agentproxy.protocol.relay_messages import Hello
 from agentproxy.protocol.wire import format_time
 from agentproxy.runtime.lockfile import held
 from relay.commandline import run_command
 from relay.config import load_config
+from relay.enrolment import read_enrolment
 from tests.relay.conftest import TOKEN, Runner, lasting, run_gpg
 
 ROOT = Path(__file__).parents[2]
@@ -409,3 +411,11 @@ def test_the_relay_may_be_started_with_a_closed_output(tmp_path: Path) -> None:
     )
     assert done.returncode == 1
     assert "none.yaml: cannot be read" in done.stderr
+
+
+def test_a_file_that_is_no_enrolment_file_is_told_with_who_makes_one(tmp_path: Path) -> None:
+    (tmp_path / "notes").write_text("some text\n")
+    with pytest.raises(ConfigError) as caught:
+        read_enrolment(tmp_path / "notes")
+    assert str(tmp_path / "notes") in str(caught.value)
+    assert "no enrolment file: blind-oracle runner add makes one" in caught.value.hint
