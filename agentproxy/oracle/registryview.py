@@ -35,6 +35,7 @@ class RegistryView:
         self._registry = registry
         self._changed = changed
         self._reached = float("-inf")
+        self._looked = float("-inf")  # when the last look began that has ended, well or not
         self._read = float("-inf")  # when the registry was read last
         self._mark: object = None  # of the registry, just before that
         self._lock = trio.Lock()
@@ -68,29 +69,33 @@ class RegistryView:
     async def refresh(self) -> None:
         """Look at the registry now; when it is out of reach, the old picture stays.
 
-        Those who come while somebody looks share one further look: strangers with made-up tokens cannot queue up looks.
+        Those who come while somebody looks share one further look, also when that fails: strangers with made-up tokens
+        cannot queue up looks.
         """
         came = trio.current_time()
-        try:
-            async with self._lock:
-                if self._reached <= came:
-                    await self._look()
-        except RegistryError as error:
-            logger.warning("registry out of reach, reason=%s", error)
+        async with self._lock:
+            if self._looked > came:
+                return
+            asked = trio.current_time()
+            try:
+                await self._look(asked)
+            except RegistryError as error:
+                logger.warning("registry out of reach, reason=%s", error)
+            self._looked = asked
 
-    async def _look(self) -> None:
-        asked = trio.current_time()
+    async def _look(self, asked: float) -> None:
         mark = await trio.to_thread.run_sync(self._registry.mark, limiter=self._threads)
         if mark is not None and mark == self._mark and asked - self._read < UNREAD_SECONDS:
             self._reached = asked
             return
         generation = await trio.to_thread.run_sync(self._registry.generation, limiter=self._threads)
-        self._read, self._mark = asked, mark
-        if generation != self.credentials.generation:
+        is_changed = generation != self.credentials.generation
+        if is_changed:
             self.credentials = await trio.to_thread.run_sync(self._registry.snapshot, limiter=self._threads)
-            self._reached = asked
+        # Only now: what could not be read whole must not count as read at the next look, which sees the same mark.
+        self._reached, self._read, self._mark = asked, asked, mark
+        if is_changed:
             self._changed()
-        self._reached = asked
 
     async def run_notes(self) -> None:
         """Write down the last use of tokens, rarely, until cancelled."""

@@ -1,5 +1,6 @@
 """Looking at the registry: what changed is seen at the next look, and what did not is left alone."""
 
+import contextlib
 import os
 import sqlite3
 from collections.abc import Iterator
@@ -116,3 +117,34 @@ async def test_a_registry_that_is_gone_is_noticed_at_the_next_look(
     assert "No such file or directory" in caplog.text
     mock_clock.jump(OUT_OF_REACH_SECONDS)
     assert not view.is_fresh
+
+
+async def test_a_change_that_cannot_be_read_whole_makes_the_picture_old(
+    view: RegistryView, registry: Registry, path: Path, mock_clock: trio.testing.MockClock
+) -> None:
+    """It may be a revocation; that the file is there and nobody writes it any more says nothing about that."""
+    view.is_replayed = True
+    await view.refresh()
+    registry.change(FakeJournal(), RunnerAdded("a"))
+    with contextlib.closing(sqlite3.connect(path)) as other:
+        other.execute("ALTER TABLE tokens RENAME TO elsewhere")
+    os.utime(path, (LONG_AGO, LONG_AGO))
+    for _ in range(3):
+        mock_clock.jump(UNREAD_SECONDS * 0.9)
+        await view.refresh()
+    assert not view.is_fresh
+    with contextlib.closing(sqlite3.connect(path)) as other:
+        other.execute("ALTER TABLE elsewhere RENAME TO tokens")
+    await view.refresh()
+    assert view.is_fresh
+    assert "a" in view.credentials.runners
+
+
+async def test_many_who_wait_for_a_look_that_fails_share_it(
+    view: RegistryView, path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    path.unlink()
+    async with trio.open_nursery() as nursery:
+        for _ in range(20):
+            nursery.start_soon(view.refresh)
+    assert 1 <= caplog.text.count("registry out of reach") <= 2
