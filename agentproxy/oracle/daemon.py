@@ -298,7 +298,9 @@ class Oracle:
     async def _warn(self) -> None:
         with trio.move_on_after(SIGNER_START_SECONDS):
             await self._start_known.wait()
-        await expiries.warn_daily(self._config.tls, self._service.keys.values, lambda: self._view.credentials)
+        # Asked each day anew: with each list of the signer's, `keys` is another dictionary.
+        served, credentials = lambda: tuple(self._service.keys.values()), lambda: self._view.credentials
+        await expiries.warn_daily(self._config.tls, served, credentials)
 
     async def _sweep(self) -> None:
         while True:

@@ -6,12 +6,13 @@ import sys
 import threading
 from collections.abc import AsyncIterator
 from dataclasses import replace
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
 import trio
 
-from agentproxy.oracle import daemon
+from agentproxy.oracle import daemon, expiries
 from agentproxy.oracle.config import ListenAddress, OracleConfig, parse_address
 from agentproxy.oracle.daemon import Oracle, load_policy
 from agentproxy.oracle.policy import Policy
@@ -97,6 +98,24 @@ async def test_of_reloads_in_quick_succession_the_newest_policy_wins(
         go_on.set()
     assert running.oracle._service.policy.runners["a"].keys == ()
     assert len(reads) == 2
+
+
+async def test_the_end_of_a_key_that_came_after_the_start_is_said_too(
+    world: World,
+    signer: FakeSigner,
+    nursery: trio.Nursery,
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(expiries, "DAY_SECONDS", 0.05)
+    oracle = Oracle(world.config)
+    nursery.start_soon(oracle.run)
+    with trio.fail_after(SECONDS):
+        await oracle.listening.wait()
+    signer.die()
+    signer.keys = (replace(ED25519, expires=datetime.now(UTC) + timedelta(days=5, hours=1)),)
+    await nursery.start(signer.serve)
+    await until(lambda: "key ed expires in 5 days" in caplog.text)
 
 
 async def certificate_of(running: Running) -> bytes:
