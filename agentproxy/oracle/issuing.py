@@ -105,6 +105,7 @@ class Issuer:
 
         Raises:
             ConfigError: the token was removed just now.
+            RefusedError: it was revoked just now.
             BackendError, RegistryError: as `issue`; nothing has ended.
         """
         token = credentials.tokens.get(caller.token_sha256)

@@ -105,12 +105,16 @@ class Reception:
             rejection = await self._confirm(verdict)
             if rejection is not None:
                 return rejection
+            verdict = self._judge(proof)  # the record took its time, and somebody may have revoked meanwhile
+        if isinstance(verdict, Caller):
             self.registry.note_use(verdict.token)
         return verdict
 
     async def _confirm(self, caller: Caller) -> Rejection | None:
         try:
             await self.issuer.confirm(caller, self.registry.credentials)
+        except RefusedError as error:
+            return Rejection(RejectionCode(error.code), str(error))
         except (BackendError, RegistryError, ConfigError) as error:
             return Rejection(RejectionCode.NOT_OPERATIONAL, f"the first use of its token was not recorded: {error}")
         return None

@@ -137,7 +137,7 @@ class Registry:
 
         Raises:
             ConfigError: it cannot be: no such runner or token, or it exists already. Nothing was recorded.
-            RefusedError: new credentials in the place of some that have ended, or too many. Nothing was recorded.
+            RefusedError: credentials that have ended, new ones in the place of such, or too many. Nothing was recorded.
             BackendError: the signer did not record it, or does not tell what it has recorded.
             RegistryError: locked, full or gone.
         """

@@ -53,9 +53,17 @@ def check(connection: sa.Connection, change: Change, now: datetime) -> None:
             if not _has_runner(connection, change.runner):
                 raise ConfigError(f"no runner {change.runner}", "blind-oracle runner list shows them")
     if isinstance(change, Enrolled | Renewed):
-        _check_token(connection, change.token)
+        _check_first_use(connection, change.token)
     if isinstance(change, CredentialsIssued) and change.replaces is not None:
         _check_replaced(connection, change.replaces, now)
+
+
+def _check_first_use(connection: sa.Connection, token: str) -> None:
+    """Whoever uses it was let in by an earlier picture of the registry: the use of another set may have ended it."""
+    _check_token(connection, token)
+    revoked = (_TOKENS.id == token) & _TOKENS.revoked.is_not(None)
+    if connection.execute(sa.select(_TOKENS.id).where(revoked)).first() is not None:
+        raise RefusedError(RejectionCode.TOKEN_REVOKED, f"token {token} was revoked meanwhile")
 
 
 def _check_replaced(connection: sa.Connection, token: str, now: datetime) -> None:

@@ -20,13 +20,15 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from agentproxy.oracle import doors, issuing, schema, statements
-from agentproxy.oracle.changes import CertificateRevoked, RunnerDisabled, TokenRevoked, details_of
+from agentproxy.oracle.changes import CertificateRevoked, Change, RunnerDisabled, TokenRevoked, details_of
+from agentproxy.oracle.changes import Enrolled as EnrolledChange
 from agentproxy.oracle.config import CredentialsConfig
 from agentproxy.oracle.credentials import TokenKind
 from agentproxy.oracle.daemon import Oracle
 from agentproxy.protocol.codes import RejectionCode
 from agentproxy.protocol.errors import ConfigError, RemoteProtocolError
 from agentproxy.protocol.expiry import THRESHOLD_DAYS
+from agentproxy.protocol.fields import Asserted
 from agentproxy.protocol.oracle_messages import Credentials, Rejected, Signed, Welcome
 from agentproxy.protocol.signer_answers import CredentialRecord
 from agentproxy.protocol.signer_messages import FromSigner, ToSigner
@@ -173,6 +175,29 @@ async def test_a_set_that_was_on_its_way_when_the_host_came_first_is_not_given_o
         gone.set()
     assert answers == [Rejected(RejectionCode.TOKEN_REVOKED)]
     assert operations(running) == ["credentials_issued", "enrolled"]
+
+
+@pytest.mark.parametrize("is_recorded", [False, True])
+async def test_what_is_revoked_while_its_first_use_is_recorded_opens_nothing(
+    running: Running, monkeypatch: pytest.MonkeyPatch, *, is_recorded: bool
+) -> None:
+    """Just before the record, as the first use of its sibling does, or just after."""
+    got = await given(running, newcomer(running))
+    ledger = running.oracle._ledger
+    change = ledger.change
+
+    async def meanwhile(wanted: Change, asserted: Asserted) -> None:
+        assert isinstance(wanted, EnrolledChange)
+        if is_recorded:
+            await change(wanted, asserted)
+        put(running.world.registry, TokenRevoked(wanted.token))
+        if not is_recorded:
+            await change(wanted, asserted)
+        await running.registry_is_seen()
+
+    monkeypatch.setattr(ledger, "change", meanwhile)
+    assert await use(running, got) == Rejected(RejectionCode.TOKEN_REVOKED)
+    assert operations(running) == ["credentials_issued", "enrolled"][: 1 + is_recorded]
 
 
 async def test_without_the_record_there_are_no_credentials_and_no_end_of_the_old(running: Running) -> None:

@@ -30,6 +30,7 @@ from agentproxy.oracle.changes import (
 from agentproxy.oracle.credentials import Credentials, TokenKind
 from agentproxy.oracle.database import Database, Postgresql, SqliteFile
 from agentproxy.oracle.registry import Registry, RegistryError
+from agentproxy.protocol.codes import RejectionCode
 from agentproxy.protocol.errors import BackendError, ConfigError, RefusedError, RemoteProtocolError
 from agentproxy.protocol.signer_answers import CREDENTIAL_OPERATIONS, CredentialRecord, CredentialRecords
 from tests.oracle.postgresql import Server, server
@@ -228,6 +229,17 @@ def test_nothing_is_issued_in_the_place_of_a_token_that_was_revoked(registry: Re
             registry.change(journal, issued(2, replaces=replaced))
     assert registry.snapshot() == before
     assert len(journal.records) == 3
+
+
+def test_the_first_use_of_what_was_revoked_is_not_recorded(registry: Registry, journal: FakeJournal) -> None:
+    before = make(registry, journal, *EVERY_CHANGE[:1], *EVERY_CHANGE[6:10])
+    sibling, bootstrap = token_id(sha256(2)), token_id(sha256(1))
+    for use in (Enrolled("a", sibling, bootstrap), Renewed("a", sibling, bootstrap, NOW)):
+        with pytest.raises(RefusedError, match="was revoked") as refused:
+            registry.change(journal, use)
+        assert refused.value.code == RejectionCode.TOKEN_REVOKED
+    assert registry.snapshot() == before
+    assert len(journal.records) == 5
 
 
 def test_a_log_that_ends_before_what_the_registry_knows_is_not_believed(
