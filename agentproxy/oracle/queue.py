@@ -48,16 +48,20 @@ class _Line(Generic[T]):
 
     def remove(self, is_over: Callable[[T], bool]) -> Iterator[T]:
         for runner, waiting in list(self._runners.items()):
-            over = [entry for entry in waiting if is_over(entry[1])]
-            if not over:
-                continue
-            kept = deque(entry for entry in waiting if not is_over(entry[1]))
+            kept: deque[tuple[int, T]] = deque()
+            over: list[T] = []
+            for weight, item in waiting:
+                # Once for each: time goes on, and a second answer may be another.
+                if is_over(item):
+                    over.append(item)
+                else:
+                    kept.append((weight, item))
             self.length -= len(over)
             if kept:
                 self._runners[runner] = kept
             else:
                 del self._runners[runner]
-            yield from (item for _, item in over)
+            yield from over
 
 
 class Turns(Generic[T]):

@@ -117,6 +117,22 @@ def test_who_waits_in_vain_is_taken_out() -> None:
     assert signer.started == ["a0", "a2"]
 
 
+def test_whose_time_ends_while_others_are_taken_out_keeps_its_turn_until_the_next_look() -> None:
+    signer = Signer(window=1)
+    for item in ("now", "revoked", "expiring"):
+        signer.turns.submit("a", NORMAL, 1, item)
+    seen: list[str] = []
+
+    def is_over(item: str) -> bool:
+        seen.append(item)
+        return item == "revoked" or seen.count(item) > 1
+
+    assert signer.turns.remove(is_over) == ["revoked"]
+    assert signer.turns.waiting == 1
+    signer.finish(2)
+    assert signer.started == ["now", "expiring"]
+
+
 def test_heavy_items_leave_less_room() -> None:
     signer = Signer(window=4)
     for number in range(4):
