@@ -83,10 +83,14 @@ def _completed(context: ssl.SSLContext, certificate: Path, key: Path, authority:
             raise ConfigError(f"{key}: not the PEM key of the certificate", hint) from error
         # OpenSSL does not tell in which of the two it stumbled.
         raise ConfigError(f"{certificate}, {key}: expected a certificate and its key in PEM") from error
+    except OSError as error:  # gone since we looked: somebody renews them just now
+        raise ConfigError(f"{certificate}, {key}: cannot be read: {error.strerror}") from error
     try:
         context.load_verify_locations(authority)
     except ssl.SSLError as error:
         raise ConfigError(f"{authority}: expected certificates in PEM: {error.reason}") from error
+    except OSError as error:
+        raise ConfigError(f"{authority}: cannot be read: {error.strerror}") from error
     return context
 
 

@@ -12,6 +12,7 @@ import trio.testing
 import trustme
 
 from agentproxy.protocol.errors import ConfigError, RemoteProtocolError
+from agentproxy.runtime import tls
 from agentproxy.runtime.streams import EndOfStream, FramedStream
 from agentproxy.runtime.tls import certificate_sha256, client_context, explain, handshake, server_context
 from agentproxy.runtime.tlsstream import TlsStream
@@ -177,6 +178,16 @@ def test_wrong_files_are_refused_by_name(server: Files, client: Files, tmp_path:
     (tmp_path / "empty").touch()
     with pytest.raises(ConfigError, match=r"empty: expected certificates in PEM"):
         client_context(tmp_path / "empty", client.certificate, client.key)
+
+
+@pytest.mark.parametrize("gone", ["certificate", "key", "authority"])
+def test_a_file_that_goes_while_it_is_loaded_is_a_wrong_file(
+    server: Files, monkeypatch: pytest.MonkeyPatch, gone: str
+) -> None:
+    monkeypatch.setattr(tls, "_check_readable", lambda _: None)  # it was still there then
+    getattr(server, gone).unlink()
+    with pytest.raises(ConfigError, match=f"{getattr(server, gone)}.*: cannot be read: No such file"):
+        server_context(server.certificate, server.key, server.authority)
 
 
 def test_a_key_with_a_passphrase_is_refused_and_never_asked_for(server: Files, tmp_path: Path) -> None:
