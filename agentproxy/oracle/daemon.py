@@ -101,7 +101,7 @@ class Oracle:
         self.address = ""  # host:port, once it is bound
         self.listening = trio.Event()
         self._config = config
-        self._context = _context(config.tls)
+        context = _context(config.tls)
         self._link = SignerLink(config.signer.socket, self._keys_changed)
         registry = Registry.open(config.database)
         self._view = RegistryView(registry, self._follow)
@@ -122,7 +122,7 @@ class Oracle:
         )
         self._side_doors = SideDoors(config, self._reception, self._link)
         most = room_for(config.max_connections, self._side_doors.connections)
-        self._doors = Doors(self._reception, self._context, most)
+        self._doors = Doors(self._reception, context, most)
         self._attachments = None if config.attach is None else Attachments(config.attach, self._doors)
         self._signer: SignerProcess | None = None  # when we start it ourselves
         self._start_known = trio.Event()  # the signer has told its keys, or that it cannot start
@@ -270,14 +270,14 @@ class Oracle:
         self._follow()
 
     def _reload_certificate(self) -> None:
-        tls = self._config.tls
         try:
-            _context(tls)  # both, and they belong together
+            # Fresh ones, shown when all are whole: a failed load would leave one that serves without its key.
+            context = _context(self._config.tls)
+            self._side_doors.reload()
         except ConfigError as error:
             logger.error("certificate not reloaded, the old one stays, reason=%s", error)  # noqa: TRY400  no bug
             return
-        self._context.load_cert_chain(tls.certificate, secret_path(tls.key))  # for connections from now on
-        self._side_doors.reload()
+        self._doors.show(context)
 
     def _follow(self) -> None:
         self._doors.follow()

@@ -141,6 +141,10 @@ class Doors:
         finally:
             self._streams.discard(relay)
 
+    def show(self, context: ssl.SSLContext) -> None:
+        """Shake hands by this context from now on."""
+        self._context = context
+
     def follow(self) -> None:
         """Credentials, policy or keys have changed: every open connection learns of it."""
         for relay in list(self._streams):

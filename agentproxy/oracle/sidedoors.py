@@ -30,7 +30,7 @@ class SideDoor(Protocol):
         """Accept nobody any more, and finish what is under door."""
 
     def reload(self) -> None:
-        """Take the TLS certificate as it is now."""
+        """Take the TLS certificate as it is now; raises ConfigError, and the old one stays."""
 
 
 class SideDoors:
@@ -82,6 +82,10 @@ class SideDoors:
             door.drain()
 
     def reload(self) -> None:
-        """Take the TLS certificate as it is now."""
+        """Take the TLS certificate as it is now.
+
+        Raises:
+            ConfigError: it is missing or wrong, and the old one stays.
+        """
         for door in self._doors:
             door.reload()

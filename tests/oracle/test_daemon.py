@@ -13,7 +13,7 @@ import pytest
 import trio
 
 from agentproxy.oracle import daemon, expiries
-from agentproxy.oracle.config import ListenAddress, OracleConfig, parse_address
+from agentproxy.oracle.config import ListenAddress, OracleConfig, TlsConfig, parse_address
 from agentproxy.oracle.daemon import Oracle, load_policy
 from agentproxy.oracle.policy import Policy
 from agentproxy.protocol.errors import ConfigError, RemoteProtocolError
@@ -70,6 +70,26 @@ async def test_a_new_certificate_is_shown_after_a_reload_and_a_broken_one_never(
     shown.append(await certificate_of(running))
     assert shown[0] == shown[1]
     assert shown[2] == ssl.PEM_cert_to_DER_cert(leaf.cert_chain_pems[0].bytes().decode())
+
+
+async def test_whoever_writes_certificates_during_a_reload_does_not_spoil_the_doors(
+    running: Running, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tls = running.world.config.tls
+    leaf = AUTHORITY.issue_cert("127.0.0.1")
+    leaf.cert_chain_pems[0].write_to_path(str(tls.certificate))
+    leaf.private_key_pem.write_to_path(str(tls.key))
+    load_context = daemon._context
+
+    def and_more_is_written(tls: TlsConfig) -> ssl.SSLContext:
+        made = load_context(tls)
+        tls.key.write_text("half")
+        return made
+
+    monkeypatch.setattr(daemon, "_context", and_more_is_written)
+    await running.oracle.reload()
+    await running.oracle.reload()
+    assert await certificate_of(running) == ssl.PEM_cert_to_DER_cert(leaf.cert_chain_pems[0].bytes().decode())
 
 
 async def test_of_reloads_in_quick_succession_the_newest_policy_wins(

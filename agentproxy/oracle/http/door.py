@@ -89,6 +89,10 @@ class HttpDoor:
         for scope in self._shaking_hands:
             scope.deadline = min(scope.deadline, trio.current_time() + LAST_REQUEST_SECONDS)
 
+    def show(self, context: ssl.SSLContext) -> None:
+        """Shake hands by this context from now on."""
+        self._context = context
+
     def drain(self) -> None:
         """Accept nobody any more, and finish what is under way."""
         self._listening.cancel()

@@ -51,11 +51,10 @@ class HttpServer:
         self._config = config
         self._tls = tls
         self._address_file = address_file
-        self._context = _context(tls)
         proxy_uid = None if config.proxy is None else uid_of(config.proxy.user)
         self._door = HttpDoor(
             Guard(build_app(Api(reception, health)), reception.service.tally),
-            self._context,
+            _context(tls),
             config.max_connections,
             proxy_uid,
             reception.complaints,
@@ -105,5 +104,9 @@ class HttpServer:
         self._door.drain()
 
     def reload(self) -> None:
-        """Show the TLS certificate as it is now to connections from now on; `Oracle` has checked it."""
-        self._context.load_cert_chain(self._tls.certificate, secret_path(self._tls.key))
+        """Show the TLS certificate as it is now to connections from now on.
+
+        Raises:
+            ConfigError: it is missing or wrong, and the old one stays.
+        """
+        self._door.show(_context(self._tls))

@@ -3,6 +3,7 @@
 import contextlib
 import json
 import logging
+import ssl
 
 import h11
 import pytest
@@ -10,6 +11,8 @@ import trio
 from hypothesis import given
 from hypothesis import strategies as st
 
+from agentproxy.oracle import daemon
+from agentproxy.oracle.config import TlsConfig
 from agentproxy.oracle.http import connection as connection_module
 from agentproxy.oracle.http import guard
 from agentproxy.oracle.http.guard import MAX_NAMES
@@ -20,10 +23,38 @@ from tests.oracle.garbage import tls_streams, without_collections
 from tests.oracle.http.client import HttpClient
 from tests.oracle.http.conftest import Api, bearer
 from tests.oracle.http.test_signing import RPM
-from tests.oracle.world import SECONDS, until
+from tests.oracle.signerserver import AUTHORITY
+from tests.oracle.world import SECONDS, SERVER, connected, context, until
 
 GIGABYTE = 1 << 30
 JSON = ("Content-Type", "application/json")
+
+
+async def test_a_certificate_that_is_half_written_leaves_every_door_its_old_one(
+    api: Api, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    leaf = AUTHORITY.issue_cert("127.0.0.1")
+    leaf.private_key_pem.write_to_path(str(api.world.config.tls.key))
+    leaf.cert_chain_pems[0].write_to_path(str(api.world.config.tls.certificate))
+    load_context = daemon._context
+
+    def and_half_is_written(tls: TlsConfig) -> ssl.SSLContext:
+        made = load_context(tls)
+        tls.certificate.write_text("half")
+        return made
+
+    monkeypatch.setattr(daemon, "_context", and_half_is_written)
+    await api.oracle.reload()
+    assert "certificate not reloaded, the old one stays" in caplog.text
+    old = ssl.PEM_cert_to_DER_cert(SERVER.cert_chain_pems[0].bytes().decode())
+    for address in (api.oracle.address, api.address):
+        async with connected(address, context(api.a.certificate)) as client:
+            transport = client.stream._stream
+            assert isinstance(transport, trio.SSLStream)
+            with trio.fail_after(SECONDS):
+                await transport.do_handshake()
+            assert transport.getpeercert(binary_form=True) == old
+    await still_serves(api)
 
 
 @pytest.mark.parametrize("length", [("Content-Length", str(GIGABYTE)), ("Transfer-Encoding", "chunked")])
