@@ -50,6 +50,7 @@ class Doors:
         self._runners = Shares(most)
         self._streams: set[RelayStream] = set()
         self._listening = trio.CancelScope()
+        self._draining = False
 
     async def serve(self, ways: Sequence[Way]) -> None:
         """Serve until `drain` was called and the last relay has left."""
@@ -136,6 +137,8 @@ class Doors:
 
     async def _serve(self, relay: RelayStream) -> None:
         self._streams.add(relay)
+        if self._draining:
+            relay.drain()  # it was let in before, and has shaken hands since
         try:
             await relay.serve()
         finally:
@@ -162,6 +165,7 @@ class Doors:
 
     def drain(self) -> None:
         """Accept nobody any more, and let everybody finish."""
+        self._draining = True
         self._listening.cancel()
         for relay in list(self._streams):
             relay.drain()

@@ -520,6 +520,14 @@ async def test_draining_finishes_what_is_in_flight(running: Running) -> None:
         assert await ended(client) == []
 
 
+async def test_who_shakes_hands_while_the_oracle_drains_is_sent_elsewhere_too(running: Running) -> None:
+    async with running.connect(running.a) as client:  # it shakes hands at its first word
+        await until(lambda: running.oracle._doors._connections == 1)
+        running.oracle.stop()
+        client.send(Hello(PROTOCOL_VERSION, running.a.token, "test"))
+        assert Drain() in await ended(client)
+
+
 async def test_the_registry_out_of_reach_closes_the_doors(
     running: Running, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
