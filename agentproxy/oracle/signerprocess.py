@@ -57,10 +57,14 @@ class SignerProcess:
     async def run(self) -> None:
         """Keep `python -m agentproxy.signer --config` running until cancelled."""
         while True:
-            code = await self._run_once()
-            if code == EXIT_CONFIGURATION:
-                self._refused()
-            logger.error("signer ended, status=%d next_start_s=%.1f", code, self._delay)
+            try:
+                code = await self._run_once()
+            except OSError as error:  # this host has no process, memory or file left; it may have some soon
+                logger.error("signer not started, reason=%s next_start_s=%.1f", error.strerror, self._delay)  # noqa: TRY400  no bug
+            else:
+                if code == EXIT_CONFIGURATION:
+                    self._refused()
+                logger.error("signer ended, status=%d next_start_s=%.1f", code, self._delay)
             await trio.sleep(self._delay)
             self._delay = min(self._delay * 2, LAST_RETRY_SECONDS)
 
