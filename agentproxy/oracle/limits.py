@@ -15,7 +15,9 @@ from agentproxy.protocol.errors import LimitedError
 __all__ = ["Bucket", "Limits"]
 
 _BURST_SECONDS = 2  # without a burst of its own, a bucket holds what its rate gives in this time
-_MOST_BUCKETS = 10_000  # far more than tokens exist; beyond it, full buckets are forgotten
+# Far more than tokens exist. Beyond it those that were untouched longest are forgotten, full or not: nobody has his own
+# forgotten, since nine thousand others would have to be touched after it, and names are the registry's.
+_MOST_BUCKETS = 10_000
 
 
 @dataclass(slots=True)

@@ -108,9 +108,9 @@ class Refusals:
                 self._signer.record(
                     Record(
                         self._signer.next_id(),
-                        operation="sign",
+                        operation="sign",  # what most of them are: seals and questions for a key are counted with them
                         outcome=Outcome.REFUSED,
-                        reason="summary of a minute: further refusals of this runner",
+                        reason="summary of a minute: further refusals of this runner, whatever it asked for",
                         asserted=minute.caller.asserted(),
                         details={"count": str(minute.left_out)},
                         durable=False,
