@@ -97,10 +97,14 @@ def apply(connection: sa.Connection, change: Change, when: datetime) -> None:
             _issue_token(connection, change, when)
         case Enrolled() | Renewed():
             _confirm(connection, change, when)
+        # With either end the sets that were given out for it and never used: a thief may have asked for one in advance.
         case TokenRevoked():
-            _revoke_tokens(connection, _TOKENS.id == change.token, when)
+            _revoke_tokens(connection, (_TOKENS.id == change.token) | _unused(_TOKENS.replaces == change.token), when)
         case CertificateRevoked():
-            _revoke_public_key(connection, change.public_key_sha256.hex(), when)
+            key = change.public_key_sha256.hex()
+            of_key = sa.select(_CERTIFICATES.token).where(_CERTIFICATES.public_key_sha256 == key)
+            _revoke_tokens(connection, _unused(_TOKENS.replaces.in_(of_key)), when)
+            _revoke_public_key(connection, key, when)
 
 
 def _has_runner(connection: sa.Connection, name: str) -> bool:
@@ -174,7 +178,7 @@ def _confirm(connection: sa.Connection, change: Enrolled | Renewed, when: dateti
     of_token = _TOKENS.id == change.token
     connection.execute(sa.update(schema.tokens).where(of_token).values(confirmed=format_time(when)))
     # Sets of credentials that were sent for the same one and never used: a crash lost them, or a thief has them.
-    siblings = (_TOKENS.replaces == change.replaces) & (_TOKENS.id != change.token) & _TOKENS.confirmed.is_(None)
+    siblings = _unused(_TOKENS.replaces == change.replaces) & (_TOKENS.id != change.token)
     lost = connection.execute(sa.select(_TOKENS.id).where(siblings)).scalars().all()
     _revoke_tokens(connection, siblings, when)
     gone = [*lost, change.replaces] if isinstance(change, Enrolled) else lost
@@ -186,6 +190,10 @@ def _confirm(connection: sa.Connection, change: Enrolled | Renewed, when: dateti
     else:
         _end_tokens(connection, _TOKENS.id == change.replaces, change.ends)
         _end_certificates(connection, _CERTIFICATES.token == change.replaces, change.ends)
+
+
+def _unused(which: sa.ColumnElement[bool]) -> sa.ColumnElement[bool]:
+    return which & _TOKENS.confirmed.is_(None)
 
 
 def _revoke_tokens(connection: sa.Connection, which: sa.ColumnElement[bool], when: datetime) -> None:

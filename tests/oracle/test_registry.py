@@ -242,6 +242,21 @@ def test_the_first_use_of_what_was_revoked_is_not_recorded(registry: Registry, j
     assert len(journal.records) == 5
 
 
+@pytest.mark.parametrize("ended", [TokenRevoked(token_id(sha256(1))), CertificateRevoked(sha256(201))])
+def test_a_set_that_was_never_used_ends_with_the_one_that_it_was_given_out_for(
+    registry: Registry, journal: FakeJournal, ended: Change
+) -> None:
+    seen = make(registry, journal, *EVERY_CHANGE[:1], *EVERY_CHANGE[6:9], ended)
+    assert all(seen.tokens[sha256(number)].revoked is not None for number in (2, 3))
+    with pytest.raises(RefusedError, match="was revoked"):
+        registry.change(journal, Enrolled("a", token_id(sha256(3)), token_id(sha256(1))))
+
+
+def test_a_set_in_use_stays_when_the_one_before_it_is_revoked(registry: Registry, journal: FakeJournal) -> None:
+    seen = make(registry, journal, *EVERY_CHANGE[:1], *EVERY_CHANGE[6:12], TokenRevoked(token_id(sha256(3))))
+    assert seen.tokens[sha256(4)].revoked is None
+
+
 def test_a_log_that_ends_before_what_the_registry_knows_is_not_believed(
     registry: Registry, journal: FakeJournal
 ) -> None:
