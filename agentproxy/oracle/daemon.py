@@ -36,6 +36,7 @@ from agentproxy.runtime import logs, systemd
 from agentproxy.runtime.config import load
 from agentproxy.runtime.files import write_atomically
 from agentproxy.runtime.lockfile import held
+from agentproxy.runtime.reloads import Reloads
 from agentproxy.runtime.secretfiles import read_secret, secret_path
 from agentproxy.runtime.serve import keep_what_is_loaded, room_for, serve_until_stopped
 from agentproxy.runtime.tls import server_context
@@ -127,8 +128,7 @@ class Oracle:
         self._signer: SignerProcess | None = None  # when we start it ourselves
         self._start_known = trio.Event()  # the signer has told its keys, or that it cannot start
         self._failure: ConfigError | None = None
-        self._reloading = trio.Lock()
-        self._reloads_asked = self._reloads_begun = 0
+        self._reloads = Reloads(self._reload)
 
     async def run(self) -> None:
         """Serve until told to stop; `listening` is set when `address` is bound.
@@ -241,17 +241,8 @@ class Oracle:
         self._side_doors.drain()
 
     async def reload(self) -> None:
-        """Take policy and TLS certificate as they are now, each whole or not at all; open connections follow.
-
-        A signer that we started takes its keys file, too. One goes on at a time, and those who ask meanwhile share one
-        further: what was read last is what stood there last.
-        """
-        self._reloads_asked += 1
-        mine = self._reloads_asked
-        async with self._reloading:
-            if self._reloads_begun < mine:
-                self._reloads_begun = self._reloads_asked
-                await self._reload()
+        """Take policy, TLS certificate and the keys file of a signer that we started, each whole or not at all."""
+        await self._reloads.reload()
 
     async def _reload(self) -> None:
         if self._signer is not None:

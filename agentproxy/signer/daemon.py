@@ -13,6 +13,7 @@ from agentproxy import __version__
 from agentproxy.protocol.errors import ConfigError
 from agentproxy.protocol.signer_requests import Outcome
 from agentproxy.runtime import systemd
+from agentproxy.runtime.reloads import Reloads
 from agentproxy.runtime.secretfiles import read_secret
 from agentproxy.runtime.serve import keep_what_is_loaded, serve_until_stopped
 from agentproxy.runtime.unixsocket import bind, check_inherited
@@ -74,13 +75,14 @@ async def _serve(
     try:
         requests = Requests(config.node, keyring, authority, pipeline, config.audit.directory)
         server = Server(requests, peers)
-        async with trio.open_nursery() as reloads, trio.open_nursery() as checkpoints:
+        reloads = Reloads(functools.partial(_reload, config, requests))
+        async with trio.open_nursery() as reloading, trio.open_nursery() as checkpoints:
             checkpoints.start_soon(_keep_checkpoints, pipeline)
             await serve_until_stopped(
                 functools.partial(_announced, server, listener, requests),
                 drain=server.drain,
                 drain_seconds=DRAIN_SECONDS,
-                reload=functools.partial(reloads.start_soon, _Reloads(config, requests).reload),
+                reload=functools.partial(reloading.start_soon, reloads.reload),
             )
             checkpoints.cancel_scope.cancel()
     finally:
@@ -116,37 +118,16 @@ def _listener(config: SignerConfig) -> trio.SocketListener:
     return passed[0]
 
 
-class _Reloads:
-    """Takes the keys file anew, whole or not at all.
-
-    One reload goes on at a time, and those that are asked for meanwhile share one further. Side by side, one that has
-    read the file before a key was taken out of it could end last, and the key would be served on.
-    """
-
-    def __init__(self, config: SignerConfig, requests: Requests) -> None:
-        self._config = config
-        self._requests = requests
-        self._reloading = trio.Lock()
-        self._asked = self._begun = 0
-
-    async def reload(self) -> None:
-        """Return when the keys file was read after this call began, or was found wanting."""
-        self._asked += 1
-        mine = self._asked
-        async with self._reloading:
-            if self._begun < mine:
-                self._begun = self._asked
-                await self._reload()
-
-    async def _reload(self) -> None:
-        try:
-            keyring = await trio.to_thread.run_sync(open_keyring, self._config, datetime.now(UTC))
-        except ConfigError as error:
-            logger.error("keys not reloaded, the old ones stay: %s", error)  # noqa: TRY400  an operator's mistake, no bug
-            return
-        self._requests.keyring = keyring
-        self._requests.note(_keys_entry("keys_reloaded", keyring))
-        logger.info("keys reloaded, number=%d", len(keyring.facts))
+async def _reload(config: SignerConfig, requests: Requests) -> None:
+    """Take the keys file anew, whole or not at all."""
+    try:
+        keyring = await trio.to_thread.run_sync(open_keyring, config, datetime.now(UTC))
+    except ConfigError as error:
+        logger.error("keys not reloaded, the old ones stay: %s", error)  # noqa: TRY400  an operator's mistake, no bug
+        return
+    requests.keyring = keyring
+    requests.note(_keys_entry("keys_reloaded", keyring))
+    logger.info("keys reloaded, number=%d", len(keyring.facts))
 
 
 def _started_entry(keyring: Keyring, key: LogKey) -> Entry:
