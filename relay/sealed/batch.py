@@ -109,7 +109,7 @@ class Batch:
         """Write a signature beside each file, or into `output`."""
 
         async def sign(file: Path) -> Result:
-            return await self._sign_detached(file, output or _beside(file, armor=self._way.armor))
+            return await self._sign_detached(file, output or _beside(file, armor=self._way.armor), _read_document)
 
         await self._each(iter(files), sign)
 
@@ -117,7 +117,7 @@ class Batch:
         """Write a signature beside each directory's repodata/repomd.xml."""
 
         async def sign(file: Path) -> Result:
-            return await self._sign_detached(file, _beside(file, armor=self._way.armor), is_metadata=True)
+            return await self._sign_detached(file, _beside(file, armor=self._way.armor), _read_metadata)
 
         await self._each((directory / "repodata" / "repomd.xml" for directory in directories), sign)
 
@@ -183,8 +183,7 @@ class Batch:
     def _is_done_with(self, identity: tuple[int, int]) -> None:
         self._at_work.pop(identity).set()
 
-    async def _sign_detached(self, file: Path, output: Path, *, is_metadata: bool = False) -> Result:
-        read = _read_metadata if is_metadata else _read_document
+    async def _sign_detached(self, file: Path, output: Path, read: "_Read") -> Result:
         with contextlib.ExitStack() as stack:
             original, state = await self._in_thread(lambda: read(stack, file, self._way.algorithm))
             sealed = await self._seal(state, file)
@@ -213,6 +212,7 @@ class Batch:
 
 
 _Sign = Callable[[Path], Awaitable[Result]]
+_Read = Callable[[contextlib.ExitStack, Path, HashAlgorithm], tuple[Original, HashState]]
 
 
 def _beside(file: Path, *, armor: bool) -> Path:
