@@ -47,7 +47,10 @@ _MOST_STUCK = 64
 _FRESH_SECONDS = 1.0
 _MOST_KEPT = 256
 _MOST_WORDS = 50_000  # on the command lines of what is kept: a hundred bytes each, and whoever asks chooses them
-_MOST_COMMANDS_TEXT = 4096  # characters of all command lines
+_WHOLE_COMMANDS = 4  # gpg, rpmsign, the script that runs it, the job's shell
+# Characters of those above: a CI's runner is started with whole scripts and environments, which say little of the
+# signature, and which the message and the record of each signature would carry.
+_MOST_OF_OTHERS = 256
 
 
 class Observer:
@@ -265,13 +268,10 @@ def _lineage(pid: int) -> Iterator[Process]:
 
 
 def _command_lines(lineage: list[Process]) -> Iterator[str]:
-    left = _MOST_COMMANDS_TEXT
-    for process in lineage:
-        text = process.claim[:left]
-        if not text:
+    for number, process in enumerate(lineage):
+        if not process.claim:
             return
-        left -= len(text)
-        yield text
+        yield process.claim if number < _WHOLE_COMMANDS else process.claim[:_MOST_OF_OTHERS]
 
 
 class _Processes:

@@ -101,6 +101,15 @@ async def test_the_command_line_of_a_mass_rebuild_shows_by_its_beginning() -> No
     assert first.startswith("rpmsign - build/package-0.rpm build/package-1.rpm ")
 
 
+async def test_of_those_who_are_far_from_gpg_the_beginning_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    lines = {pid: ("sh", "-c", f"{pid} " * 1000) for pid in range(1001, 1009)}
+    monkeypatch.setattr(procfs, "process", lambda pid: Process(pid, lines[pid], pid - 1 if pid - 1 in lines else 1))
+    monkeypatch.setattr(caller, "_processes", caller._Processes())
+    commands = (await claims_of(Peer(1008, os.getuid(), os.getgid(), ()))).commands
+    whole = [" ".join(lines[pid]) for pid in sorted(lines, reverse=True)]
+    assert list(commands) == [line[:1024] for line in whole[:4]] + [line[:256] for line in whole[4:]]
+
+
 async def test_control_characters_cannot_forge_a_line() -> None:
     with process_like("gpg", "a\nb\x1b[31m\u202ec") as peer:
         assert (await claims_of(peer)).commands[0].endswith("a?b?[31m?c")
