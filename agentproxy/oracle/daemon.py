@@ -20,8 +20,7 @@ from agentproxy.oracle.fallbackrecords import FallbackRecords
 from agentproxy.oracle.issuing import Issuer
 from agentproxy.oracle.keptheads import KeptHeads
 from agentproxy.oracle.ledger import Ledger
-from agentproxy.oracle.policy import Policy
-from agentproxy.oracle.policycheck import Problem, check
+from agentproxy.oracle.policyfile import Remarks, load_policy, require_sound
 from agentproxy.oracle.ports import bound_address, open_ports
 from agentproxy.oracle.reception import Reception
 from agentproxy.oracle.registry import Registry, RegistryError
@@ -41,7 +40,7 @@ from agentproxy.runtime.secretfiles import read_secret, secret_path
 from agentproxy.runtime.serve import keep_what_is_loaded, room_for, serve_until_stopped
 from agentproxy.runtime.tls import server_context
 
-__all__ = ["Oracle", "load_policy", "run"]
+__all__ = ["Oracle", "run"]
 
 logger = logging.getLogger(__name__)
 
@@ -65,25 +64,6 @@ def run(config_path: Path, log_level: str = "INFO") -> None:
     oracle = Oracle(config)
     keep_what_is_loaded()
     trio.run(oracle.run)
-
-
-def load_policy(path: Path) -> Policy:
-    """Read and check a policy, as far as it can be checked without the signer's keys.
-
-    Raises:
-        ConfigError: with every problem and its path.
-    """
-    policy = load(path, Policy)
-    _raise(path, check(policy))
-    return policy
-
-
-def _raise(path: Path, problems: tuple[Problem, ...]) -> None:
-    errors = [problem for problem in problems if not problem.warning]
-    if errors:
-        raise ConfigError("\n".join(f"{path}: {problem}" for problem in errors))
-    for problem in problems:
-        logger.warning("policy: %s", problem)
 
 
 def _context(tls: TlsConfig) -> ssl.SSLContext:
@@ -110,6 +90,7 @@ class Oracle:
         self._service = SigningService(
             load_policy(config.policy), self._link, time.monotonic, lambda: self._view.is_fresh
         )
+        self._remarks = Remarks(self._service)
         self._reception = Reception(
             config.node,
             self._service,
@@ -148,7 +129,7 @@ class Oracle:
                 self._serve,
                 drain=self.stop,
                 drain_seconds=DRAIN_SECONDS,
-                reload=lambda: nursery.start_soon(self.reload),
+                reload=lambda: nursery.start_soon(self._reload_and_remark),
             )
             nursery.cancel_scope.cancel()
         if self._failure is not None:
@@ -191,7 +172,8 @@ class Oracle:
         if self._failure is not None:
             return
         try:
-            _raise(self._config.policy, check(self._service.policy, self._service.keys.values()))
+            require_sound(self._config.policy, self._service.policy, self._service.keys.values())
+            self._remarks.make()
             ports = await open_ports(self._config.listen)
             ways = [Way(ports.relay, self._doors.shake_hands)]
             ways += [] if self._attachments is None else [self._attachments.way()]
@@ -244,6 +226,10 @@ class Oracle:
         """Take policy, TLS certificate and the keys file of a signer that we started, each whole or not at all."""
         await self._reloads.reload()
 
+    async def _reload_and_remark(self) -> None:
+        await self.reload()
+        await self._remarks.make_later()
+
     async def _reload(self) -> None:
         if self._signer is not None:
             self._signer.reload()
@@ -251,7 +237,7 @@ class Oracle:
         path = self._config.policy
         try:
             policy = await trio.to_thread.run_sync(load_policy, path)
-            _raise(path, check(policy, self._service.keys.values()))
+            require_sound(path, policy, self._service.keys.values())
         except ConfigError as error:
             logger.error("policy not reloaded, the old one stays, reason=%s", error)  # noqa: TRY400  the operator's mistake
             return
@@ -280,9 +266,8 @@ class Oracle:
         if self._signer is not None:
             self._signer.note_well()
         logger.info("keys of the signer, names=%s", ",".join(key.name for key in keys.keys))
-        for problem in check(self._service.policy, keys.keys) if self.listening.is_set() else ():
-            # Nothing is signed wrongly meanwhile: each request is judged by the key that it asks for.
-            logger.log(logging.WARNING if problem.warning else logging.ERROR, "policy: %s", problem)
+        if self.listening.is_set():
+            self._remarks.make()
         self._service.drop_denied()
         self._follow()
 

@@ -5,7 +5,7 @@ import pytest
 from cryptography import x509
 
 from agentproxy.admin.layout import load_oracle, load_signer
-from agentproxy.oracle.daemon import load_policy
+from agentproxy.oracle.policyfile import load_policy
 from agentproxy.oracle.registry import Registry
 from agentproxy.runtime.tls import server_context
 from agentproxy.signer.authority import Authority

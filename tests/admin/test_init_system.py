@@ -8,7 +8,7 @@ import pytest
 
 from agentproxy.admin.layout import SystemLayout, load_oracle, load_signer
 from agentproxy.admin.statedirectory import Wanted, create_system
-from agentproxy.oracle.daemon import load_policy
+from agentproxy.oracle.policyfile import load_policy
 from agentproxy.protocol.errors import ConfigError
 from agentproxy.runtime.tls import server_context
 from agentproxy.signer.authority import Authority

@@ -115,6 +115,7 @@ def test_a_protected_key_is_taken_without_a_restart_and_opened_after_one(system:
     until(lambda: "locked" in gpg_shows(system, exports), system)
     done = signs(system, "locked")
     assert done.returncode == 0, done.stderr
+    assert "the signer serves no such key" not in log_of(system)
     passphrase.unlink()
     assert system.dev("stop").status == 0
     assert system.dev("start").status == 0

@@ -14,8 +14,9 @@ import trio
 
 from agentproxy.oracle import daemon, expiries
 from agentproxy.oracle.config import ListenAddress, OracleConfig, TlsConfig, parse_address
-from agentproxy.oracle.daemon import Oracle, load_policy
+from agentproxy.oracle.daemon import Oracle
 from agentproxy.oracle.policy import Policy
+from agentproxy.oracle.policyfile import load_policy
 from agentproxy.protocol.errors import ConfigError, RemoteProtocolError
 from agentproxy.protocol.oracle_messages import Drain, KeysChanged, Rejected, Signed, Welcome
 from agentproxy.runtime.config import load

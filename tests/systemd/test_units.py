@@ -12,7 +12,7 @@ import pytest
 
 from agentproxy.admin.layout import SystemLayout, load_oracle, load_signer
 from agentproxy.admin.statedirectory import Wanted, write_configuration
-from agentproxy.oracle.daemon import load_policy
+from agentproxy.oracle.policyfile import load_policy
 from agentproxy.signer.keysfile import load as load_keys
 from relay.config import DEFAULT_CONFIG, load_config
 from relay.enrolment import places_for
