@@ -13,7 +13,7 @@ from agentproxy.protocol.keys import Curve, DsaPublicKey, EccPublicKey, PublicKe
 from agentproxy.protocol.signatures import unsigned
 from agentproxy.signer.keytext import Node
 from agentproxy.signer.protection import unlocked
-from agentproxy.signer.strength import check_strength
+from agentproxy.signer.strength import OTHER_KEY_HINT, check_strength
 
 __all__ = ["ECDSA_CURVES", "PrivateKey", "SecretKey", "build"]
 
@@ -130,7 +130,7 @@ def _build_ecc(parameters: dict[str, bytes]) -> SecretKey:
         curve = Curve(parameters.get("curve", b"").decode("ascii"))
     except ValueError:
         served = ", ".join(curve.value for curve in Curve)
-        raise KeyUnavailableError(f"the key's curve is not served: expected one of {served}") from None
+        raise KeyUnavailableError(f"the key's curve is not served: expected one of {served}", OTHER_KEY_HINT) from None
     q, secret = parameters.get("q", b""), parameters.get("d", b"")
     if curve.is_edwards:
         return _build_edwards(curve, q, secret)

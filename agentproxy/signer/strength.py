@@ -7,8 +7,9 @@ from agentproxy.protocol.digests import HashAlgorithm
 from agentproxy.protocol.errors import KeyUnavailableError
 from agentproxy.protocol.keys import Curve, DsaPublicKey, PublicKey, RsaPublicKey
 
-__all__ = ["check_strength", "default_algorithms", "smallest_digest"]
+__all__ = ["OTHER_KEY_HINT", "check_strength", "default_algorithms", "smallest_digest"]
 
+OTHER_KEY_HINT = "add a signing subkey that is served: gpg --quick-add-key FINGERPRINT rsa4096 sign"
 _RSA_BITS = (2048, 4096)
 _DSA_BITS = (2048, 3072)
 # P-521 takes the longest digest that there is.
@@ -20,7 +21,8 @@ def check_strength(key: PublicKey) -> None:
     if isinstance(key, RsaPublicKey | DsaPublicKey):
         least, most = _RSA_BITS if isinstance(key, RsaPublicKey) else _DSA_BITS
         if not least <= key.bits <= most:
-            raise KeyUnavailableError(f"{key.algorithm.upper()} key of {key.bits} bits: expected {least} to {most}")
+            reason = f"{key.algorithm.upper()} key of {key.bits} bits: expected {least} to {most}"
+            raise KeyUnavailableError(reason, OTHER_KEY_HINT)
 
 
 def smallest_digest(key: PublicKey) -> int:

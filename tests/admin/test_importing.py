@@ -169,15 +169,17 @@ def test_a_key_ends_at_the_latest_with_its_primary(empty_home: GnupgHome, tmp_pa
 def test_a_short_rsa_key_is_refused(empty_home: GnupgHome, tmp_path: Path) -> None:
     empty_home.make("short", "rsa1024")
     exported = empty_home.gpg("--export-secret-keys")
-    with pytest.raises(ConfigError, match="1024 bits: expected 2048"):
+    with pytest.raises(ConfigError, match="1024 bits: expected 2048") as refused:
         import_key(tmp_path / "gnupg", KeyImport("modern", exported, accept_certification=True))
+    assert "quick-add-key" in refused.value.hint
 
 
 def test_a_curve_that_is_not_served_is_refused(empty_home: GnupgHome, tmp_path: Path) -> None:
     empty_home.make("other", "brainpoolP256r1")
     exported = empty_home.gpg("--export-secret-keys")
-    with pytest.raises(ConfigError, match="curve is not served"):
+    with pytest.raises(ConfigError, match="curve is not served") as refused:
         import_key(tmp_path / "gnupg", KeyImport("modern", exported, accept_certification=True))
+    assert "quick-add-key" in refused.value.hint
 
 
 def test_an_export_of_stubs_or_public_keys_is_refused(empty_home: GnupgHome, tmp_path: Path) -> None:
