@@ -12,7 +12,7 @@ from agentproxy.signer.record import AuditRecord
 
 __all__ = ["CHANNEL", "is_of_journal", "journal_notes"]
 
-# In every such record's line, and in no text of another: within a text, quotes are escaped.
+# In every such record's line, and mostly in no other: a job's fields among the claims can be named so, too.
 CHANNEL = b',"channel":"fallback",'
 
 
@@ -28,7 +28,7 @@ class _Journal:
 
 
 def is_of_journal(line: bytes) -> bool:
-    """Whether a record is a relay's report."""
+    """Whether a record may be a relay's report; its parsed form tells."""
     return CHANNEL in line
 
 
@@ -47,6 +47,8 @@ def journal_notes(lines: Iterable[bytes], *, from_the_first: bool) -> tuple[str,
 
 def _take(journals: dict[str, dict[str, _Journal]], line: bytes) -> None:
     entry = AuditRecord.parse(line).entry
+    if entry.asserted.channel != "fallback":
+        return
     details = entry.details
     journal = journals.setdefault(entry.asserted.runner or "-", {}).setdefault(details.get("journal", "-"), _Journal())
     if _SEQUENCE.fullmatch(details.get("sequence", "")) is None:

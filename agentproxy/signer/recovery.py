@@ -22,6 +22,7 @@ from agentproxy.signer.checkpoint import checkpoints_path
 from agentproxy.signer.checkpointcheck import newest_head
 from agentproxy.signer.record import AuditRecord, hash_of_line
 from agentproxy.signer.segment import (
+    TORN_NAME,
     ChainEnd,
     DamagedError,
     Segment,
@@ -48,6 +49,12 @@ _HINTS = {
     errno.EROFS: "its disk is mounted read-only: dmesg may say why",
     errno.EIO: "its disk fails: dmesg says more",
 }
+# Anchored at both ends of what stands before it, as a runner's claims can name a file, too.
+_RECOVERED = re.compile(
+    rb'^\{"sequence":[0-9]+,"time":"[^"]*","node":"[^"]*","request":null,"operation":"recovered",[^{}\n]*'
+    rb'"asserted":\{[^{}\n]*\},"details":\{"file":"(%s)"' % TORN_NAME.pattern.encode("ascii"),
+    re.MULTILINE,
+)
 _VERIFY_HINT = "blind-oracle audit verify shows the first damaged record; keep the directory as evidence"
 
 
@@ -214,16 +221,20 @@ def _save_torn(segment: Segment, data: mmap.mmap | bytes, torn: bytes) -> None:
         raise ConfigError(message, _VERIFY_HINT)
     saved = segment.torn
     if not saved or saved[-1].read_bytes() != torn:
-        path = segment.path.with_name(f"{segment.path.name}.torn-{_next_number(segment, saved, data)}")
+        path = segment.path.with_name(f"{segment.path.name}.torn-{_next_number(saved, data)}")
         # Whole or not at all: on a full disk each start would leave a part, and each part a false record later.
         write_atomically(path, torn, _MODE)
 
 
-def _next_number(segment: Segment, saved: list[Path], data: mmap.mmap | bytes) -> int:
+def _next_number(saved: list[Path], data: mmap.mmap | bytes) -> int:
     """One above the highest there is or was: an auditor may have taken a saved tail away, and its record stays."""
-    named = re.findall(rb'"file":"%s([0-9]{1,18})"' % re.escape(b"%s.torn-" % segment.path.name.encode()), data)
-    numbers = [int(path.name.rpartition("-")[2]) for path in saved]
-    return max([*numbers, *map(int, named)], default=0) + 1
+    names = [*(path.name for path in saved), *_recovered_in(data)]
+    return max((int(name.rpartition("-")[2]) for name in names), default=0) + 1
+
+
+def _recovered_in(data: mmap.mmap | bytes) -> set[str]:
+    """The names of saved tails that a segment's `recovered` records tell of."""
+    return {name.decode("ascii") for name in _RECOVERED.findall(data)}
 
 
 def orphaned_tails(segment: Segment) -> list[dict[str, str]]:
@@ -232,7 +243,8 @@ def orphaned_tails(segment: Segment) -> list[dict[str, str]]:
     if not saved:
         return []
     with mapped_file(segment.path) as data:
-        missing = [path for path in saved if data.find(b'"file":"%s"' % path.name.encode()) < 0]
+        told = _recovered_in(data)
+    missing = [path for path in saved if path.name not in told]
     tails = []
     for path in missing:
         torn = path.read_bytes()

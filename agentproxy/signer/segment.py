@@ -20,6 +20,7 @@ from agentproxy.protocol.errors import BlindOracleError
 from agentproxy.signer.record import FIRST_PREV, hash_of_line
 
 __all__ = [
+    "TORN_NAME",
     "ZEROS_AHEAD",
     "ChainEnd",
     "DamagedError",
@@ -36,6 +37,8 @@ __all__ = [
 ]
 
 ZEROS_AHEAD = 1 << 17  # bytes at most, behind the last segment's lines: a hundred records share the cost of a step
+
+TORN_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]*\.jsonl\.torn-[0-9]{1,20}")  # of the files beside segments
 
 _NAME = re.compile(r"([A-Za-z0-9][A-Za-z0-9._+-]{0,63})-([0-9]{12,18})\.jsonl")
 _LINE_START = re.compile(rb'\{"sequence":([1-9][0-9]{0,17}),"time":"')

@@ -24,6 +24,7 @@ from agentproxy.signer.journalcheck import is_of_journal, journal_notes
 from agentproxy.signer.logkey import LogPublicKey
 from agentproxy.signer.record import AuditRecord, hash_of_line
 from agentproxy.signer.segment import (
+    TORN_NAME,
     ChainEnd,
     DamagedError,
     Segment,
@@ -265,7 +266,10 @@ def _check_tails(segments: list[Segment], recovered: list[bytes]) -> Damage | No
     for line in recovered:
         record = AuditRecord.parse(line)
         name, sha256 = record.entry.details.get("file", ""), record.entry.details.get("sha256", "")
-        path = segments[0].path.with_name(Path(name).name)
+        # Claims can hold whatever marks such a line, and a record may name whatever its writer wants to be looked at.
+        if record.entry.operation != "recovered" or TORN_NAME.fullmatch(name) is None:
+            continue
+        path = segments[0].path.with_name(name)
         if path.exists() and _sha256(path) != sha256:
             explanation = "the saved tail is not what the record of its recovery says"
             return Damage(DamageKind.EDITED, str(path), 0, record.sequence, explanation)

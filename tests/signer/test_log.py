@@ -12,8 +12,10 @@ from pathlib import Path
 import pytest
 
 from agentproxy.protocol.errors import ConfigError
+from agentproxy.protocol.fields import Asserted, Claims
+from agentproxy.protocol.signer_requests import Outcome
 from agentproxy.signer.log import AuditLog, LogLimits
-from agentproxy.signer.record import hash_of_line
+from agentproxy.signer.record import Entry, hash_of_line
 from agentproxy.signer.verifylog import DamageKind, verify
 from tests.signer.logs import LIMITS, NODE, lines_in, records_in, refused, signed, write_log
 
@@ -165,6 +167,17 @@ def test_a_saved_tail_that_was_taken_away_stops_no_later_one(tmp_path: Path, tak
     assert (tmp_path / f"{segment.name}.torn-3").read_bytes() == b"three"
     assert [record["operation"] for record in records_in(tmp_path)].count("recovered") == 3
     assert verify(tmp_path).damage is None
+
+
+def test_a_runner_cannot_tell_of_a_saved_tail_in_the_signers_place(tmp_path: Path) -> None:
+    names = [f"{NODE}-000000000001.jsonl.torn-{number}" for number in (10**18 - 1, 10**18, 1)]
+    with AuditLog.open(tmp_path, NODE, LIMITS) as log:
+        log.append([Entry("sign", Outcome.SIGNED, Asserted(claims=Claims(file=name))) for name in names])
+    with (tmp_path / f"{NODE}-000000000001.jsonl").open("ab") as file:
+        file.write(b"torn")
+    write_log(tmp_path, 1)
+    assert [record["operation"] for record in records_in(tmp_path)][3:] == ["recovered", "sign"]
+    assert [path.name for path in tmp_path.glob("*.torn-*")] == names[2:]
 
 
 def test_an_empty_saved_tail_is_no_recovery(tmp_path: Path) -> None:

@@ -8,11 +8,12 @@ from pathlib import Path
 import pytest
 
 from agentproxy.protocol.errors import ConfigError
-from agentproxy.protocol.fields import Head
-from agentproxy.signer.log import LogLimits
-from agentproxy.signer.record import hash_of_line
+from agentproxy.protocol.fields import Asserted, Claims, Head
+from agentproxy.protocol.signer_requests import Outcome
+from agentproxy.signer.log import AuditLog, LogLimits
+from agentproxy.signer.record import Entry, hash_of_line
 from agentproxy.signer.verifylog import DamageKind, verify
-from tests.signer.logs import NODE, write_log
+from tests.signer.logs import LIMITS, NODE, write_log
 
 SMALL = LogLimits(reserve_bytes=0, rotate_bytes=2000)  # three records a segment
 Lines = list[bytes]
@@ -170,6 +171,22 @@ def test_a_changed_tail_is_named(tmp_path: Path) -> None:
     os.mkfifo(torn)
     with pytest.raises(ConfigError, match="torn-1: expected a regular file"):
         verify(tmp_path)
+
+
+@pytest.mark.parametrize("mark", [("operation", "recovered"), ("channel", "fallback")])
+def test_what_a_runner_claims_is_taken_for_no_other_kind_of_record(tmp_path: Path, mark: tuple[str, str]) -> None:
+    claims = Claims(job={"a": "", **dict([mark]), "z": ""})
+    with AuditLog.open(tmp_path, NODE, LIMITS) as log:
+        log.append([Entry("sign", Outcome.SIGNED, Asserted(runner="builder", claims=claims))])
+    report = verify(tmp_path)
+    assert (report.damage, report.notes) == (None, ())
+
+
+@pytest.mark.parametrize("details", [{}, {"file": ".."}, {"file": f"{NODE}-000000000001.jsonl", "sha256": "0" * 64}])
+def test_a_recovery_of_no_saved_tail_is_nothing_to_look_at(tmp_path: Path, details: dict[str, str]) -> None:
+    with AuditLog.open(tmp_path, NODE, LIMITS) as log:
+        log.append([Entry("recovered", Outcome.DONE, details=details)])
+    assert verify(tmp_path).damage is None
 
 
 def test_a_segment_of_another_node_does_not_belong(tmp_path: Path) -> None:
