@@ -8,7 +8,7 @@ from collections.abc import Collection
 
 import trio
 
-from agentproxy.protocol.errors import RemoteProtocolError
+from agentproxy.protocol.errors import LocalProtocolError, RemoteProtocolError
 from agentproxy.protocol.signer_messages import TO_SIGNER
 from agentproxy.runtime.serve import accept_forever
 from agentproxy.runtime.streams import EndOfStream, FramedStream
@@ -122,3 +122,7 @@ class _Connection:
             self._stream.send_soon(payload)
         except RemoteProtocolError as error:
             self._end(error)
+        except LocalProtocolError:
+            # A bug, and this connection's alone: we stand among the answers of others.
+            logger.exception("an answer cannot be sent")
+            self._scope.cancel()

@@ -10,7 +10,13 @@ import pytest
 from agentproxy.protocol.errors import BackendError
 from agentproxy.protocol.fields import Asserted
 from agentproxy.protocol.frames import MAX_PAYLOAD
-from agentproxy.protocol.signer_answers import CREDENTIAL_OPERATIONS, CredentialRecord, CredentialRecords, NotDone
+from agentproxy.protocol.signer_answers import (
+    CREDENTIAL_OPERATIONS,
+    CredentialRecord,
+    CredentialRecords,
+    DigestSigned,
+    NotDone,
+)
 from agentproxy.protocol.signer_messages import FROM_SIGNER
 from agentproxy.protocol.signer_requests import ListCredentialRecords, Outcome, Record
 from agentproxy.signer import credentiallog
@@ -173,3 +179,14 @@ def test_a_signer_tells_it_on_its_socket(home: GnupgHome) -> None:
         later = client.ask(ListCredentialRecords(client.next_id(), 10_000))
         assert isinstance(later, NotDone)
         assert not later.retryable
+
+
+def test_a_record_that_is_too_long_to_be_told_ends_one_connection_and_not_the_signer(home: GnupgHome) -> None:
+    """As a version without a limit for details left it in the log."""
+    with state(home, "ed25519") as directory:
+        write(directory / "audit", [Entry("runner_added", Outcome.DONE, details={"a": "\u00e9" * 20_000})])
+        with signer(directory):
+            with Client(directory) as client:
+                assert client.ask(ListCredentialRecords(client.next_id(), 0)) is None
+            with Client(directory) as client:
+                assert isinstance(client.sign(home.grips["ed25519"]), DigestSigned)
