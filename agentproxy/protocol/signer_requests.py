@@ -11,11 +11,12 @@ from typing import ClassVar, Self
 from agentproxy.protocol.digests import Digest
 from agentproxy.protocol.errors import RemoteProtocolError
 from agentproxy.protocol.fieldpatterns import ASSERTED, DIGEST, KEYGRIP, NUMBER, TEXT, asserted_of, digest_of
-from agentproxy.protocol.fields import Asserted, Head, check_name, check_request_id, check_text
+from agentproxy.protocol.fields import Asserted, Head, check_name, check_request_id, check_text, size_of_texts
 from agentproxy.protocol.fieldtexts import asserted_text, digest_text
 from agentproxy.protocol.keys import Keygrip
 
 __all__ = [
+    "SIGNERS_OWN",
     "CertificateKind",
     "CompareHead",
     "Issue",
@@ -27,6 +28,15 @@ __all__ = [
     "Status",
     "TakeCheckpoint",
 ]
+
+
+# What the signer does or notices itself. Whoever could write that of it could make a recovery out of nothing, after
+# which a log looks damaged that is whole.
+SIGNERS_OWN = frozenset({"signer_started", "signer_stopped", "keys_reloaded", "recovered", "records_left_out", "issue"})
+
+# Bytes of a record's details in our JSON: half a frame, so that a record of credentials fits into the answer that tells
+# of it later. Raw UTF-8 in a request is longer as we write it.
+_MAX_DETAILS = 32_768
 
 
 class Outcome(enum.StrEnum):
@@ -112,6 +122,8 @@ class Record:
         check_text(self.reason, "reason")
         if self.outcome is Outcome.SIGNED:
             raise RemoteProtocolError("only the signer writes that something was signed")
+        if self.operation in SIGNERS_OWN:
+            raise RemoteProtocolError(f"only the signer writes {self.operation}")
         if self.signature_sha256 is not None and len(self.signature_sha256) != 32:
             raise RemoteProtocolError("signature_sha256: expected 32 bytes")
         if len(self.details) > 32:
@@ -119,6 +131,8 @@ class Record:
         for name, value in self.details.items():
             check_name(name, "details")
             check_text(value, "details")
+        if size_of_texts([*self.details, *self.details.values()]) > _MAX_DETAILS:
+            raise RemoteProtocolError(f"details: expected at most {_MAX_DETAILS} bytes in ASCII, with escapes")
 
 
 @dataclass(frozen=True, slots=True)

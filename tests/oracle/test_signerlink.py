@@ -6,6 +6,7 @@ import trio.testing
 
 from agentproxy.oracle.signerlink import SignerError, SignerLink, connect
 from agentproxy.protocol.codes import FailureCode
+from agentproxy.protocol.fields import Asserted, Claims
 from agentproxy.protocol.signer_answers import DigestSigned, Keys
 from agentproxy.protocol.signer_requests import ListKeys, Outcome, Record, SignDigest, Status
 from agentproxy.signer import verify
@@ -92,10 +93,12 @@ async def test_the_log_s_end_is_the_furthest_that_this_connection_told(
 
 
 async def test_what_is_too_long_for_the_signer_fails_alone(signer: FakeSigner) -> None:
-    details = {f"d{number}": "😀" * 1024 for number in range(32)}
+    details = {"d1": "😀" * 1024, "d2": "😀" * 1024}
+    claims = Claims(commands=("😀" * 1024, "😀" * 1024))
+    asserted = Asserted(runner="😀" * 256, address="😀" * 256, claims=claims)
     with trio.fail_after(SECONDS):
         async with connect(signer.path) as link:
-            record = Record(link.next_id(), "sign", Outcome.REFUSED, "", ASSERTED, details=details)
+            record = Record(link.next_id(), "sign", Outcome.REFUSED, "😀" * 1024, asserted, details=details)
             with pytest.raises(SignerError, match="not sent to the signer") as failed:
                 await link.request(record)
             assert (failed.value.code, failed.value.retryable) == (FailureCode.INTERNAL, False)
