@@ -12,6 +12,7 @@ __all__ = ["LogLimits", "require_room"]
 
 
 _OPTIONAL = frozenset({Outcome.REFUSED, Outcome.FAILED})
+_REPORT = "fallback_"  # how the operations of what a relay reports begin
 
 
 def require_room(descriptor: int, size: int) -> None:
@@ -34,8 +35,9 @@ class LogLimits:
     def kept(self, entries: Sequence[Entry], descriptor: int) -> list[bool]:
         """Which of these the disk behind a file still has room for."""
         # Anybody with a certificate can cause refusals, or report signatures of its own (a relay keeps those, and
-        # reports them again); only our own signature may use the last free bytes.
-        optional = [entry.outcome in _OPTIONAL or entry.asserted.channel == "fallback" for entry in entries]
+        # reports them again); only our own signature may use the last free bytes. By the operation, not by what is
+        # asserted: that is the oracle's word about a signature or a certificate, too.
+        optional = [entry.outcome in _OPTIONAL or entry.operation.startswith(_REPORT) for entry in entries]
         if True not in optional:
             return [True] * len(entries)
         space = os.fstatvfs(descriptor)

@@ -138,7 +138,8 @@ class Requests:
             issued.expires,
         )
         details = {**entry.details, "public_key_sha256": issued.public_key_sha256.hex()}
-        return Draft(lambda _: answer, replace(entry, details={**details, "expires": format_time(issued.expires)}))
+        entry = replace(entry, details={**details, "expires": format_time(issued.expires)})
+        return Draft(lambda head: answer if head is not None else _recorded(request.id, None), entry)
 
     def _list_credentials(self, request: ListCredentialRecords) -> Draft:
         head = self.pipeline.head

@@ -6,6 +6,7 @@ import socket
 import struct
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -174,6 +175,22 @@ def test_a_certificate_leaves_a_record(home: GnupgHome) -> None:
         assert details["public_key_sha256"] == issued.public_key_sha256.hex()
         assert refusal["outcome"] == "refused"
         assert "PRIVATE" not in (directory / "audit" / "node-1-000000000001.jsonl").read_text()
+
+
+def test_a_certificate_and_a_signature_have_their_records_also_on_a_disk_that_is_nearly_full(home: GnupgHome) -> None:
+    """Whatever the oracle says of who asked: reports of fallback may be left out then."""
+    asserted = Asserted(channel="fallback")
+    with state(home, "ed25519") as directory:
+        write_config(directory, audit={"directory": "audit", "reserve_bytes": 1 << 60})
+        with signer(directory), Client(directory) as client:
+            left_out = client.ask(Record(1, "fallback_sign", Outcome.DONE, "", asserted))
+            issued = client.ask(Issue(2, CertificateKind.CLIENT, "builder-1", (), 30, asserted))
+            signed = client.ask(replace(sign_request(3, home.grips["ed25519"]), asserted=asserted))
+        assert isinstance(left_out, NotDone)
+        assert isinstance(issued, Issued)
+        assert isinstance(signed, DigestSigned)
+        operations = [record["operation"] for record in records_in(directory / "audit")]
+        assert operations == ["signer_started", "records_left_out", "issue", "sign", "signer_stopped"]
 
 
 def test_status_tells_what_a_health_check_asks(home: GnupgHome) -> None:
