@@ -15,6 +15,9 @@ from agentproxy.runtime.directstream import DirectStream
 __all__ = ["TlsStream", "tls_reason"]
 
 _READ_BYTES = 65_536
+# Of answers to changes of keys (27 bytes each) that wait for a peer that does not take them: nobody else is as
+# forgetful, and whoever asks for one after the other and reads nothing wants our memory.
+_MOST_ANSWERS = 4096
 
 
 def tls_reason(error: ssl.SSLError) -> str:
@@ -48,6 +51,7 @@ class TlsStream(trio.abc.Stream):  # as DirectStream
         self._outgoing = ssl.MemoryBIO()
         self.tls = context.wrap_bio(self._incoming, self._outgoing, server_side, server_hostname)
         self._is_drained = False  # nothing can be decrypted before more arrives: to ask OpenSSL costs an exception
+        self._answers = 0  # bytes
         self._is_whole = False  # between the handshake and an error: only then there is somebody to say goodbye to
 
     @property
@@ -148,9 +152,17 @@ class TlsStream(trio.abc.Stream):  # as DirectStream
         except ssl.SSLError as error:
             if not parts:  # else the next call meets it again
                 raise self._failed(error) from error
-        if self._outgoing.pending:  # an answer to a change of keys
-            self._send_encrypted()
+        if self._outgoing.pending:
+            self._answer_change_of_keys()
         return parts[0] if len(parts) == 1 else b"".join(parts), is_over
+
+    def _answer_change_of_keys(self) -> None:
+        self._answers += self._outgoing.pending
+        if self._send_encrypted():
+            self._answers = 0
+        elif self._answers > _MOST_ANSWERS:
+            self._is_whole = False
+            raise trio.BrokenResourceError("the peer asks for new keys again and again, and reads no answer")
 
     async def _receive_encrypted(self) -> None:
         data = await self.transport.receive_some()

@@ -1,3 +1,4 @@
+import contextlib
 import hashlib
 import socket
 import ssl
@@ -16,6 +17,7 @@ from agentproxy.runtime import tls
 from agentproxy.runtime.streams import EndOfStream, FramedStream
 from agentproxy.runtime.tls import certificate_sha256, client_context, explain, handshake, server_context
 from agentproxy.runtime.tlsstream import TlsStream
+from tests.runtime.keychanges import KeyChanger
 
 
 @dataclass(frozen=True, slots=True)
@@ -333,3 +335,38 @@ async def test_bytes_that_are_not_tls_break_the_connection(server: Files, client
     assert "TLS" in explain(broken.value)
     await ours.aclose()
     await theirs.aclose()
+
+
+@pytest.mark.parametrize("reads", [True, False])
+async def test_who_asks_for_new_keys_again_and_again_and_reads_no_answer_is_cut_off(server: Files, reads: bool) -> None:
+    context = server_context(server.certificate, server.key, server.authority)
+    context.verify_mode = ssl.CERT_NONE
+    ours, theirs = trio.socket.socketpair()
+    ours.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
+    stream, client = TlsStream(trio.SocketStream(ours), context, server_side=True), KeyChanger()
+    told: list[str] = []
+
+    async def serve() -> None:
+        await stream.do_handshake()
+        try:
+            await stream.receive_some()
+        except trio.BrokenResourceError as error:
+            told.append(str(error))
+        await stream.aclose()
+
+    with trio.fail_after(20):
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(serve)
+            data, is_done = client.shake_hands(b"")
+            while not is_done:
+                await theirs.send(data)
+                data, is_done = client.shake_hands(await theirs.recv(65_536))
+            await theirs.send(data)
+            for _ in range(200):
+                with contextlib.suppress(OSError):  # cut off
+                    await theirs.send(client.change_keys(20))
+                    await (theirs.recv(65_536) if reads else trio.testing.wait_all_tasks_blocked())
+            theirs.close()
+    client.close()
+    assert stream.unsent < 10_000
+    assert (told == ["the peer asks for new keys again and again, and reads no answer"]) is not reads
