@@ -16,7 +16,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from agentproxy.protocol.errors import ConfigError, RemoteProtocolError
-from agentproxy.protocol.fields import check_name
+from agentproxy.protocol.fields import MAX_CLAIM, check_name
 from agentproxy.protocol.signer_requests import CertificateKind
 
 __all__ = ["Authority", "IssuedCertificate", "create_authority", "runner_uri"]
@@ -154,6 +154,9 @@ def _alternative_names(kind: CertificateKind, common_name: str, hosts: tuple[str
         return [x509.UniformResourceIdentifier(runner_uri(common_name))]
     if not hosts or len(hosts) > 32 or len(set(hosts)) != len(hosts):
         raise RemoteProtocolError("hosts: expected 1 to 32 different names or addresses")
+    # A certificate's record names all of its hosts, in one text.
+    if len(",".join(hosts)) > MAX_CLAIM:
+        raise RemoteProtocolError(f"hosts: expected at most {MAX_CLAIM} characters together")
     return [_host(host) for host in hosts]
 
 

@@ -177,6 +177,20 @@ def test_a_certificate_leaves_a_record(home: GnupgHome) -> None:
         assert "PRIVATE" not in (directory / "audit" / "node-1-000000000001.jsonl").read_text()
 
 
+def test_no_certificate_names_hosts_that_its_record_has_no_room_for(home: GnupgHome) -> None:
+    hosts = (*(f"{letter * 60}.{'x' * 60}.{'x' * 60}.{'x' * 60}.example" for letter in "abcd"), "oracle.example.org")
+    with state(home, "ed25519") as directory:
+        with signer(directory), Client(directory) as client:
+            refused = client.ask(Issue(1, CertificateKind.SERVER, "node-1", hosts, 30, Asserted()))
+            issued = client.ask(Issue(2, CertificateKind.SERVER, "node-1", hosts[1:], 30, Asserted()))
+        assert isinstance(refused, NotDone)
+        assert "hosts" in refused.reason
+        assert isinstance(issued, Issued)
+        _, refusal, record, _ = records_in(directory / "audit")
+        assert refusal["outcome"] == "refused"
+        assert record["details"]["hosts"] == ",".join(hosts[1:])  # type: ignore[index]  # JSON
+
+
 def test_a_certificate_and_a_signature_have_their_records_also_on_a_disk_that_is_nearly_full(home: GnupgHome) -> None:
     """Whatever the oracle says of who asked: reports of fallback may be left out then."""
     asserted = Asserted(channel="fallback")
