@@ -225,6 +225,7 @@ class SigningService:
         """
         for job in self._turns.remove(lambda job: not may_stay(job.caller)):
             refusal = RefusedError(RefusalCode.FORBIDDEN, "its credentials were revoked while it waited for its turn")
+            self.tally.failed[FailureCode.BACKEND] += 1  # as which it is told
             self._requests.finish(job, SignerError(FailureCode.BACKEND, str(refusal), retryable=True))
             self.refusals.record(job.caller, job.request, refusal)
 

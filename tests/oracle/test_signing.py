@@ -9,7 +9,9 @@ import trio.testing
 from agentproxy.oracle.policy import Policy, RunnerRule
 from agentproxy.oracle.refusals import MOST_A_MINUTE
 from agentproxy.oracle.requests import KEPT_SECONDS, MOST_KEPT, Requests
+from agentproxy.oracle.signerlink import SignerError
 from agentproxy.oracle.signing import SigningService
+from agentproxy.protocol.codes import FailureCode
 from agentproxy.protocol.digests import HashAlgorithm
 from agentproxy.protocol.errors import BackendError, LimitedError, RefusedError
 from agentproxy.protocol.openpgp import DocumentSignature
@@ -282,6 +284,19 @@ async def test_a_single_signature_waits_for_a_few_of_another_runner_s_flood_only
         await made.sign(caller("single"), sign(1))
         assert trio.current_time() - before < 0.006 * 8
         nursery.cancel_scope.cancel()
+
+
+async def test_what_is_dropped_since_its_caller_was_revoked_is_recorded_and_counted() -> None:
+    made, signer = service()
+    outcomes: list[object] = []
+    for number in range(100 * (os.cpu_count() or 1)):
+        made.submit(caller(), sign(number), outcomes.append)
+    at_signer = len(signer.asked)
+    made.drop_revoked(lambda _: False)
+    assert {type(outcome) for outcome in outcomes} == {SignerError}
+    assert made.tally.failed == {FailureCode.BACKEND: len(outcomes)}
+    assert at_signer + len(outcomes) == 100 * (os.cpu_count() or 1)
+    assert len(signer.records) == min(len(outcomes), MOST_A_MINUTE)
 
 
 async def test_a_flood_of_refusals_becomes_one_summary_a_minute(autojump_clock: trio.testing.MockClock) -> None:
