@@ -220,7 +220,8 @@ def _save_torn(segment: Segment, data: mmap.mmap | bytes, torn: bytes) -> None:
         message = f"{segment.path}: the audit log is damaged: more than {_MAX_TORN} bytes at its end are no records"
         raise ConfigError(message, _VERIFY_HINT)
     saved = segment.torn
-    if not saved or saved[-1].read_bytes() != torn:
+    # A crash after saving and before cutting off finds the same again. But what a record tells of was cut off already.
+    if not saved or saved[-1].name in _recovered_in(data) or saved[-1].read_bytes() != torn:
         path = segment.path.with_name(f"{segment.path.name}.torn-{_next_number(saved, data)}")
         # Whole or not at all: on a full disk each start would leave a part, and each part a false record later.
         write_atomically(path, torn, _MODE)

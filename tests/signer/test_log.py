@@ -154,6 +154,18 @@ def test_two_torn_tails_of_one_segment_are_both_kept(tmp_path: Path) -> None:
     assert verify(tmp_path).damage is None
 
 
+def test_what_two_crashes_tore_is_recorded_twice_also_when_it_is_the_same(tmp_path: Path) -> None:
+    write_log(tmp_path, 1)
+    segment = next(tmp_path.iterdir())
+    for _ in range(2):
+        with segment.open("ab") as file:
+            file.write(b'{"sequence":')
+        write_log(tmp_path, 1)
+    assert [record["operation"] for record in records_in(tmp_path)].count("recovered") == 2
+    assert len([*tmp_path.glob("*.torn-*")]) == 2
+    assert verify(tmp_path).damage is None
+
+
 @pytest.mark.parametrize("taken", [1, 2])
 def test_a_saved_tail_that_was_taken_away_stops_no_later_one(tmp_path: Path, taken: int) -> None:
     write_log(tmp_path, 1)
