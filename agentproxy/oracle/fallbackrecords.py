@@ -91,7 +91,7 @@ class FallbackRecords:
             head = self._service.head
             answer(Reported(report.id, head) if head else BackendError("there is no log yet"))
             return
-        batch = _Batch(report.id, known, len(new), answer)
+        batch = _Batch(report.id, known, len(new), answer, self._service.note_end)
         for record, trouble in zip(new, [*self._troubles(caller, known, new)], strict=True):
             if trouble:
                 logger.warning("a fallback record should not exist, runner=%s reason=%s", caller.runner, trouble)
@@ -152,6 +152,7 @@ class _Batch:
     known: _Known
     waiting: int
     answer: Answer
+    note_end: Callable[[Head], None]
     head: Head | None = None
     error: BackendError | None = None
 
@@ -175,6 +176,7 @@ class _Batch:
             logger.warning("fallback records not written, they will come again, reason=%s", self.error)
             self.answer(self.error or BackendError("no record was written"))
         else:
+            self.note_end(self.head)
             self.answer(Reported(self.id, self.head))
 
 

@@ -98,6 +98,13 @@ class SigningService:
         self.keys = {key.keygrip: key for key in keys}
         self.head = head or self.head
 
+    def note_end(self, head: Head) -> None:
+        """Take an end of the log that a relay is about to hear of.
+
+        To relays a `welcome` whose end lies before one that they know is the sign of a log that was cut.
+        """
+        self.head = head.or_later(self.head)  # answers may overtake each other
+
     async def sign(self, caller: Caller, request: Sign) -> Signed:
         """Give this caller a signature whose record is on disk.
 
@@ -193,9 +200,7 @@ class SigningService:
             self._requests.finish(job, answer)
             logger.warning("not signed, %s ms=%.1f reason=%s", _who(job), milliseconds, answer)
             return
-        # Answers may overtake each other. To relays a `welcome` whose end lies before one that they know is the sign of
-        # a log that was cut.
-        self.head = answer.head.or_later(self.head)
+        self.note_end(answer.head)
         self.tally.signed[job.request.keygrip, job.request.tag] += 1
         self._requests.finish(job, _made(job.request.id, answer))
         sequence = answer.head.sequence

@@ -60,9 +60,9 @@ class World:
         self.keeper = Keeper()
         self.now = 0.0
         rules = policy(**{"build-01": RunnerRule(("modern",), fallback=allowed)})
-        service = SigningService(rules, FakeSource(), lambda: self.now)
-        service.serve_keys(SERVED, Head("node", 1, bytes(32)))
-        self.records = FallbackRecords(service, self.keeper, lambda: self.now)
+        self.service = SigningService(rules, FakeSource(), lambda: self.now)
+        self.service.serve_keys(SERVED, Head("node", 1, bytes(32)))
+        self.records = FallbackRecords(self.service, self.keeper, lambda: self.now)
 
     def report(self, *records: JournalRecord, who: Caller | None = None) -> Answer:
         answers: list[Answer] = []
@@ -91,6 +91,14 @@ def chain(count: int, **changes: object) -> list[JournalRecord]:
         )
         made.append(replace(record, **changes))  # type: ignore[arg-type]  fields of the record
     return made
+
+
+def test_who_comes_after_a_report_is_told_no_earlier_end_of_the_log() -> None:
+    world = World()
+    answer = world.report(*chain(3))
+    assert isinstance(answer, Reported)
+    assert answer.head.sequence == 3
+    assert world.service.head == answer.head
 
 
 def test_each_record_stands_in_the_log_under_its_own_channel_with_all_that_was_reported() -> None:
