@@ -63,6 +63,7 @@ class SignerLink:
         self._stream: FramedStream | None = None
         self._head: Head | None = None  # the furthest one that this connection told
         self._waiting: dict[int, Answer] = {}
+        self._loose: set[int] = set()  # of these the requests for records that the disk may not have when they are told
         self._last_id = 0
         self._keys: Keys | None = None
 
@@ -82,16 +83,22 @@ class SignerLink:
             answer(_away(f"{self._path}: no connection to the signer"))
             return
         self._waiting[request.id] = answer
+        if isinstance(request, Record) and not request.durable:
+            self._loose.add(request.id)
         try:
             self._stream.send_soon(TO_SIGNER.encode(request))
         except RemoteProtocolError as error:
-            del self._waiting[request.id]
+            self._forget(request.id)
             answer(_away(f"{self._path}: {error}"))
         except LocalProtocolError as error:
             # A bug, and this one request's: whoever asks stands among the answers of others, and must not end them.
             logger.exception("not sent to the signer, message=%s", request.tag)
-            del self._waiting[request.id]
+            self._forget(request.id)
             answer(SignerError(FailureCode.INTERNAL, f"not sent to the signer: {error}", retryable=False))
+
+    def _forget(self, request_id: int) -> None:
+        del self._waiting[request_id]
+        self._loose.discard(request_id)
 
     def sign(
         self, request: SignDigest | SealState, answer: Callable[[DigestSigned | StateSealed | BackendError], None]
@@ -185,7 +192,9 @@ class SignerLink:
         while True:
             for payload in await framed.receive():
                 message = FROM_SIGNER.decode(payload)
-                if isinstance(message, _WITH_HEAD) and message.head is not None:
+                if message.id in self._loose:
+                    self._loose.remove(message.id)  # a power loss could take it back, and relays keep what they hear
+                elif isinstance(message, _WITH_HEAD) and message.head is not None:
                     self._head = message.head.or_later(self._head)
                 answer = self._waiting.pop(message.id, None)
                 if answer is None:
@@ -214,6 +223,7 @@ class SignerLink:
 
     def _fail_all(self, error: SignerError) -> None:
         waiting, self._waiting = self._waiting, {}
+        self._loose.clear()
         self._keys = None
         for answer in waiting.values():
             answer(error)

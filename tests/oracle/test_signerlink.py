@@ -7,7 +7,7 @@ import trio.testing
 from agentproxy.oracle.signerlink import SignerError, SignerLink, connect
 from agentproxy.protocol.codes import FailureCode
 from agentproxy.protocol.fields import Asserted, Claims
-from agentproxy.protocol.signer_answers import DigestSigned, Keys
+from agentproxy.protocol.signer_answers import DigestSigned, Keys, Recorded
 from agentproxy.protocol.signer_requests import ListKeys, Outcome, Record, SignDigest, Status
 from agentproxy.signer import verify
 from tests.oracle.samples import digest
@@ -90,6 +90,21 @@ async def test_the_log_s_end_is_the_furthest_that_this_connection_told(
     await nursery.start(signer.serve)
     await until(lambda: len(heard) == 3)
     assert heard[2].head is None  # nothing of the log before
+
+
+async def test_a_record_that_the_disk_may_not_have_is_no_end_of_the_log(
+    signer: FakeSigner, nursery: trio.Nursery
+) -> None:
+    heard: list[Keys] = []
+    link = SignerLink(signer.path, heard.append)
+    nursery.start_soon(link.run)
+    await until(lambda: heard)
+    answer = await link.request(Record(link.next_id(), "a", Outcome.DONE, "", ASSERTED))
+    assert isinstance(answer, Recorded)
+    await link.request(Record(link.next_id(), "a", Outcome.REFUSED, "", ASSERTED, durable=False))
+    signer.keys = ()
+    await until(lambda: len(heard) == 2)
+    assert heard[1].head == answer.head
 
 
 async def test_what_is_too_long_for_the_signer_fails_alone(signer: FakeSigner) -> None:
