@@ -108,19 +108,27 @@ class CredentialStore:
             ConfigError: they are damaged, or cannot be written; the present ones stay.
         """
         fresh = CredentialSet(self._directory / secrets.token_hex(8))
+        before = self._in_use()
         try:
             make_directory(self._directory, 0o700)
             make_directory(fresh.directory, 0o700)
             fresh.write(credentials, origin)
-            before = self._in_use()
             self._point_to(fresh.directory.name)
         except OSError as error:
-            self._remove(fresh.directory)
+            self._give_up(fresh.directory, before)
             raise ConfigError(f"{error.filename or self._directory}: cannot be written: {error.strerror}") from error
         except BaseException:
-            self._remove(fresh.directory)
+            self._give_up(fresh.directory, before)
             raise
         return before
+
+    def _give_up(self, directory: Path, before: str) -> None:
+        """Remove a new set; the link may lead to it already, and must not lead to nothing."""
+        if before and self._in_use() == directory.name:
+            with contextlib.suppress(OSError):
+                self._point_to(before)
+        if not before or self._in_use() != directory.name:
+            self._remove(directory)
 
     def restore(self, name: str) -> None:
         """Use an earlier set again, since the oracle does not take the present one. It blocks.
@@ -147,11 +155,12 @@ class CredentialStore:
 
     def _point_to(self, name: str) -> None:
         link = self._directory / f".{name}"
-        link.unlink(missing_ok=True)  # of a relay that was killed between the next two
-        link.symlink_to(name)
-        link.replace(self._directory / _CURRENT)
+        # Before anything changes: on a host without a free descriptor it fails.
         descriptor = os.open(self._directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         try:
+            link.unlink(missing_ok=True)  # of a relay that was killed between the next two
+            link.symlink_to(name)
+            link.replace(self._directory / _CURRENT)
             os.fsync(descriptor)
         finally:
             os.close(descriptor)

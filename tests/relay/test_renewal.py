@@ -207,3 +207,25 @@ def test_a_directory_that_cannot_be_written_keeps_the_old_set(runner: Runner, tm
     with pytest.raises(ConfigError, match="cannot be written"):
         CredentialStore(tmp_path / "file").replace(lasting(runner, FRESH))
     assert store.current.token.read_text().strip() == TOKEN
+
+
+@pytest.mark.parametrize("call", ["fsync", "open"])
+def test_a_directory_whose_new_link_does_not_reach_the_disk_keeps_the_old_set(
+    runner: Runner, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call: str
+) -> None:
+    store = CredentialStore(tmp_path / "c")
+    store.replace(lasting(runner, TOKEN))
+    before = set((tmp_path / "c").iterdir())
+    original, ours = getattr(os, call), tmp_path / "c"
+
+    def failing(file: Path | int, *words: object, **names: object) -> object:
+        if Path(f"/proc/self/fd/{file}").resolve() == ours if isinstance(file, int) else file == ours:
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+        return original(file, *words, **names)
+
+    monkeypatch.setattr(os, call, failing)
+    with pytest.raises(ConfigError, match="cannot be written: Input/output error"):
+        store.replace(lasting(runner, FRESH))
+    monkeypatch.undo()
+    assert store.current.token.read_text().strip() == TOKEN
+    assert set((tmp_path / "c").iterdir()) == before
