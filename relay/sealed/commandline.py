@@ -179,4 +179,6 @@ def _run(common: _Common, total: int, sign: Callable[[Sealer, Way, Report], Awai
         report.sum()
         return report.is_good
 
-    return 0 if trio.run(main) else 1
+    # At checkpoints only: raised in the middle of a step, such as between asking a thread and waiting for it, it would
+    # leave behind what can be neither woken nor ended.
+    return 0 if trio.run(main, restrict_keyboard_interrupt_to_checkpoints=True) else 1

@@ -532,3 +532,27 @@ def test_who_interrupts_a_run_does_not_wait_for_its_reader(system: System, tmp_p
         process.wait()
         os.close(reading)
         os.close(writing)
+
+
+# The signal comes when a thread was asked for something, and before anybody waits for it.
+INTERRUPTED = """
+import queue, signal, sys
+
+class Interrupting(queue.SimpleQueue):
+    def put(self, item):
+        super().put(item)
+        if item is not None:
+            signal.raise_signal(signal.SIGINT)
+
+queue.SimpleQueue = Interrupting
+
+from relay.sealed.cli import main
+
+main(sys.argv[1:])
+"""
+
+
+def test_an_interrupt_between_two_steps_ends_the_run_at_once(system: System, package: Path) -> None:
+    words = (sys.executable, "-c", INTERRUPTED, "rpm", "--key", "modern", package)
+    done = subprocess.run(words, env=system.environment, capture_output=True, text=True, timeout=SECONDS, check=False)
+    assert (done.returncode, done.stderr) == (130, "")
