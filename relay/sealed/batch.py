@@ -6,7 +6,7 @@ import os
 from collections.abc import Awaitable, Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
+from typing import BinaryIO, TypeVar
 
 import trio
 
@@ -185,7 +185,7 @@ class Batch:
 
     async def _sign_detached(self, file: Path, output: Path, read: "_Read") -> Result:
         with contextlib.ExitStack() as stack:
-            original, state = await self._in_thread(lambda: read(stack, file, self._way.algorithm))
+            original, state = await self._in_thread(lambda: read(stack, file, self._hash))
             sealed = await self._seal(state, file)
             await self._in_thread(lambda: _write_detached(original, output, sealed, armor=self._way.armor))
             await self._settled(str(output.parent))
@@ -202,6 +202,10 @@ class Batch:
             reason = f"it is signed, and may be as it was after a loss of power: {error.strerror}"
             raise OSError(error.errno, reason) from error
 
+    def _hash(self, file: BinaryIO) -> HashState:
+        """The state of a document, in a thread; it may be so large that nobody who ends the run would wait for it."""
+        return state_of_file(file, self._way.algorithm, lambda: self._hands is not None and self._hands.is_given_up)
+
     async def _sync(self, directory: str) -> None:
         await self._in_thread(lambda: sync_directory(directory))
 
@@ -212,7 +216,8 @@ class Batch:
 
 
 _Sign = Callable[[Path], Awaitable[Result]]
-_Read = Callable[[contextlib.ExitStack, Path, HashAlgorithm], tuple[Original, HashState]]
+_Hash = Callable[[BinaryIO], HashState]
+_Read = Callable[[contextlib.ExitStack, Path, _Hash], tuple[Original, HashState]]
 
 
 def _beside(file: Path, *, armor: bool) -> Path:
@@ -231,12 +236,12 @@ def _write_rpm(original: Original, rpm: Rpm, sealed: Sealed) -> None:
     original.file.close()  # here: the last one to close a file that is gone waits for its removal
 
 
-def _read_document(stack: contextlib.ExitStack, file: Path, algorithm: HashAlgorithm) -> tuple[Original, HashState]:
+def _read_document(stack: contextlib.ExitStack, file: Path, hashed: _Hash) -> tuple[Original, HashState]:
     original = stack.enter_context(opened(file))
-    return original, state_of_file(original.file, algorithm)
+    return original, hashed(original.file)
 
 
-def _read_metadata(stack: contextlib.ExitStack, file: Path, algorithm: HashAlgorithm) -> tuple[Original, HashState]:
+def _read_metadata(stack: contextlib.ExitStack, file: Path, hashed: _Hash) -> tuple[Original, HashState]:
     try:
         original = stack.enter_context(opened(file))
     except FileNotFoundError as error:
@@ -244,7 +249,7 @@ def _read_metadata(stack: contextlib.ExitStack, file: Path, algorithm: HashAlgor
     if _REPOMD not in original.file.read(_LOOKED_AT):
         raise UnfitError("it is no metadata of a repository")
     original.file.seek(0)
-    return original, state_of_file(original.file, algorithm)
+    return original, hashed(original.file)
 
 
 def _write_detached(original: Original, output: Path, sealed: Sealed, *, armor: bool) -> None:

@@ -52,9 +52,13 @@ class Hands:
 
     Args:
         most: threads; there is one until more are of use.
+
+    Attributes:
+        is_given_up: somebody who waits for work was cancelled; what takes long looks at it between its steps.
     """
 
     def __init__(self, most: int) -> None:
+        self.is_given_up = False
         self._most = most
         self._asked: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
         self._lock = threading.Lock()  # of the next one
@@ -76,8 +80,12 @@ class Hands:
         self._asked.put(do)
         self._asked_for += 1
         # Without an event and a shielded scope, which would take longer than all the rest of the event loop's part.
-        await trio.lowlevel.wait_task_rescheduled(_until_it_is_done)
+        await trio.lowlevel.wait_task_rescheduled(self._until_it_is_done)
         return piece.result()
+
+    def _until_it_is_done(self, _: trio.lowlevel.RaiseCancelT) -> trio.lowlevel.Abort:
+        self.is_given_up = True
+        return trio.lowlevel.Abort.FAILED
 
     async def oversee(self) -> NoReturn:
         """Put on more threads while work waits long and those there are do little of it; until cancelled."""
@@ -119,10 +127,6 @@ class Hands:
         self._delivered += len(done)
         for task in done:
             trio.lowlevel.reschedule(task)
-
-
-def _until_it_is_done(_: trio.lowlevel.RaiseCancelT) -> trio.lowlevel.Abort:
-    return trio.lowlevel.Abort.FAILED
 
 
 @asynccontextmanager

@@ -556,3 +556,21 @@ def test_an_interrupt_between_two_steps_ends_the_run_at_once(system: System, pac
     words = (sys.executable, "-c", INTERRUPTED, "rpm", "--key", "modern", package)
     done = subprocess.run(words, env=system.environment, capture_output=True, text=True, timeout=SECONDS, check=False)
     assert (done.returncode, done.stderr) == (130, "")
+
+
+def test_who_interrupts_a_run_does_not_wait_for_the_end_of_a_large_file(system: System, tmp_path: Path) -> None:
+    image = tmp_path / "image"
+    with image.open("wb") as file:
+        file.truncate(1 << 38)  # a quarter of an hour's work
+    words = (SIGN, "detached", "--key", "modern", image)
+    process = subprocess.Popen(words, env=system.environment, stderr=subprocess.PIPE)
+    try:
+        counts = Path(f"/proc/{process.pid}/io")
+        until(lambda: int(counts.read_text().split()[1]) > 1 << 28, "a part of it is read")
+        process.send_signal(signal.SIGINT)
+        assert process.communicate(timeout=SECONDS) == (None, b"")
+        assert process.returncode == 130
+    finally:
+        process.kill()
+        process.wait()
+    assert list(tmp_path.iterdir()) == [image]
