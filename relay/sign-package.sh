@@ -69,10 +69,13 @@ signed() { # FILE RESULT
 if [ "${1:-}" = --worker ]; then # JOB NUMBER FILE
     file=$4
     case $file in -*) file=./$file ;; esac
+    # Also when it is interrupted: a repository must not be published with half a signature beside its files.
+    trap 'rm -f -- "$file.asc.$$"' EXIT
+    trap 'exit 130' INT
+    trap 'exit 143' TERM HUP
     if signed "$file" "$SIGN_PACKAGE_WORK/$3.said"; then
         : >"$SIGN_PACKAGE_WORK/$3.ok"
     fi
-    rm -f -- "$file.asc.$$"
     exit 0
 fi
 

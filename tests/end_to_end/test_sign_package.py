@@ -1,6 +1,8 @@
 """sign-package.sh as a build script runs it: many files, strange names, and reasons for what is not signed."""
 
+import os
 import shutil
+import signal
 import subprocess
 import tempfile
 from collections.abc import Iterator
@@ -11,7 +13,7 @@ import pytest
 from tests.end_to_end.fallbackhost import fallback_host
 from tests.end_to_end.offline import Offline
 from tests.end_to_end.packages import build_packages, is_signed
-from tests.end_to_end.place import SECONDS, Done, System, forget_home, system_with
+from tests.end_to_end.place import SECONDS, Done, System, forget_home, system_with, until
 
 SCRIPT = Path(__file__).parents[2] / "relay" / "sign-package.sh"
 AWKWARD = (
@@ -169,6 +171,27 @@ def test_without_a_key_nothing_is_tried_and_every_file_counts(system: System, pl
     assert "keys: none for el6-x86_64" in done.stderr
     many = sign(system, place, "--distribution", "el6-x86_64", *(f"{number}.xml" for number in range(300)))
     assert many.returncode == 125
+
+
+@pytest.mark.parametrize("shell", SHELLS)
+def test_an_interrupted_run_leaves_nothing_beside_the_files(system: System, place: Path, shell: str) -> None:
+    """As a terminal interrupts it, with all that it runs, while gpg waits for a signature."""
+    names = {"a.xml", "b.xml"}
+    for name in names:
+        (place / name).write_text(name)
+    oracle = system.pid("oracle")
+    assert oracle is not None
+    os.kill(oracle, signal.SIGSTOP)
+    try:
+        process = subprocess.Popen(
+            [shell, SCRIPT, "--key-type", "modern", *names], env=system.environment, cwd=place, start_new_session=True
+        )
+        until(lambda: len(list(place.iterdir())) == 2 * len(names), "gpg has begun to write")
+        os.killpg(process.pid, signal.SIGINT)
+        assert process.wait(SECONDS) == 130
+        until(lambda: {file.name for file in place.iterdir()} == names, "those who sign have ended, too")
+    finally:
+        os.kill(oracle, signal.SIGCONT)
 
 
 def test_an_rpm_that_is_damaged_is_not_called_signed(system: System, packages: list[Path], place: Path) -> None:
