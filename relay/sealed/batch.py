@@ -221,7 +221,8 @@ _Read = Callable[[contextlib.ExitStack, Path, _Hash], tuple[Original, HashState]
 
 
 def _beside(file: Path, *, armor: bool) -> Path:
-    return file.with_name(file.name + (".asc" if armor else ".sig"))
+    # Not by with_name: `.` and `/` have none, and what they are is told when they are opened.
+    return Path(f"{file}.asc" if armor else f"{file}.sig")
 
 
 def _read_rpm(stack: contextlib.ExitStack, file: Path, way: Way) -> tuple[Original, Rpm, HashState]:

@@ -465,6 +465,18 @@ def test_a_signature_takes_the_place_of_no_document_and_no_device(system: System
     assert (tmp_path / "link").readlink() == Path("/dev/null")
 
 
+@pytest.mark.parametrize("directory", [".", "/", ".."])
+def test_a_directory_is_no_document_and_keeps_no_other_from_being_signed(
+    system: System, tmp_path: Path, directory: str
+) -> None:
+    file = tmp_path / "file"
+    file.write_text("text")
+    done = sign(system, "detached", "--key", "modern", file, directory)
+    assert done.returncode == 1
+    assert f"error: {directory}: Is a directory\n1 signed, 1 failed" in done.stderr
+    assert file.with_name("file.asc").exists()
+
+
 def test_only_its_owner_may_write_a_signature(system: System, tmp_path: Path) -> None:
     for mode, expected in ((0o666, 0o644), (0o640, 0o640), (0o400, 0o600)):
         file = tmp_path / f"{mode:o}"
