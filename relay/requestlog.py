@@ -98,7 +98,7 @@ class RequestLog:
             most: bytes of JSON that they take together, at most.
         """
         told: list[RequestEntry] = []
-        for entry in itertools.islice(reversed(self._entries), max(0, count)):
+        for entry in itertools.islice(reversed(self._entries), min(max(0, count), len(self._entries))):
             most -= _size(entry)
             if most < 0:
                 break

@@ -33,4 +33,4 @@ def test_small_entries_are_all_told() -> None:
     log = RequestLog(100)
     for number in range(150):
         log.add(RequestEntry(datetime.now(UTC), f"{number:032x}", Outcome.SIGNED, "", "", "", 1))
-    assert [len(log.last(count)) for count in (-1, 0, 1, 99, 1000)] == [0, 0, 1, 99, 100]
+    assert [len(log.last(count)) for count in (-1, 0, 1, 99, 1000, 1 << 64)] == [0, 0, 1, 99, 100, 100]
