@@ -8,17 +8,21 @@ import contextlib
 import os
 import secrets
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 from agentproxy.protocol.errors import ConfigError
 from agentproxy.protocol.oracle_messages import Credentials
 from agentproxy.runtime.files import make_directory, write_atomically
+from agentproxy.runtime.lockfile import held
 from agentproxy.runtime.tls import client_context
 
 __all__ = ["CredentialSet", "CredentialStore", "credentials_directory"]
 
 _CURRENT = "current"
+PATIENCE_SECONDS = 5.0  # with another writer, who has some files written to the disk
 
 
 def credentials_directory(state: Path) -> Path:
@@ -107,16 +111,25 @@ class CredentialStore:
         Raises:
             ConfigError: they are damaged, or cannot be written; the present ones stay.
         """
-        fresh = CredentialSet(self._directory / secrets.token_hex(8))
-        before = self._in_use()
         try:
             make_directory(self._directory, 0o700)
+            with self._alone():
+                return self._replace(credentials, origin)
+        except OSError as error:
+            raise ConfigError(f"{error.filename or self._directory}: cannot be written: {error.strerror}") from error
+
+    @contextmanager
+    def _alone(self) -> Iterator[None]:
+        """A relay, a client and an enrolment may all write here, and a set that is being written is in nobody's use."""
+        with held(self._directory.with_suffix(".lock"), "writer of credentials", PATIENCE_SECONDS):
+            yield
+
+    def _replace(self, credentials: Credentials, origin: str) -> str:
+        fresh, before = CredentialSet(self._directory / secrets.token_hex(8)), self._in_use()
+        try:
             make_directory(fresh.directory, 0o700)
             fresh.write(credentials, origin)
             self._point_to(fresh.directory.name)
-        except OSError as error:
-            self._give_up(fresh.directory, before)
-            raise ConfigError(f"{error.filename or self._directory}: cannot be written: {error.strerror}") from error
         except BaseException:
             self._give_up(fresh.directory, before)
             raise
@@ -134,10 +147,11 @@ class CredentialStore:
         """Use an earlier set again, since the oracle does not take the present one. It blocks.
 
         Raises:
-            OSError: it cannot be put back; the present one stays.
+            OSError, ConfigError: it cannot be put back; the present one stays.
         """
-        if name and (self._directory / name).is_dir():
-            self._point_to(name)
+        with self._alone():
+            if name and (self._directory / name).is_dir():
+                self._point_to(name)
 
     def _in_use(self) -> str:
         try:
@@ -147,7 +161,7 @@ class CredentialStore:
 
     def tidy(self) -> None:
         """Remove the sets that are not in use: after the present one was confirmed. It blocks."""
-        with contextlib.suppress(OSError):
+        with contextlib.suppress(OSError, ConfigError), self._alone():
             kept = {_CURRENT, self._in_use()}
             for entry in self._directory.iterdir():
                 if entry.name not in kept:

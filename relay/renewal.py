@@ -83,6 +83,8 @@ class Renewal:
             await trio.to_thread.run_sync(store.restore, before)
         except OSError as error:
             logger.error("the earlier credentials cannot be put back: %s: %s", error.filename, error.strerror)  # noqa: TRY400  no bug
+        except ConfigError as error:
+            logger.error("the earlier credentials cannot be put back: %s", error)  # noqa: TRY400  no bug
 
     async def _tell_others(self, sender: Line) -> None:
         """A connection with the old credentials would end with these, perhaps in the middle of some work."""

@@ -2,6 +2,7 @@
 
 import errno
 import os
+import threading
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,9 +12,9 @@ import trio
 from agentproxy.protocol.codes import RejectionCode
 from agentproxy.protocol.errors import ConfigError
 from agentproxy.protocol.messages import FromOracle
-from agentproxy.protocol.oracle_messages import Rejected
+from agentproxy.protocol.oracle_messages import Credentials, Rejected
 from agentproxy.protocol.relay_messages import Hello, Sign
-from relay.credentials import CredentialStore
+from relay.credentials import CredentialSet, CredentialStore
 from tests.oracle.world import until
 from tests.relay.conftest import TOKEN, Runner, lasting
 
@@ -229,3 +230,22 @@ def test_a_directory_whose_new_link_does_not_reach_the_disk_keeps_the_old_set(
     monkeypatch.undo()
     assert store.current.token.read_text().strip() == TOKEN
     assert set((tmp_path / "c").iterdir()) == before
+
+
+def test_what_one_process_stores_is_not_tidied_away_by_another(
+    runner: Runner, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one, other = CredentialStore(tmp_path / "c"), CredentialStore(tmp_path / "c")
+    one.replace(lasting(runner, TOKEN))
+    write, tidying = CredentialSet.write, threading.Thread(target=other.tidy)
+
+    def written(files: CredentialSet, credentials: Credentials, origin: str = "") -> None:
+        write(files, credentials, origin)
+        tidying.start()
+        tidying.join(0.5)
+
+    monkeypatch.setattr(CredentialSet, "write", written)
+    one.replace(lasting(runner, FRESH))
+    tidying.join()
+    assert one.current.token.read_text().strip() == FRESH
+    assert len(list((tmp_path / "c").iterdir())) == 2
