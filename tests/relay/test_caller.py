@@ -58,18 +58,41 @@ async def test_secrets_on_the_command_line_stay_here() -> None:
     assert first.endswith("-sbo x-PASSWORD=[hidden] --TOKEN [hidden] --new-passwd=[hidden] --secret [hidden] passes")
 
 
+@pytest.mark.parametrize(
+    ("word", "shown"),
+    [
+        (
+            "_gpg_sign_cmd_extra_args --pinentry-mode loopback --passphrase hunter2 --batch",
+            "_gpg_sign_cmd_extra_args --pinentry-mode loopback --passphrase [hidden]",
+        ),
+        ("gpg --passphrase-fd 0 --passphrase 'hunter 2' x", "gpg --passphrase-fd 0 --passphrase [hidden]"),
+        ("GPG_PASSPHRASE=hunter2 rpmsign x", "GPG_PASSPHRASE=[hidden]"),
+        ("CI_JOB_TOKEN=hunter2", "CI_JOB_TOKEN=[hidden]"),
+        ("curl -H 'PRIVATE-TOKEN: hunter2' x", "curl -H 'PRIVATE-TOKEN: [hidden]"),
+        ("https://oauth2:hunter2@example.org/x", "https://[hidden]@example.org/x"),
+        ("git clone https://hunter2@example.org/x y", "git clone https://[hidden]@example.org/x y"),
+        ("--passphrase-file=/run/secrets/x", "--passphrase-file=/run/secrets/x"),
+        ("registry/secret-tools:1.2", "registry/secret-tools:1.2"),
+        ("//server/share me@example.org", "//server/share me@example.org"),
+    ],
+)
+def test_secrets_in_the_middle_of_a_word_stay_here(word: str, shown: str) -> None:
+    assert list(without_secrets([word])) == [shown]
+
+
 # Says what is meant, in time that grows with the square of a word's length.
+_SECRETS = "(?:passphrase|password|passwd|token|secret)"
 _VALUE = re.compile(
-    r"(--?[a-z-]*(?:passphrase|password|passwd|token|secret)[a-z-]*)=.*", re.IGNORECASE | re.DOTALL | re.ASCII
+    rf"(?<![\w-])([\w-]*{_SECRETS}[\w-]*=|--?[a-z-]*{_SECRETS}\s).*", re.IGNORECASE | re.DOTALL | re.ASCII
 )
 _PIECES = st.sampled_from(["-", "--", "=", "x", "token", "Secret", "pass", "passwd", "new-", " ", "1", "\n"])
 
 
 @given(st.lists(_PIECES, max_size=9).map("".join))
-def test_a_value_is_hidden_wherever_an_option_in_the_word_names_a_secret(word: str) -> None:
+def test_a_value_is_hidden_wherever_a_name_in_the_word_is_that_of_a_secret(word: str) -> None:
     assume("passphrase-" not in word)
     (shown,) = without_secrets([word])
-    assert shown == _VALUE.sub(r"\1=[hidden]", word)
+    assert shown == _VALUE.sub(r"\1[hidden]", word)
 
 
 @pytest.mark.parametrize(
