@@ -13,6 +13,7 @@ from agentproxy.protocol.errors import RemoteProtocolError
 from agentproxy.protocol.openpgp import DocumentSignature
 from agentproxy.protocol.rpmfile import RpmFront, read_front
 from agentproxy.protocol.signatures import RsaSignature
+from relay.cleaning import clean
 from relay.sealed.errors import UnfitError
 from relay.sealed.signatureheader import has_signature, with_signature
 
@@ -24,6 +25,7 @@ _SHA256 = re.compile(rb"[0-9a-f]{64}")
 _SHA256_NUMBER = (8).to_bytes(4, "big")
 _CHUNK = 1 << 20  # bytes
 _RSA, _OTHER = 1, 0
+_MOST_TOLD = 200  # characters of what rpm-rs says, which repeats what stands in the package
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,7 +103,7 @@ def _second_look(front_bytes: bytes, front: RpmFront) -> "rpm_rs.PackageMetadata
             metadata.verify_digests()
             header = bytes(metadata.header_bytes())
         except Exception as error:  # whatever it raises: nothing of it is documented, and none of it is ours
-            raise UnfitError(f"it is damaged: {str(error)[:200]}") from error
+            raise UnfitError(f"it is damaged: {clean(str(error), _MOST_TOLD)}") from error
     if header != front.header:
         raise UnfitError("two readers do not agree on its header")
     return metadata
@@ -113,7 +115,7 @@ def _nevra(metadata: "rpm_rs.PackageMetadata") -> str:
             name = metadata.nevra()
             arch = "src" if metadata.is_source_package() else name.arch
         except Exception as error:  # as above
-            raise UnfitError(f"it is damaged: {str(error)[:200]}") from error
+            raise UnfitError(f"it is damaged: {clean(str(error), _MOST_TOLD)}") from error
     return f"{name.name}-{name.epoch or 0}:{name.version}-{name.release}.{arch}"
 
 

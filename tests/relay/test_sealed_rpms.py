@@ -276,3 +276,13 @@ def test_a_signature_header_that_would_keep_us_busy_for_long_is_refused() -> Non
     shared = b"".join(struct.pack(">IIII", tag, 7, 0, len(zeros)) for tag in range(1000, 1030))
     with pytest.raises(RemoteProtocolError, match="overlap"):
         Header.parse(shared, zeros)
+
+
+def test_what_a_damaged_package_says_of_itself_writes_no_line_and_no_colour_on_a_terminal(package: Path) -> None:
+    content = package.read_bytes()
+    told = b"\n4 signed\x1b[2K\x9b1A"
+    sha1 = tags(content)[269].value
+    with pytest.raises(UnfitError, match="it is damaged") as refused:
+        rpms.read(io.BytesIO(content.replace(sha1[:20], told.ljust(20, b"x"), 1)))
+    assert "4 signed" in str(refused.value)
+    assert str(refused.value).isprintable()
