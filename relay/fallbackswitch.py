@@ -1,7 +1,8 @@
 """What an operator switched, and how much of its time is left, also after restarts and with clocks that jump.
 
 The time that a switch has is counted by the kernel's clock since boot, which nobody sets; across a reboot by the wall
-clock, and one that has gone back ends the switch: the bound is kept rather than the convenience.
+clock, and one that has gone back ends the switch: the bound is kept rather than the convenience. Not that of `never`,
+which lets nobody sign.
 """
 
 import json
@@ -112,6 +113,8 @@ class SwitchKeeper:
             logger.warning("fallback's switch not read, relay.yaml counts, path=%s error=%s", self._path, error)
             return
         spent = self._spent_since(switch)
+        if spent is None and switch.mode is FallbackMode.NEVER:
+            spent = switch.spent_ms  # rather longer than shorter: without it relay.yaml might let this host sign
         if spent is None:
             logger.warning("the clock went back while the host was down: fallback's switch ends, mode=%s", switch.mode)
             self._path.unlink(missing_ok=True)

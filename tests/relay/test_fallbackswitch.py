@@ -112,6 +112,20 @@ def test_a_clock_that_went_back_over_a_reboot_ends_the_switch(path: Path, clock:
     assert not path.exists()
 
 
+@pytest.mark.parametrize("seconds", [0, HOUR])
+def test_a_clock_that_went_back_over_a_reboot_does_not_let_a_host_sign_that_was_told_never_to(
+    path: Path, clock: HandClock, seconds: int
+) -> None:
+    keeper(path, clock).set(FallbackMode.NEVER, seconds, "the key may be stolen", "uid 0")
+    for _ in range(2):
+        clock.reboot(down=-86_400)
+        current = keeper(path, clock).current()
+        assert current is not None
+        assert current.mode is FallbackMode.NEVER
+    clock.pass_time(HOUR)
+    assert (keeper(path, clock).current() is None) is bool(seconds)
+
+
 @pytest.mark.parametrize("content", [b"", b"{", b"[]", b'{"mode": "forced"}', b"\xff", b"[" * 2000])
 def test_a_damaged_file_lets_relay_yaml_count(path: Path, clock: HandClock, content: bytes) -> None:
     path.parent.mkdir()
