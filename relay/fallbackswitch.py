@@ -129,8 +129,9 @@ class SwitchKeeper:
         """The switch that holds now; None: relay.yaml counts."""
         switch = self._switch
         if switch is not None and switch.seconds and self._spent_ms(switch) >= switch.seconds * 1000:
+            if self._switch is switch:  # a thread may have put the next one in its place
+                self._switch = None
             logger.warning("fallback's switch is over, mode=%s reason=%r", switch.mode, switch.reason)
-            self._switch = None
         return self._switch
 
     def left(self) -> float | None:

@@ -72,6 +72,27 @@ def test_it_holds_for_its_time_and_no_longer(path: Path, clock: HandClock) -> No
     assert not path.exists()
 
 
+def test_a_switch_that_comes_in_the_moment_in_which_another_ends_stays(
+    path: Path, clock: HandClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    switch = keeper(path, clock)
+    switch.set(FallbackMode.FORCED, HOUR, "drill", "uid 0")
+    clock.pass_time(HOUR)
+    since_boot = clock.since_boot
+
+    def asked() -> float:
+        monkeypatch.undo()
+        passed = since_boot()
+        switch.set(FallbackMode.NEVER, 0, "found the cause", "uid 0")
+        return passed
+
+    monkeypatch.setattr(clock, "since_boot", asked)
+    for _ in range(2):
+        current = switch.current()
+        assert current is not None
+        assert current.mode is FallbackMode.NEVER
+
+
 def test_a_clock_that_goes_back_or_forward_while_the_host_runs_changes_nothing(path: Path, clock: HandClock) -> None:
     switch = keeper(path, clock)
     switch.set(FallbackMode.FORCED, HOUR, "drill", "uid 0")
