@@ -62,6 +62,7 @@ class FallbackKeys:
         self._path = path
         self._read = (0, 0)  # mtime and inode of what was read
         self._keys: tuple[KeyFacts, ...] = ()
+        self._told = ""  # what the log was told last
 
     def all(self) -> tuple[KeyFacts, ...]:
         """Every key that was set up; none when the file is missing or damaged."""
@@ -71,13 +72,26 @@ class FallbackKeys:
             self._read, self._keys = (0, 0), ()
             return ()
         if self._read != (status.st_mtime_ns, status.st_ino):
-            self._read, self._keys = (status.st_mtime_ns, status.st_ino), self._load()
+            self._read = (status.st_mtime_ns, status.st_ino)
+            self._keys = self._load()
         return self._keys
 
     def _load(self) -> tuple[KeyFacts, ...]:
         try:
             with self._path.open("rb") as file:
-                return new_converter().structure(json.loads(file.read(_MAX_FILE)), KeyFile).keys
-        except (OSError, *UNREADABLE) as error:
-            logger.warning("the fallback's keys are not read, path=%s error=%s", self._path, error)
+                keys = new_converter().structure(json.loads(file.read(_MAX_FILE)), KeyFile).keys
+        except UNREADABLE as error:
+            self._tell(str(error))
             return ()
+        except OSError as error:
+            # That may last for a moment, as with too many open files, and the file stays as it is.
+            self._read = (0, 0)
+            self._tell(str(error))
+            return ()
+        self._told = ""
+        return keys
+
+    def _tell(self, problem: str) -> None:
+        if problem != self._told:
+            logger.warning("the fallback's keys are not read, path=%s error=%s", self._path, problem)
+        self._told = problem

@@ -1,5 +1,6 @@
 """A relay that signs by itself: real gpg, a real gpg-agent with the host's key, an oracle that comes and goes."""
 
+import errno
 import json
 import os
 import shutil
@@ -21,10 +22,11 @@ from agentproxy.protocol.errors import ConfigError
 from agentproxy.protocol.fields import KeyFacts
 from agentproxy.protocol.keys import Keygrip
 from agentproxy.protocol.oracle_messages import Failed, KeysChanged, Refused, Rejected
+from agentproxy.protocol.wire import new_converter
 from agentproxy.runtime.unixsocket import Peer
 from relay import delivery, fallbackrule, localagent
 from relay.daemon import serve
-from relay.fallbackkeys import FallbackKeys
+from relay.fallbackkeys import FallbackKeys, KeyFile
 from relay.fallbackmode import FallbackConfig, FallbackMode, FallbackPlaces
 from relay.fallbackreport import fallback_lines
 from relay.fallbacksetup import Wish, set_up
@@ -37,6 +39,7 @@ from relay.status import ControlRequest
 from relay.statusanswers import control_table
 from tests.end_to_end.assuanclient import AssuanClient, AssuanError
 from tests.relay.conftest import Runner, relay_config, run_gpg
+from tests.relay.test_sealer import KEY
 from tests.trees import remove_tree
 
 SECONDS = 60.0
@@ -568,3 +571,21 @@ async def test_setup_refuses_a_key_that_can_certify_and_one_that_is_not_there(ho
     for file, words in ((whole, "it can certify"), (public, "no secret key for signing"), (tmp_path / "no", "no")):
         with pytest.raises(ConfigError, match=words):
             await trio.to_thread.run_sync(set_up, host.runner.config, Wish(file, "", ""))
+
+
+def test_keys_that_cannot_be_read_for_a_moment_are_there_again_behind_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    file = tmp_path / "keys.json"
+    plain: object = new_converter().unstructure(KeyFile((KEY.facts,)))
+    file.write_text(json.dumps(plain))
+    keys = FallbackKeys(file)
+
+    def crowded(path: Path, mode: str) -> None:
+        raise OSError(errno.EMFILE, os.strerror(errno.EMFILE), str(path))
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Path, "open", crowded)
+        assert [keys.all(), keys.all()] == [(), ()]
+    assert keys.all() == (KEY.facts,)
+    assert caplog.text.count("Too many open files") == 1
