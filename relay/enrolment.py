@@ -35,6 +35,7 @@ _SCRATCH = ".enrolment."  # what a name begins with, of a directory with the fil
 _ANOTHER = "a file works once and for a day; a new one: blind-oracle runner enroll {runner}{ssh_key}"
 _HINTS = {  # where another file would be refused as well
     RejectionCode.RUNNER_UNKNOWN: "blind-oracle reload, on the oracle's host; then this file works",
+    RejectionCode.NOT_OPERATIONAL: "its log has the reason; then this file works",
     RejectionCode.RUNNER_DISABLED: "blind-oracle runner enable {runner}, on the oracle's host; then this file works",
 }
 

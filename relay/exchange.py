@@ -17,6 +17,7 @@ from relay.link import LinkLostError, RejectedError
 
 __all__ = ["confirm", "exchange"]
 
+_LATER = "its log has the reason; then try again with the same file"
 ANSWER_SECONDS = 15.0  # the oracle has a certificate issued and two records written; that takes milliseconds
 
 
@@ -36,11 +37,13 @@ def confirm(credentials: CredentialSet, oracles: Sequence[OracleAddress]) -> boo
     """Use credentials once; False when the oracle does not take them. It blocks.
 
     Raises:
-        ConfigError: no oracle can be reached.
+        ConfigError: no oracle can be reached, or those that are cannot tell now.
     """
     try:
         return isinstance(trio.run(_say_hello, credentials, oracles), Welcome)
-    except RejectedError:
+    except RejectedError as error:
+        if error.code is RejectionCode.NOT_OPERATIONAL:
+            raise ConfigError(f"the credentials are stored, and not used yet: {error}", _LATER) from error
         return False
 
 

@@ -280,6 +280,7 @@ async def test_without_an_oracle_nothing_is_enrolled_and_the_file_stays_good(run
             b"blind-oracle reload, on the oracle's host",
         ),
         (RejectionCode.RUNNER_DISABLED, b"has this runner disabled", b"blind-oracle runner enable b1, on the oracle's"),
+        (RejectionCode.NOT_OPERATIONAL, b"the oracle is not operational", b"its log has the reason; then this file"),
     ],
 )
 async def test_a_file_that_the_oracle_does_not_take_says_what_to_ask_for(
@@ -304,8 +305,13 @@ async def test_killed_between_storing_and_using_enrolment_goes_on_where_it_was(r
         runner.oracle.rejection = Rejected(RejectionCode.NOT_OPERATIONAL)  # of what the new credentials are used for
         assert (await command(runner, "enroll", str(file))).returncode == 1
         assert token_in_use(runner) == TOKEN
-        runner.oracle.rejection = None
         runner.oracle.bootstraps.clear()  # the oracle took the new ones as used: the file is dead
+        said = len(runner.oracle.received)
+        still = await command(runner, "enroll", str(file))
+        assert b"the credentials are stored, and not used yet: the oracle is not operational" in still.stderr
+        hellos = [message for message in runner.oracle.received[said:] if isinstance(message, Hello)]
+        assert {message.token for message in hellos} == {TOKEN}  # a dead file that is used would be reported
+        runner.oracle.rejection = None
         again = await command(runner, "enroll", str(file))
 
     assert again.returncode == 0, again.stderr
