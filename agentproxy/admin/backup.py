@@ -9,10 +9,11 @@ import mmap
 import os
 import sqlite3
 from collections.abc import Iterator
-from contextlib import closing
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from agentproxy.admin.changing import changing
 from agentproxy.oracle.config import OracleConfig
 from agentproxy.protocol.errors import ConfigError
 from agentproxy.protocol.fields import Head
@@ -77,19 +78,26 @@ class Backup:
         try:
             for directory in (self.root, self.audit, self.configuration):
                 make_directory(directory, 0o700)
-            has_registry = oracle.registry is not None
-            if oracle.registry is not None:
-                self._copy_registry(oracle.registry)
-            added = sum(self._append(path) for path in _log_files(signer.audit.directory))
-            for name, path in _configuration(oracle, oracle_file, signer):
-                target = self.configuration / name
-                make_directory(target.parent, 0o700)
-                write_atomically(target, path.read_bytes(), 0o600)
-            for directory in (self.audit, self.root):  # the names of new files, too, are on disk then
-                sync_directory(directory)
+            with changing(self.audit):  # a timer's run and an operator's would add the same records twice
+                added = self._take(oracle, oracle_file, signer)
         except OSError as error:
             raise ConfigError(f"{error.filename or self.root}: {error.strerror}") from error
-        return Copied(added, has_registry)
+        return Copied(added, oracle.registry is not None)
+
+    def _take(self, oracle: OracleConfig, oracle_file: Path, signer: SignerConfig) -> int:
+        log = signer.audit.directory
+        # First: the registry in the copy may be the last one from before the log was cut or rewritten.
+        self._check_continued(log)
+        if oracle.registry is not None:
+            self._copy_registry(oracle.registry)
+        added = sum(self._append(path) for path in _log_files(log))
+        for name, path in _configuration(oracle, oracle_file, signer):
+            target = self.configuration / name
+            make_directory(target.parent, 0o700)
+            write_atomically(target, path.read_bytes(), 0o600)
+        for directory in (self.audit, self.root):  # the names of new files, too, are on disk then
+            sync_directory(directory)
+        return added
 
     def drill(self, keys: tuple[LogPublicKey, ...]) -> Drill:
         """Look whether an oracle could start from this copy.
@@ -143,17 +151,38 @@ class Backup:
         _sync(temporary)
         temporary.replace(self.registry)
 
-    def _append(self, path: Path) -> int:
-        """Add to the copy of one file what it is short of; how many bytes that were."""
+    def _check_continued(self, log: Path) -> None:
+        """See that the log has all that the copy has; of the oldest segments, that may have been archived, the names.
+
+        Raises:
+            ConfigError: it has not, or it is none.
+        """
+        segments = list_segments(log)
+        if not segments:
+            raise ConfigError(f"{log}: no audit log here", "segments are named NODE-000000000001.jsonl")
+        for kept in list_segments(self.audit):
+            is_of_it = kept.node == segments[-1].node and kept.first <= segments[-1].first
+            if not is_of_it and kept.path.stat().st_size:
+                raise _not_continued(segments[-1].path, kept.path)
+        for path in _log_files(log):
+            with self._compared(path):
+                pass
+
+    @contextmanager
+    def _compared(self, path: Path) -> Iterator[tuple[mmap.mmap | bytes, int, int]]:
+        """One file's content; what its copy has of it already, and how much of it is whole."""
         target = self.audit / path.name
         with mapped_file(path, sealed=path.suffix != ".jsonl") as source:
             end = whole_length(source) if path.suffix in {".jsonl", ".checkpoints"} else len(source)
             have = target.stat().st_size if target.exists() else 0
             if have > end or not _continues(source, target, have):
-                raise ConfigError(
-                    f"{path}: does not continue {target}: one of the two was cut or rewritten",
-                    "nothing was copied over; blind-oracle audit verify, on both, says which",
-                )
+                raise _not_continued(path, target)
+            yield source, have, end
+
+    def _append(self, path: Path) -> int:
+        """Add to the copy of one file what it is short of; how many bytes that were."""
+        target = self.audit / path.name
+        with self._compared(path) as (source, have, end):
             descriptor = os.open(target, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
             with os.fdopen(descriptor, "wb") as file:
                 for start in range(have, end, _CHUNK):
@@ -161,6 +190,13 @@ class Backup:
                 file.flush()
                 os.fsync(descriptor)
         return end - have
+
+
+def _not_continued(path: Path, target: Path) -> ConfigError:
+    return ConfigError(
+        f"{path}: does not continue {target}: one of the two was cut or rewritten, or is another oracle's",
+        "nothing was copied over; blind-oracle audit verify, on both, says which",
+    )
 
 
 def _continues(source: mmap.mmap | bytes, target: Path, have: int) -> bool:

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from agentproxy.admin.backup import Backup
+from agentproxy.admin.changing import changing
 from agentproxy.admin.layout import load_oracle, load_signer
 from agentproxy.protocol.errors import ConfigError
 from agentproxy.signer.segment import ZEROS_AHEAD
@@ -29,6 +30,17 @@ def add(state: Path, name: str) -> None:
     words = ("runner", "add", name, "--output", state.parent / f"{name}.enrolment")
     added = blind_oracle(*words, environment={"BLIND_ORACLE_CONFIG": str(state / "oracle.yaml")})
     assert added.status == 0, added.errors
+
+
+def change_registry(state: Path) -> None:
+    """Change the registry alone, in a way that shows in a copy of it."""
+    with sqlite3.connect(state / "oracle" / "registry.sqlite") as database:
+        database.execute("UPDATE generation SET value = value + 1")
+    database.close()
+
+
+def contents(directory: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(directory)): path.read_bytes() for path in directory.rglob("*") if path.is_file()}
 
 
 def test_each_copy_adds_what_is_new_and_could_start_an_oracle(state: Path) -> None:
@@ -66,7 +78,8 @@ def test_a_log_that_does_not_continue_the_copy_is_told_and_nothing_is_copied_ove
     copy, log = state.parent / "copy", state / "audit" / "n1-000000000001.jsonl"
     add(state, "a")
     assert backup(state, "take", copy).status == 0
-    kept, content = (copy / "audit" / log.name).read_bytes(), log.read_bytes()
+    content, kept = log.read_bytes(), contents(copy)
+    change_registry(state)
     if how == "rewritten":
         log.write_bytes(content.replace(b'"outcome":"done"', b'"outcome":"gone"'))
     elif how == "cut":
@@ -76,7 +89,50 @@ def test_a_log_that_does_not_continue_the_copy_is_told_and_nothing_is_copied_ove
     taken = backup(state, "take", copy)
     assert taken.status == 1
     assert "does not continue" in taken.errors
-    assert (copy / "audit" / log.name).read_bytes() == kept
+    assert contents(copy) == kept
+
+
+@pytest.mark.parametrize("how", ["cut by a whole segment", "of another node"])
+def test_a_log_without_a_segment_that_the_copy_has_is_told_and_nothing_is_copied_over(state: Path, how: str) -> None:
+    copy, log = state.parent / "copy", state / "audit" / "n1-000000000001.jsonl"
+    add(state, "a")
+    if how == "cut by a whole segment":
+        lines = log.read_bytes().splitlines(keepends=True)
+        log.write_bytes(b"".join(lines[:2]))
+        later = log.with_name("n1-000000000003.jsonl")
+        later.write_bytes(b"".join(lines[2:]))
+        assert backup(state, "take", copy).status == 0
+        kept = contents(copy)
+        later.unlink()
+    else:
+        assert backup(state, "take", copy).status == 0
+        kept = contents(copy)
+        shutil.rmtree(state)
+        assert blind_oracle("init", state, "--node", "n2").status == 0
+    taken = backup(state, "take", copy)
+    assert taken.status == 1
+    assert "does not continue" in taken.errors
+    assert contents(copy) == kept
+
+
+def test_a_log_that_is_not_there_is_told(state: Path) -> None:
+    shutil.rmtree(state / "audit")
+    (state / "audit").mkdir()
+    assert "no audit log here" in backup(state, "take", state.parent / "copy").errors
+
+
+def test_of_two_that_take_at_once_one_waits(state: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    copy = state.parent / "copy"
+    assert backup(state, "take", copy).status == 0
+    kept = contents(copy)
+    monkeypatch.setattr("agentproxy.admin.changing.WAIT_SECONDS", 0.1)
+    with changing(copy / "audit"):
+        add(state, "a")
+        taken = backup(state, "take", copy)
+        assert taken.status == 1
+        assert "another command" in taken.errors
+        assert {**contents(copy), **kept} == contents(copy)
+    assert backup(state, "take", copy).status == 0
 
 
 def test_a_log_in_use_is_copied_without_the_zeros_ahead_of_its_end(state: Path) -> None:
@@ -159,4 +215,4 @@ def test_the_names_of_what_was_copied_are_on_disk_too(state: Path, monkeypatch: 
     monkeypatch.setattr(os, "fsync", seen)
     copy.take(oracle, config, load_signer(oracle))
     for directory in (copy.root, copy.audit):
-        assert synced.get(directory) == {entry.name for entry in directory.iterdir()}
+        assert synced.get(directory, set()) >= {entry.name for entry in directory.iterdir()}
