@@ -17,6 +17,7 @@ from agentproxy.admin.changing import changing
 from agentproxy.oracle.config import OracleConfig
 from agentproxy.protocol.errors import ConfigError
 from agentproxy.protocol.fields import Head
+from agentproxy.runtime.config import load
 from agentproxy.runtime.files import make_directory, sync_directory, write_atomically
 from agentproxy.signer.config import SignerConfig
 from agentproxy.signer.logkey import LogPublicKey, public_key_path
@@ -115,6 +116,7 @@ class Backup:
 
     def _registry_facts(self, head: Head | None) -> tuple[int | None, int | None]:
         if not self.registry.exists():
+            self._check_needless()
             return None, None
         try:
             with closing(sqlite3.connect(f"{self.registry.absolute().as_uri()}?mode=ro", uri=True)) as database:
@@ -132,6 +134,19 @@ class Backup:
                 "copy both again: an oracle does not start from these",
             )
         return runners, known
+
+    def _check_needless(self) -> None:
+        """See that the copied configuration, too, knows of no file with the registry.
+
+        Raises:
+            ConfigError: it names one, or cannot be read.
+        """
+        config = self.configuration / "oracle.yaml"
+        if load(config, OracleConfig).registry is not None:
+            raise ConfigError(
+                f"{self.registry}: is missing: {config} says that the registry is a file",
+                "blind-oracle backup take copies it; without it every build server must enrol again",
+            )
 
     def _copy_registry(self, path: Path) -> None:
         temporary = self.registry.with_name(".registry.new")

@@ -135,6 +135,15 @@ def test_of_two_that_take_at_once_one_waits(state: Path, monkeypatch: pytest.Mon
     assert backup(state, "take", copy).status == 0
 
 
+def test_a_copy_without_the_registry_that_its_configuration_names_is_told(state: Path) -> None:
+    copy = state.parent / "copy"
+    assert backup(state, "take", copy).status == 0
+    (copy / "registry.sqlite").unlink()
+    checked = backup(state, "check", copy)
+    assert checked.status == 1
+    assert "registry.sqlite: is missing" in checked.errors
+
+
 def test_a_log_in_use_is_copied_without_the_zeros_ahead_of_its_end(state: Path) -> None:
     copy, log = state.parent / "copy", state / "audit" / "n1-000000000001.jsonl"
     whole = log.read_bytes()
