@@ -1,6 +1,8 @@
 """Runners and tokens in the operator's hands, with a real signer and a real log."""
 
+import errno
 import json
+import os
 import re
 from pathlib import Path
 
@@ -154,3 +156,20 @@ def test_what_is_not_there_is_said_with_a_hint(
     assert hint in result.errors
     assert operations(state) == before
     assert not list(state.root.glob("gone*"))
+
+
+def test_without_room_for_the_file_no_secret_is_made(state: Layout, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(descriptor: int, offset: int, length: int) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "posix_fallocate", full)
+    before = (plain(state, "runner", "list"), plain(state, "token", "list"), operations(state))
+    for words in (("token", "rotate", "b1", "--overlap", "0"), ("runner", "add", "b2"), ("runner", "enroll", "b1")):
+        file = state.root / "full"
+        result = do(state, *words, "--output", file)
+        assert (result.status, result.errors.splitlines()[0]) == (
+            1,
+            f"blind-oracle: error: {file}: cannot be written: No space left on device",
+        )
+        assert not file.exists()
+    assert (plain(state, "runner", "list"), plain(state, "token", "list"), operations(state)) == before
