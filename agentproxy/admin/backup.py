@@ -145,7 +145,7 @@ class Backup:
         if load(config, OracleConfig).registry is not None:
             raise ConfigError(
                 f"{self.registry}: is missing: {config} says that the registry is a file",
-                "blind-oracle backup take copies it; without it every build server must enrol again",
+                "blind-oracle backup take copies it; docs/OPERATIONS.md says how to do without",
             )
 
     def _copy_registry(self, path: Path) -> None:

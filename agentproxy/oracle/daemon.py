@@ -139,7 +139,7 @@ class Oracle:
         try:
             await self._view.load()
         except RegistryError as error:
-            raise ConfigError(f"{self._config.database}: cannot be read: {error}") from error
+            raise ConfigError(str(error)) from error
 
     def _start_parts(self, nursery: trio.Nursery) -> None:
         if self._config.signer.config is not None and self._config.signer.start:

@@ -27,6 +27,9 @@ ANSWER_SECONDS = 4.0
 # Times of files move in ticks of some milliseconds, and clocks may be set a little: what was written that lately may be
 # written again without a trace.
 _SETTLED_SECONDS = 2.0
+_LOST_HINT = (
+    "put back its copy; without one, docs/OPERATIONS.md, Backup and restore, says how the audit log gives it back"
+)
 _UPGRADE_LOCK = 0x626C696E64  # any number, as long as all versions of this program use the same
 
 
@@ -84,7 +87,7 @@ class SqliteFile:
     def require(self) -> None:
         """See `Database`."""
         if not self.path.is_file():
-            raise ConfigError(f"{self.path}: no registry there", "blind-oracle init makes one")
+            raise ConfigError(f"{self.path}: no registry there", _LOST_HINT)
 
     def engine(self) -> sa.Engine:
         """See `Database`."""

@@ -75,7 +75,8 @@ class Registry:
             if version not in {schema.VERSION, ""}:
                 registry._upgrade()
         except RegistryError as error:
-            raise ConfigError(f"{database}: cannot be read as a registry: {error}") from error
+            reason = str(error).removeprefix(f"{database}: ")
+            raise ConfigError(f"{database}: cannot be read as a registry: {reason}") from error
         if not version:
             raise ConfigError(f"{database}: no registry, or one of a version before the first")
         return registry
@@ -90,7 +91,7 @@ class Registry:
         except CommandError as error:
             raise ConfigError(f"the registry belongs to another version: {error}", "a later one made it") from error
         except SQLAlchemyError as error:
-            raise RegistryError(_reason(error)) from error
+            raise self._failed(error) from error
 
     def close(self) -> None:
         """Let go of the database."""
@@ -205,7 +206,7 @@ class Registry:
                 self._database.begin_snapshot(connection)
                 yield connection
         except SQLAlchemyError as error:
-            raise RegistryError(_reason(error)) from error
+            raise self._failed(error) from error
 
     @contextmanager
     def _transaction(self) -> Iterator[sa.Connection]:
@@ -213,7 +214,11 @@ class Registry:
             with self._engine.begin() as connection:
                 yield connection
         except SQLAlchemyError as error:
-            raise RegistryError(_reason(error)) from error
+            raise self._failed(error) from error
+
+    def _failed(self, error: SQLAlchemyError) -> RegistryError:
+        # A driver's words, such as "disk I/O error", do not say which of several files or hosts it was.
+        return RegistryError(f"{self._database}: {_reason(error)}")
 
     @staticmethod
     def _lock(connection: sa.Connection) -> None:
