@@ -6,6 +6,7 @@ from pathlib import Path
 
 from cryptography import x509
 
+from agentproxy.admin.changing import changing
 from agentproxy.admin.signeraccess import ask, signer_for
 from agentproxy.oracle.config import OracleConfig
 from agentproxy.protocol.errors import BackendError, ConfigError
@@ -42,18 +43,24 @@ def renew(oracle: OracleConfig, hosts: tuple[str, ...], days: int) -> datetime:
     """
     asserted = Asserted(channel="cli", claims=Claims(uid=os.getuid(), pid=os.getpid()))
     request = Issue(0, CertificateKind.SERVER, oracle.node, hosts, days, asserted)
-    with signer_for(oracle) as path:
+    # Of two at once, the key of one and the certificate of the other could stay.
+    with changing(oracle.tls.key), signer_for(oracle) as path:
+        issued = _issued(path, request)
         try:
-            issued = ask(path, request)
-        except BackendError as error:
-            raise ConfigError(f"the signer refuses: {error}") from error
+            _replace_both(oracle.tls.key.resolve(), oracle.tls.certificate.resolve(), issued)
+        except OSError as error:
+            raise ConfigError(f"{error.filename}: cannot be written: {error.strerror}") from error
+    return issued.expires
+
+
+def _issued(signer: Path, request: Issue) -> Issued:
+    try:
+        issued = ask(signer, request)
+    except BackendError as error:
+        raise ConfigError(f"the signer refuses: {error}") from error
     if not isinstance(issued, Issued):
         raise ConfigError(f"the signer answered {issued.tag} for a certificate")
-    try:
-        _replace_both(oracle.tls.key.resolve(), oracle.tls.certificate.resolve(), issued)
-    except OSError as error:
-        raise ConfigError(f"{error.filename}: cannot be written: {error.strerror}") from error
-    return issued.expires
+    return issued
 
 
 def _replace_both(key: Path, certificate: Path, issued: Issued) -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from agentproxy.admin.changing import changing
 from agentproxy.admin.layout import Layout, load_oracle
 from agentproxy.admin.signeraccess import signer_for
 from agentproxy.oracle.changes import CredentialsIssued, RunnerAdded
@@ -295,6 +296,16 @@ def test_a_key_without_its_certificate_is_told_with_what_to_do(state: Layout, si
     again = blind_oracle("certificate", "renew", "--host", "localhost", "--config", state.oracle_config)
     assert again.status == 0, again.errors
     assert check(state)[0] == 0
+
+
+def test_of_two_that_renew_at_once_one_waits(state: Layout, signer: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    before = [(state.tls / name).read_bytes() for name in ("server.key", "server.crt")]
+    monkeypatch.setattr("agentproxy.admin.changing.WAIT_SECONDS", 0.1)
+    with changing(state.tls / "server.key"):
+        result = blind_oracle("certificate", "renew", "--config", state.oracle_config)
+    assert result.status == 1
+    assert "server.key: another command has been changing it" in result.errors
+    assert [(state.tls / name).read_bytes() for name in ("server.key", "server.crt")] == before
 
 
 def test_a_key_that_is_not_there_is_named(state: Layout) -> None:
