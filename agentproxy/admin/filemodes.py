@@ -24,7 +24,7 @@ def check_modes(subject: Subject) -> Iterator[Finding]:
             wanted = "700" if path.is_dir() else "600"
             message = f"{path}: others may read it (mode {mode:04o})"
             yield Finding(CHECK, Level.CRITICAL, message, f"chmod {wanted} {path}")
-    for path in _trusted(subject):
+    for path in (*_trusted(subject), *_directories(subject)):
         mode = _mode(path)
         if mode is not None and mode & (stat.S_IWGRP | stat.S_IWOTH):
             # A group of operators may be meant; everybody cannot be.
@@ -79,7 +79,7 @@ def _private(subject: Subject) -> Iterator[Path]:
     yield subject.oracle.tls.key
     if subject.signer is None:
         return
-    yield subject.signer.authority.key
+    yield from (subject.signer.authority.key, subject.signer.audit_key)
     keys = subject.signer.gnupg_home / "private-keys-v1.d"
     yield from (subject.signer.gnupg_home, keys, *_inside(keys))
     if subject.signer.passphrases is not None:
@@ -88,13 +88,20 @@ def _private(subject: Subject) -> Iterator[Path]:
 
 def _trusted(subject: Subject) -> Iterator[Path]:
     oracle = subject.oracle
-    yield from (oracle.policy, oracle.certificates, oracle.tls.certificate, oracle.tls.authority)
+    yield from (subject.config, oracle.policy, oracle.certificates, oracle.tls.certificate, oracle.tls.authority)
     if oracle.registry is not None:
         yield oracle.registry
     if oracle.signer.config is not None:
         yield oracle.signer.config
     if subject.signer is not None:
         yield from (subject.signer.keys_file, subject.signer.audit.directory, subject.signer.authority.certificate)
+
+
+def _directories(subject: Subject) -> list[Path]:
+    """Where those files lie: who may change a directory may put another file in the place of one in it."""
+    told = {path.resolve() for path in (*_private(subject), *_trusted(subject))}
+    found = {path.absolute().parent.resolve() for path in (*_private(subject), *_trusted(subject))}
+    return sorted(path for path in found - told if not (_mode(path) or 0) & stat.S_ISVTX)
 
 
 def _inside(directory: Path) -> list[Path]:

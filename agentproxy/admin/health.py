@@ -4,6 +4,7 @@ import enum
 from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import datetime
+from pathlib import Path
 
 from agentproxy.admin.servedkeys import ServedKeys
 from agentproxy.oracle.config import OracleConfig
@@ -37,6 +38,7 @@ class Finding:
 class Subject:
     """The oracle that is looked at."""
 
+    config: Path  # oracle.yaml
     oracle: OracleConfig
     signer: SignerConfig | None  # None: we may not read its configuration, or none is named
     served: ServedKeys

@@ -18,7 +18,7 @@ from agentproxy.admin.layout import load_oracle, load_signer
 from agentproxy.admin.policyreport import judge
 from agentproxy.admin.records import ends, last_lines
 from agentproxy.admin.servedkeys import served_keys
-from agentproxy.admin.servercertificate import HINT, hosts_of
+from agentproxy.admin.servercertificate import HINT, hosts_of, misfits
 from agentproxy.admin.signeraccess import ask
 from agentproxy.oracle.config import OracleConfig, parse_address
 from agentproxy.oracle.expiries import credential_expiries, key_expiries, tls_expiries
@@ -28,6 +28,7 @@ from agentproxy.protocol.expiry import expiry_notices
 from agentproxy.protocol.fields import Head
 from agentproxy.protocol.signer_answers import StatusReport
 from agentproxy.protocol.signer_requests import Status
+from agentproxy.runtime.tls import server_context
 from agentproxy.signer.config import SignerConfig
 from agentproxy.signer.record import AuditRecord, hash_of_line
 from agentproxy.signer.segment import ChainEnd, DamagedError, follow_chain, place_of
@@ -48,7 +49,7 @@ def examine(config: Path) -> list[Finding]:
     except ConfigError as error:
         return [_critical("configuration", error)]
     signer, findings = _signer_config(oracle)
-    subject = Subject(oracle, signer, served_keys(oracle), datetime.now(UTC))
+    subject = Subject(config, oracle, signer, served_keys(oracle), datetime.now(UTC))
     for name, look in _LOOKS.items():
         try:
             found = list(look(subject))
@@ -96,6 +97,7 @@ def _look_at_keys(subject: Subject) -> Iterator[Finding]:
     if not served.are_known:
         raise ConfigError(f"the signer's keys are not known: {served.trouble}")
     yield from of_notices("keys", expiry_notices(key_expiries(served.keys), subject.now), hint)
+    yield from _missing_certificates(subject)
     if subject.signer is None:
         for key in served.keys:
             if key.can_certify:
@@ -110,6 +112,17 @@ def _look_at_keys(subject: Subject) -> Iterator[Finding]:
         if not row.has_file:
             (trouble,) = key_warnings([replace(row, notice=None, risks=())])
             yield Finding("keys", Level.CRITICAL, trouble, _NO_FILE_HINT)
+
+
+def _missing_certificates(subject: Subject) -> Iterator[Finding]:
+    directory = subject.oracle.certificates
+    if directory.exists() and not os.access(directory, os.X_OK):
+        return  # not for us to see
+    for key in subject.served.keys:
+        path = directory / f"{key.name}.pgp"
+        if not path.exists():
+            message = f"{path}: is missing, so build servers get no OpenPGP certificate of key {key.name}"
+            yield Finding("keys", Level.WARNING, message, f"blind-oracle key import --name {key.name} writes it again")
 
 
 def _look_at_policy(subject: Subject) -> Iterator[Finding]:
@@ -137,6 +150,7 @@ def _look_at_registry(subject: Subject) -> Iterator[Finding]:
 def _look_at_certificates(subject: Subject) -> Iterator[Finding]:
     tls = subject.oracle.tls
     yield from of_notices("certificates", expiry_notices(tls_expiries(tls), subject.now), HINT)
+    yield from _look_at_fit(subject)
     names = hosts_of(tls.certificate)
     dialled = dict.fromkeys(parse_address(address).host for address in _dialled(subject.oracle))
     missing = [host for host in dialled if host.lower() not in names]
@@ -145,6 +159,20 @@ def _look_at_certificates(subject: Subject) -> Iterator[Finding]:
     for host in missing:
         message = f"{tls.certificate}: not for {host}, so build servers that dial it are turned away"
         yield Finding("certificates", Level.CRITICAL, message, hint)
+
+
+def _look_at_fit(subject: Subject) -> Iterator[Finding]:
+    """Whether an oracle starts with its files, and they are of the CA whose certificates build servers have."""
+    tls = subject.oracle.tls
+    if os.access(tls.key, os.R_OK):  # who else looks is not the oracle; whether it is there, the file modes tell
+        try:
+            server_context(tls.certificate, tls.key, tls.authority)
+        except ConfigError as error:
+            yield Finding("certificates", Level.CRITICAL, str(error), f"no oracle starts so: {HINT}")
+    authorities = [tls.authority] if subject.signer is None else [tls.authority, subject.signer.authority.certificate]
+    for authority in authorities:
+        if trouble := misfits(tls.certificate, authority):
+            yield Finding("certificates", Level.CRITICAL, trouble, f"put back the file that was changed, or {HINT}")
 
 
 def _dialled(oracle: OracleConfig) -> tuple[str, ...]:

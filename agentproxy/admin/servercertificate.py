@@ -1,10 +1,12 @@
 """The oracle's own TLS certificate: which names it is for, and a new one from the CA in the signer."""
 
+import contextlib
 import os
 from datetime import datetime
 from pathlib import Path
 
 from cryptography import x509
+from cryptography.exceptions import InvalidSignature
 
 from agentproxy.admin.changing import changing
 from agentproxy.admin.signeraccess import ask, signer_for
@@ -15,7 +17,7 @@ from agentproxy.protocol.signer_answers import Issued
 from agentproxy.protocol.signer_requests import CertificateKind, Issue
 from agentproxy.runtime.files import sync_directory, written_beside
 
-__all__ = ["HINT", "hosts_of", "renew"]
+__all__ = ["HINT", "hosts_of", "misfits", "renew"]
 
 HINT = "blind-oracle certificate renew; docs/OPERATIONS.md, Certificates"
 
@@ -33,6 +35,24 @@ def hosts_of(certificate: Path) -> tuple[str, ...]:
         raise ConfigError(f"{certificate}: no certificate with names: {error}", HINT) from error
     found = (name.value for name in names if isinstance(name, x509.DNSName | x509.IPAddress))
     return tuple(str(host).lower() for host in found)
+
+
+def misfits(certificate: Path, authority: Path) -> str:
+    """Why a relay that trusts this CA turns the certificate away; empty when it does not.
+
+    Raises:
+        ConfigError: one of them cannot be read.
+    """
+    try:
+        parsed = x509.load_pem_x509_certificate(certificate.read_bytes())
+        issuers = x509.load_pem_x509_certificates(authority.read_bytes())
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"{certificate}, {authority}: expected certificates in PEM: {error}", HINT) from error
+    for issuer in issuers:
+        with contextlib.suppress(ValueError, TypeError, InvalidSignature):
+            parsed.verify_directly_issued_by(issuer)
+            return ""
+    return f"{certificate}: not issued by the CA in {authority}, so build servers are turned away, or turn away"
 
 
 def renew(oracle: OracleConfig, hosts: tuple[str, ...], days: int) -> datetime:

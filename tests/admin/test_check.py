@@ -182,6 +182,35 @@ def issue_server(state: Layout, hosts: tuple[str, ...], days: int) -> None:
     )
     issued = authority.issue(CertificateKind.SERVER, "node", hosts, days, datetime.now(UTC))
     (state.oracle / "server.crt").write_bytes(issued.certificate)
+    (state.oracle / "server.key").write_bytes(issued.private_key)
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("oracle/server.key", "oracle/server.key: not the PEM key of the certificate"),
+        ("oracle/authority.crt", "oracle/server.crt: not issued by the CA in {root}/oracle/authority.crt"),
+        ("signer/authority.crt", "oracle/server.crt: not issued by the CA in {root}/signer/authority.crt"),
+    ],
+)
+def test_files_of_another_oracle_are_critical_before_the_next_start(
+    state: Layout, signer: Path, name: str, message: str
+) -> None:
+    assert blind_oracle("init", state.root.parent / "other", "--host", "localhost").status == 0
+    (state.root / name).write_bytes((state.root.parent / "other" / name).read_bytes())
+    status, found = check(state)
+    assert status == 2
+    ((level, told),) = found["certificates"]
+    assert level == "critical"
+    assert told.startswith(f"{state.root}/{message.format(root=state.root)}")
+
+
+def test_an_openpgp_certificate_that_is_gone_is_a_warning(state: Layout, signer: Path) -> None:
+    (state.certificates / "modern.pgp").unlink()
+    status, found = check(state)
+    assert status == 1
+    ((level, message),) = found["keys"]
+    assert (level, message.partition(",")[0]) == ("warning", f"{state.certificates}/modern.pgp: is missing")
 
 
 def test_a_build_server_whose_credentials_end_is_a_warning(state: Layout, signer: Path) -> None:
@@ -223,6 +252,11 @@ def test_a_damaged_end_of_the_log_is_critical(state: Layout, signer: Path, damag
         ("oracle/server.key", 0o640, 2),
         ("signer/authority.key", 0o604, 2),
         ("signer/passphrases", 0o750, 2),
+        ("signer/audit.key", 0o644, 2),
+        ("oracle.yaml", 0o666, 2),
+        ("signer", 0o777, 2),
+        ("oracle", 0o770, 1),
+        (".", 0o777, 2),
         ("policy.yaml", 0o664, 1),
         ("policy.yaml", 0o666, 2),
     ],
@@ -232,7 +266,7 @@ def test_files_for_others_are_found(state: Layout, signer: Path, name: str, mode
     got, found = check(state)
     assert got == status
     ((_, message),) = found["file modes"]
-    assert name in message
+    assert str(state.root / name) in message
     assert f"(mode {mode:04o})" in message
 
 
