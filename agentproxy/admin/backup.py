@@ -127,10 +127,11 @@ class Backup:
             raise ConfigError(f"{self.registry}: cannot be read as a registry: {error}") from error
         if verdict != "ok":
             raise ConfigError(f"{self.registry}: damaged: {verdict}")
-        known = 0 if head is None else applied.get(head.node, 0)
-        if head is not None and known > head.sequence:
+        last = 0 if head is None else head.sequence
+        known = max(applied.values(), default=0) if head is None else applied.get(head.node, 0)
+        if known > last:
             raise ConfigError(
-                f"{self.audit}: the log ends with record {head.sequence}, and the registry knows record {known}",
+                f"{self.audit}: the log ends with record {last}, and the registry knows record {known}",
                 "copy both again: an oracle does not start from these",
             )
         return runners, known

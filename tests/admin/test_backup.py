@@ -180,6 +180,17 @@ def test_a_damaged_copy_is_told(state: Path) -> None:
     assert "cannot be read as a registry" in backup(state, "check", copy).errors
 
 
+def test_a_log_that_is_empty_is_behind_its_registry(state: Path) -> None:
+    copy = state.parent / "copy"
+    add(state, "a")
+    assert backup(state, "take", copy).status == 0
+    for file in (copy / "audit").iterdir():
+        file.write_bytes(b"")
+    checked = backup(state, "check", copy)
+    assert checked.status == 1
+    assert "the log ends with record 0, and the registry knows record" in checked.errors
+
+
 def test_a_registry_that_is_ahead_of_the_log_is_told(state: Path) -> None:
     copy = state.parent / "copy"
     add(state, "a")
