@@ -67,3 +67,13 @@ def test_records_that_were_archived_are_missed(log: Path) -> None:
 def test_what_is_no_place_is_refused(log: Path, after: str) -> None:
     result = export(log, "--after", after)
     assert (result.status, result.output) == ((0, stored(log)) if after == "" else (1, ""))
+
+
+@pytest.mark.parametrize("content", ["", "yesterday\n"])
+def test_a_position_that_is_none_is_told_with_its_file(log: Path, tmp_path: Path, content: str) -> None:
+    position = tmp_path / "position"
+    position.write_text(content)
+    result = export(log, "--position", position)
+    assert (result.status, result.output) == (1, "")
+    assert result.errors.startswith(f"blind-oracle: error: {position}: expected SEQUENCE or SEQUENCE:HASH")
+    assert position.read_text() == content

@@ -41,8 +41,8 @@ def export_(  # noqa: PLR0913, PLR0917  one parameter for each option
     """
     if after is not None and position is not None and position.exists():
         raise ConfigError(f"{position}: it says where to begin, and so does --after", "leave one of the two out")
-    began = _kept(position) if position is not None and position.exists() else after or "0"
-    sequence, hash_ = parse_token(began)
+    is_kept = position is not None and position.exists()
+    sequence, hash_ = _kept(position) if position is not None and is_kept else parse_token(after or "0")
     end: ChainEnd | None = None
     for line, place in export(place_of_log(directory, log, config), sequence, hash_, limit):
         click.echo(line.decode("ascii", "backslashreplace"))
@@ -51,11 +51,14 @@ def export_(  # noqa: PLR0913, PLR0917  one parameter for each option
         _keep(position, end)
 
 
-def _kept(path: Path) -> str:
+def _kept(path: Path) -> tuple[int, bytes | None]:
     try:
-        return path.read_text(encoding="ascii")
+        return parse_token(path.read_text(encoding="ascii"))
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path}: cannot be read: {error}") from error
+    except ConfigError as error:
+        hint = "the last record that arrived stands in it as SEQUENCE:HASH; write its SEQUENCE there, or 0 for all"
+        raise ConfigError(f"{path}: {error}", hint) from error
 
 
 def _keep(path: Path, end: ChainEnd) -> None:
