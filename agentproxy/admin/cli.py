@@ -62,7 +62,7 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
     except click.ClickException as error:
         _complain(error.format_message(), _usage_hint(error))
         sys.exit(USAGE if isinstance(error, click.UsageError) else FAILED)
-    except click.Abort:
+    except (click.Abort, KeyboardInterrupt):  # the latter while a command is imported, before click minds it
         sys.exit(INTERRUPTED)
     except OSError as error:
         if said := give_up_output(error):

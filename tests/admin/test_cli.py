@@ -35,6 +35,15 @@ def test_every_command_has_help(words: list[str]) -> None:
     assert result.output.startswith(f"Usage: blind-oracle {' '.join(words)}")
 
 
+def test_ctrl_c_before_a_command_has_begun_is_no_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupted(name: str) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(importlib, "import_module", interrupted)
+    result = blind_oracle("runner", "list")
+    assert (result.status, result.output, result.errors) == (130, "", "")
+
+
 @pytest.mark.parametrize("words", [["no-such-command"], ["init"], ["init", "a", "b"], ["init", "--no-such", "a"]])
 def test_wrong_usage_has_a_status_of_its_own_and_a_hint(words: list[str]) -> None:
     result = blind_oracle(*words)
