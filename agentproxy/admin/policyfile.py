@@ -73,12 +73,13 @@ def add(path: Path, addition: Addition) -> bool:
         before = load(path, Policy)  # again: another command may have changed it before we had the lock
         if _is_there(path, before, addition):
             return False
-        old = path.read_text(encoding="utf-8")
-        new = _inserted(old, addition)
+        old = path.read_bytes().decode()
+        line_end = "\r\n" if old.count("\r\n") == old.count("\n") > 0 else "\n"
+        new = _inserted(old.replace(line_end, "\n"), addition)
         if new is None or not _says(new, before, addition):
             hint = f"add these lines by hand:\n{addition.by_hand()}"
             raise ConfigError(f"{path}: the section {addition.section} has a form that is not changed here", hint)
-        _replace(path, new)
+        _replace(path, new.replace("\n", line_end))
     return True
 
 

@@ -109,6 +109,13 @@ def test_a_name_that_yaml_reads_as_something_else_is_quoted(name: str, tmp_path:
     assert policy.keys[name].fingerprint == A
 
 
+def test_lines_that_end_as_on_windows_stay_so(tmp_path: Path) -> None:
+    file = tmp_path / "policy.yaml"
+    file.write_bytes(f"# ours\n{OLD}runners: {{}}\n".replace("\n", "\r\n").encode())
+    assert add(file, KEY)
+    assert file.read_bytes().decode() == f"# ours\n{OLD}{ENTRY}runners: {{}}\n".replace("\n", "\r\n")
+
+
 def test_mode_and_symbolic_link_stay(tmp_path: Path) -> None:
     (tmp_path / "real.yaml").write_text(templates.POLICY)
     (tmp_path / "real.yaml").chmod(0o640)
