@@ -56,6 +56,15 @@ def written_beside(path: Path, data: bytes, mode: int) -> Iterator[Path]:
     descriptor, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
     temporary = Path(name)
     try:
+        _fill(descriptor, path, data, mode)
+        yield temporary
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+
+
+def _fill(descriptor: int, path: Path, data: bytes, mode: int) -> None:
+    try:
         with os.fdopen(descriptor, "wb") as file:
             file.write(data)
             file.flush()
@@ -64,9 +73,9 @@ def written_beside(path: Path, data: bytes, mode: int) -> Iterator[Path]:
                 os.fchown(file.fileno(), owner.st_uid, owner.st_gid)
             os.fchmod(file.fileno(), mode)
             os.fsync(file.fileno())
-        yield temporary
-    except BaseException:
-        temporary.unlink(missing_ok=True)
+    except OSError as error:
+        # A descriptor's error, such as that of a full disk, has no name; of several files, callers ask it which it was.
+        error.filename = error.filename or str(path)
         raise
 
 
