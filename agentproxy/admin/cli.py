@@ -64,6 +64,11 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
         sys.exit(USAGE if isinstance(error, click.UsageError) else FAILED)
     except (click.Abort, KeyboardInterrupt):  # the latter while a command is imported, before click minds it
         sys.exit(INTERRUPTED)
+    except PermissionError as error:  # where a command looked whether something is there, mostly as the wrong user
+        if error.filename is None:
+            raise
+        _complain(f"{os.fsdecode(error.filename)}: {error.strerror}", "run this as root, or as the user whose it is")
+        sys.exit(FAILED)
     except OSError as error:
         if said := give_up_output(error):
             _complain(said, "")

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from agentproxy.admin.health import Finding, Level, Subject
 
-__all__ = ["check_modes"]
+__all__ = ["check_modes", "is_missing"]
 
 CHECK = "file modes"
 _OTHERS = stat.S_IRWXG | stat.S_IRWXO
@@ -16,7 +16,7 @@ _OTHERS = stat.S_IRWXG | stat.S_IRWXO
 def check_modes(subject: Subject) -> Iterator[Finding]:
     """Secrets that others may read, and configuration that others may change."""
     for path in _needed(subject):
-        if _is_missing(path):
+        if is_missing(path):
             yield Finding(CHECK, Level.CRITICAL, f"{path}: is missing", "without it the daemon does not start")
     for path in _private(subject):
         mode = _mode(path)
@@ -65,7 +65,8 @@ def _needed(subject: Subject) -> Iterator[Path]:
         yield subject.signer.authority.key
 
 
-def _is_missing(path: Path) -> bool:
+def is_missing(path: Path) -> bool:
+    """Whether nothing is there; what we may not see may be."""
     try:
         path.stat()
     except FileNotFoundError:

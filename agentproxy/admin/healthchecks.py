@@ -11,7 +11,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from agentproxy.admin.fallbackcheck import look_at_fallback
-from agentproxy.admin.filemodes import check_modes
+from agentproxy.admin.filemodes import check_modes, is_missing
 from agentproxy.admin.health import Finding, Level, Subject, of_notices
 from agentproxy.admin.keylisting import key_rows, key_warnings
 from agentproxy.admin.layout import load_oracle, load_signer
@@ -116,11 +116,9 @@ def _look_at_keys(subject: Subject) -> Iterator[Finding]:
 
 def _missing_certificates(subject: Subject) -> Iterator[Finding]:
     directory = subject.oracle.certificates
-    if directory.exists() and not os.access(directory, os.X_OK):
-        return  # not for us to see
     for key in subject.served.keys:
         path = directory / f"{key.name}.pgp"
-        if not path.exists():
+        if is_missing(path):
             message = f"{path}: is missing, so build servers get no OpenPGP certificate of key {key.name}"
             yield Finding("keys", Level.WARNING, message, f"blind-oracle key import --name {key.name} writes it again")
 
@@ -134,6 +132,11 @@ def _look_at_policy(subject: Subject) -> Iterator[Finding]:
 
 
 def _look_at_registry(subject: Subject) -> Iterator[Finding]:
+    place = subject.oracle.registry
+    if place is not None and _is_closed(place.parent):
+        # Not a fault: the signer's user, who may look at the rest, is not the oracle's.
+        yield Finding("registry", Level.WARNING, f"{place}: not looked at: only the oracle's user and root may read it")
+        return
     try:
         registry = Registry.open(subject.oracle.database)
         try:
@@ -145,6 +148,11 @@ def _look_at_registry(subject: Subject) -> Iterator[Finding]:
     notices = expiry_notices(credential_expiries(credentials), subject.now)
     hint = "a running relay renews its credentials by itself; blind-oracle runner shows them"
     yield from of_notices("registry", notices, hint, urgent=False)
+
+
+def _is_closed(directory: Path) -> bool:
+    there, within = (os.access(directory, how, effective_ids=True) for how in (os.F_OK, os.X_OK))
+    return there and not within
 
 
 def _look_at_certificates(subject: Subject) -> Iterator[Finding]:

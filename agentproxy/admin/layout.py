@@ -214,7 +214,12 @@ def load_oracle(path: Path) -> OracleConfig:
     Raises:
         ConfigError: it is missing or wrong.
     """
-    if not path.exists():
+    try:
+        is_there = path.exists()
+    except OSError as error:
+        hint = "run this as root, or as the user whose oracle it is"
+        raise ConfigError(f"{path}: {error.strerror}", hint) from error
+    if not is_there:
         hint = f"blind-oracle init DIR makes one; then: export {CONFIG_VARIABLE}=DIR/oracle.yaml"
         raise ConfigError(f"{path}: there is no configuration", hint)
     return load(path, OracleConfig)

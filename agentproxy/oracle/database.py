@@ -86,7 +86,12 @@ class SqliteFile:
 
     def require(self) -> None:
         """See `Database`."""
-        if not self.path.is_file():
+        try:
+            is_there = self.path.is_file()
+        except OSError as error:
+            hint = "only the oracle's user and root may read it"
+            raise ConfigError(f"{self.path}: {error.strerror}", hint) from error
+        if not is_there:
             raise ConfigError(f"{self.path}: no registry there", _LOST_HINT)
 
     def engine(self) -> sa.Engine:

@@ -3,7 +3,7 @@
 import json
 import os
 from collections.abc import Iterator
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, contextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -346,3 +346,45 @@ def test_a_key_that_is_not_there_is_named(state: Layout) -> None:
     (state.tls / "server.key").unlink()
     _, found = check(state)
     assert ("critical", f"{state.tls / 'server.key'}: is missing") in found["file modes"]
+
+
+@contextmanager
+def as_somebody_else(closed: Path) -> Iterator[None]:
+    """Be a user who may not enter a directory, and may enter all above it."""
+    mode, uid = closed.stat().st_mode & 0o777, os.geteuid()
+    closed.chmod(0)
+    if uid == 0:  # who may enter everything
+        os.seteuid(65534)
+    try:
+        yield
+    finally:
+        os.seteuid(uid)
+        closed.chmod(mode)
+
+
+def test_a_configuration_that_is_not_for_us_is_critical_and_no_traceback(state: Layout) -> None:
+    assert blind_oracle("runner", "list", "--config", state.oracle_config).status == 0  # all modules are imported now
+    with as_somebody_else(state.root):
+        status, found = check(state)
+        result = blind_oracle("runner", "list", "--config", state.oracle_config)
+    assert (status, found) == (2, {"configuration": [("critical", f"{state.oracle_config}: Permission denied")]})
+    assert (result.status, result.errors.splitlines()[0]) == (
+        1,
+        f"blind-oracle: error: {state.oracle_config}: Permission denied",
+    )
+
+
+def test_a_registry_that_is_not_for_us_is_a_warning_and_the_rest_is_looked_at(state: Layout, signer: Path) -> None:
+    for directory in (state.root.parent, state.root):
+        directory.chmod(0o755)
+    assert check(state)[0] == 0
+    with as_somebody_else(state.oracle):
+        _, found = check(state)
+        result = blind_oracle("runner", "list", "--config", state.oracle_config)
+    ((level, message),) = found["registry"]
+    assert (level, message.partition(":")[0]) == ("warning", str(state.registry))
+    assert list(found)[-1] == NAMES[-1]
+    assert (result.status, result.errors.splitlines()[0]) == (
+        1,
+        f"blind-oracle: error: {state.registry}: Permission denied",
+    )

@@ -44,6 +44,22 @@ def test_ctrl_c_before_a_command_has_begun_is_no_traceback(monkeypatch: pytest.M
     assert (result.status, result.output, result.errors) == (130, "", "")
 
 
+def test_what_is_not_for_us_is_no_traceback(tmp_path: Path) -> None:
+    blind_oracle("dev", "status", tmp_path)  # all modules are imported now
+    tmp_path.chmod(0)
+    uid = os.geteuid()
+    if uid == 0:  # who may enter everything
+        os.seteuid(65534)
+    try:
+        result = blind_oracle("dev", "status", tmp_path)
+    finally:
+        os.seteuid(uid)
+        tmp_path.chmod(0o700)
+    assert result.status == 1
+    assert result.errors.startswith("blind-oracle: error: ")
+    assert "Permission denied" in result.errors
+
+
 @pytest.mark.parametrize("words", [["no-such-command"], ["init"], ["init", "a", "b"], ["init", "--no-such", "a"]])
 def test_wrong_usage_has_a_status_of_its_own_and_a_hint(words: list[str]) -> None:
     result = blind_oracle(*words)
