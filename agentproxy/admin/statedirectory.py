@@ -142,6 +142,7 @@ def _fill(layout: Layout | SystemLayout, wanted: Wanted, made: _Made) -> None:
         if isinstance(layout, Layout):
             layout.root.mkdir(mode=0o700, parents=True, exist_ok=True)
             layout.root.chmod(0o700)
+            layout.oracle.mkdir(mode=0o700)  # of two at once, which both saw an empty directory, one fails here
         for directory in layout.directories:
             _make_directory(directory)
         write_configuration(layout, wanted)

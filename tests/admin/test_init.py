@@ -4,7 +4,9 @@ from pathlib import Path
 import pytest
 from cryptography import x509
 
-from agentproxy.admin.layout import load_oracle, load_signer
+from agentproxy.admin import statedirectory
+from agentproxy.admin.layout import Layout, SystemLayout, load_oracle, load_signer
+from agentproxy.admin.statedirectory import Wanted
 from agentproxy.oracle.policyfile import load_policy
 from agentproxy.oracle.registry import Registry
 from agentproxy.runtime.tls import server_context
@@ -140,3 +142,22 @@ def test_an_authority_that_others_could_read_is_no_authority(tmp_path: Path) -> 
     assert result.status == 1
     assert "authority.key" in result.errors
     assert not (tmp_path / "b").exists()
+
+
+def test_of_two_at_once_the_second_changes_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    fill, state = statedirectory._fill, tmp_path / "s"
+    kept: dict[Path, bytes] = {}
+
+    def behind_another(layout: Layout | SystemLayout, wanted: Wanted, made: statedirectory._Made) -> None:
+        monkeypatch.setattr(statedirectory, "_fill", fill)
+        assert blind_oracle("init", state, "--node", "first").status == 0
+        kept.update({path: path.read_bytes() for path in state.rglob("*") if path.is_file()})
+        fill(layout, wanted, made)
+
+    monkeypatch.setattr(statedirectory, "_fill", behind_another)
+    result = blind_oracle("init", state, "--node", "second")
+    assert (result.status, result.errors) == (
+        1,
+        f"blind-oracle: error: {state}/oracle: cannot be written: File exists\n",
+    )
+    assert {path: path.read_bytes() for path in state.rglob("*") if path.is_file()} == kept
