@@ -166,7 +166,8 @@ def _host(untrusted: str) -> x509.GeneralName:
     except ValueError:
         pass
     if _HOST.fullmatch(untrusted) is None:
-        raise RemoteProtocolError("hosts: expected lower-case DNS names without wildcards, or IP addresses")
+        expected = "expected lower-case DNS names without wildcards, or IP addresses"
+        raise RemoteProtocolError(f"hosts: {expected}, got {untrusted[:64]!r}")
     return x509.DNSName(untrusted)
 
 

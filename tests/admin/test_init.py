@@ -97,8 +97,11 @@ def test_two_state_directories_do_not_trust_each_other(state: Path, tmp_path: Pa
         (["--listen", "nowhere"], "expected host:port, got 'nowhere'"),
         (["--listen", "h:70000"], "expected host:port, got 'h:70000'"),
         (["--node", "a b"], "node: expected 1 to 64 letters, digits"),
-        (["--host", "*.example"], "hosts: expected lower-case DNS names without wildcards, or IP addresses"),
-        (["--host", "a\nb"], "hosts: expected lower-case DNS names"),
+        (
+            ["--host", "good.example", "--host", "*.example"],
+            "hosts: expected lower-case DNS names without wildcards, or IP addresses, got '*.example'",
+        ),
+        (["--host", "a\nb"], "hosts: expected lower-case DNS names without wildcards, or IP addresses, got 'a\\nb'"),
     ],
 )
 def test_a_wrong_value_is_refused_before_anything_is_made(words: list[str], expected: str, tmp_path: Path) -> None:

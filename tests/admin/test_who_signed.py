@@ -315,7 +315,10 @@ def test_a_tree_is_compared_with_the_log_in_both_directions(tmp_path: Path, gnup
         f"{tree / 'e.rpm'}: the RPM is cut off",
         "record 4: signed with key modern for b1: no file has it",
     ]
-    plain = json.loads(blind_oracle(*words, "--json", "--key", "legacy").output)
+    assert "note" not in blind_oracle(*words, "--key", "modern").errors
+    result = blind_oracle(*words, "--json", "--key", "legacy")
+    assert result.errors == "blind-oracle: note: no record of this log is of a key 'legacy'\n"
+    plain = json.loads(result.output)
     assert (plain["fits"], plain["made"], len(plain["foreign"]), plain["missing"]) == (False, 2, 1, [])
 
 

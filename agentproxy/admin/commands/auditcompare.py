@@ -51,7 +51,11 @@ def reconcile_(  # noqa: PLR0913, PLR0917  one parameter for each option
     place = directory or configured(config)
     with AuditIndex.open(place, cache) as index:
         result = reconcile(tree, index, query)
+        # Of a mistyped name no record is missing, either; it may also be a key that has signed nothing yet.
+        is_known = key is None or next(index.find(Query(key=key)), None) is not None
     click.echo(json.dumps(_plain(result)) if as_json else _words(result))
+    if not is_known:
+        click.echo(f"blind-oracle: note: no record of this log is of a key {key!r}", err=True)
     tell_archived(place)
     context.exit(0 if result.fits else 1)
 
