@@ -293,6 +293,7 @@ async def test_what_is_dropped_since_its_caller_was_revoked_is_recorded_and_coun
         made.submit(caller(), sign(number), outcomes.append)
     at_signer = len(signer.asked)
     made.drop_revoked(lambda _: False)
+    await trio.testing.wait_all_tasks_blocked()
     assert {type(outcome) for outcome in outcomes} == {SignerError}
     assert made.tally.failed == {FailureCode.BACKEND: len(outcomes)}
     assert at_signer + len(outcomes) == 100 * (os.cpu_count() or 1)
