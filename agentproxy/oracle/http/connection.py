@@ -46,12 +46,27 @@ def http_config() -> Config:
 
 
 class _Http1(H11Protocol):
-    """hypercorn's protocol without its way to HTTP/2, which nobody here speaks; it has no other place to say so."""
+    """hypercorn's protocol without its ways to HTTP/2 and WebSocket, which nobody here speaks.
+
+    RFC 9110, 7.8: an Upgrade that is not wanted is ignored. It has no other place to say so.
+    """
 
     async def _check_protocol(self, event: h11.Request) -> None:
-        # RFC 9110, 7.8: an Upgrade that is not wanted is ignored. hypercorn would answer h2c with 101, and end.
-        if all(name != b"upgrade" for name, _ in event.headers):
+        # hypercorn would answer h2c with 101, and end.
+        if not _is_offer(event):
             await super()._check_protocol(event)
+
+    async def _create_stream(self, request: h11.Request) -> None:
+        # Behind the refusal of a WebSocket hypercorn would keep the connection, which is not idle, and so for ever.
+        if _is_offer(request):
+            headers = [(name, value) for name, value in request.headers if name != b"upgrade"]
+            version = request.http_version
+            request = h11.Request(method=request.method, headers=headers, target=request.target, http_version=version)
+        await super()._create_stream(request)
+
+
+def _is_offer(request: h11.Request) -> bool:
+    return any(name == b"upgrade" for name, _ in request.headers)
 
 
 class HttpConnection:

@@ -184,7 +184,7 @@ async def test_a_request_in_chunks_is_answered_and_is_its_connections_last(api: 
     assert b"connection: close\r\n" in got
 
 
-@pytest.mark.parametrize("protocol", ["h2c", "H2C, websocket", "TLS/1.3"])
+@pytest.mark.parametrize("protocol", ["h2c", "H2C, websocket", "TLS/1.3", "websocket"])
 async def test_an_upgrade_that_nobody_here_speaks_is_ignored(api: Api, protocol: str) -> None:
     async with api.connect(api.a) as client:
         for _ in range(2):
@@ -194,6 +194,20 @@ async def test_an_upgrade_that_nobody_here_speaks_is_ignored(api: Api, protocol:
                 "HTTP2-Settings": "AAMAAABkAAQCAAAAAAIAAAAA",
             }
             assert (await client.get("/keys", {**bearer(api.a), **offer})).status == 200
+
+
+@pytest.mark.parametrize("version", ["12", "13"])
+async def test_a_stranger_keeps_no_place_by_asking_for_a_websocket(
+    api: Api, version: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(connection_module, "STRANGER_SECONDS", 0.1)
+    offer = "Connection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\n"
+    head = f"GET /version HTTP/1.1\r\nHost: o\r\n{offer}Sec-WebSocket-Version: {version}\r\n\r\n".encode()
+    for behind in (b"", b"no HTTP"):
+        got = await all_answers(api, head + behind)
+        assert got.startswith(b"HTTP/1.1 200 ")
+    assert "Traceback" not in caplog.text
+    await still_serves(api)
 
 
 async def all_answers(api: Api, sent: bytes) -> bytes:
