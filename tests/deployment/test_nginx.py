@@ -98,6 +98,19 @@ async def test_an_oracle_that_is_away_is_a_problem_document_too(front: Front) ->
     assert reply.headers["retry-after"] == "1"
 
 
+async def test_a_token_in_a_path_reaches_no_log_while_the_oracle_is_away(front: Front) -> None:
+    front.api.oracle.stop()
+    await until(lambda: not front.api.oracle._side_doors._doors[0]._sockets[0].socket.fileno() >= 0)
+    token = front.api.a.token
+    for path in (f"/{token}", f"/sign/rpm/{token}", f"/keys/{token}", f"/{token}/../health"):
+        async with front.connect(front.api.a) as client:
+            assert (await client.get(path)).problem == (404, "no_such_address")
+    async with front.connect(front.api.a) as client:
+        assert (await client.get("/keys/modern.asc")).problem == (503, "not_operational")
+    assert "modern.asc" in front.nginx.log()
+    assert token not in front.nginx.log()
+
+
 async def test_more_requests_at_once_than_one_address_may_have_come_again_later(front: Front) -> None:
     begun = b"POST /sign/rpm HTTP/1.1\r\nHost: o\r\nContent-Type: application/json\r\nContent-Length: 100\r\n\r\n{"
     async with contextlib.AsyncExitStack() as stack, trio.open_nursery() as nursery:
@@ -121,6 +134,7 @@ async def test_more_requests_at_once_than_one_address_may_have_come_again_later(
     ("method", "path", "headers", "problem"),
     [
         ("GET", "/health", {"X-Long": "x" * 9000}, (400, "framing")),
+        ("GET", f"/{'x' * 9000}", {}, (400, "framing")),
         ("GET", "/../health", {}, (400, "framing")),
         ("GET", "/%zz", {}, (400, "framing")),
         ("GET", "/.malformed", {}, (400, "framing")),
@@ -132,6 +146,16 @@ async def test_what_nginx_refuses_by_itself_is_a_problem_document(
 ) -> None:
     async with front.connect(front.api.a) as client:
         assert (await client.request(method, path, headers, b"")).problem == problem
+
+
+@pytest.mark.parametrize("what", ["an unknown encoding", "an unknown version"])
+async def test_what_nginx_does_not_know_is_a_problem_document_too(front: Front, what: str) -> None:
+    unknown = {**ILLEGAL, "an unknown version": SECOND.replace(b"HTTP/1.1", b"HTTP/3.0")}[what]
+    async with front.connect(front.api.a) as client:
+        with trio.fail_after(SECONDS):
+            client.connection.send(h11.Request(method="POST", target="/", headers=[("Host", "o")]))
+            await client.stream.send_all(unknown)
+            assert (await client.reply()).problem == (400, "framing")
 
 
 @pytest.mark.parametrize("what", sorted(ILLEGAL))
