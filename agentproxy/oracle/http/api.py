@@ -4,6 +4,7 @@ A token is looked at anew with each request: whoever was revoked a moment ago ge
 connection as on a new one.
 """
 
+import logging
 import re
 from collections.abc import Awaitable, Callable
 from http import HTTPStatus
@@ -35,6 +36,7 @@ from agentproxy.oracle.http.problems import Problem, RejectedError, problem_of
 from agentproxy.oracle.policy import Deny, header_mismatch
 from agentproxy.oracle.reception import SOFTWARE, Reception
 from agentproxy.oracle.selection import select_key
+from agentproxy.oracle.shares import network_of
 from agentproxy.protocol.armor import armored
 from agentproxy.protocol.codes import RefusalCode, RejectionCode
 from agentproxy.protocol.errors import BlindOracleError, RefusedError, RemoteProtocolError
@@ -42,6 +44,8 @@ from agentproxy.protocol.key_messages import ServedKey
 from agentproxy.protocol.wire import format_time
 
 __all__ = ["Api", "KeyNotFoundError"]
+
+logger = logging.getLogger(__name__)
 
 API_VERSION = 1
 _BEARER = re.compile(r"(?i:bearer) +([^\s]{1,256})")
@@ -170,16 +174,22 @@ class Api:
         peer: Peer = request.state.peer
         found = _token(request, token)
         if isinstance(found, Rejection):
-            raise RejectedError(self._reception.turned_away(found))
+            raise self._rejected(peer, self._reception.turned_away(found))
         verdict = await self._reception.admit(peer.certificate, found, peer.address, "http")
         if isinstance(verdict, Newcomer):
             reason = "a token that is for enrolment only"
             verdict = self._reception.turned_away(Rejection(RejectionCode.TOKEN_UNKNOWN, reason))
         if isinstance(verdict, Rejection):
-            raise RejectedError(verdict)
+            raise self._rejected(peer, verdict)
         request.state.runner = verdict.runner
         request.state.visit.is_known = True
         return verdict
+
+    def _rejected(self, peer: Peer, rejection: Rejection) -> RejectedError:
+        """Tell the log of somebody who is not let in, unless it has heard of them often; the error to raise."""
+        if self._reception.complaints.may_tell(network_of(peer.address)):
+            logger.warning("rejected, address=%s code=%s reason=%s", peer.address, rejection.code, rejection.reason)
+        return RejectedError(rejection)
 
     def _name(self, key: ServedKey) -> str:
         return self._reception.service.policy.name_of(key.facts.fingerprint) or key.facts.name

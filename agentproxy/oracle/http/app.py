@@ -1,7 +1,6 @@
 """The ASGI application: addresses, their documents in OpenAPI, and problem documents for everything that goes wrong."""
 
 import functools
-import logging
 from collections.abc import Callable, Mapping
 from http import HTTPStatus
 
@@ -17,15 +16,12 @@ from agentproxy.oracle.http.problems import (
     MEDIA_TYPE,
     NotAsDescribedError,
     Problem,
-    RejectedError,
     problem_of,
     wrong_fields,
 )
 from agentproxy.protocol.errors import BlindOracleError
 
 __all__ = ["build_app"]
-
-logger = logging.getLogger(__name__)
 
 _DESCRIPTION = """Signatures for builds that hold no key: send a hash, get an OpenPGP signature.
 
@@ -110,10 +106,7 @@ async def _told(answer: Callable[[Request, Exception], Response], request: Reque
     return answer(request, error)
 
 
-def _for_error(request: Request, error: Exception) -> Response:
-    if isinstance(error, RejectedError):
-        address, rejection = request.state.peer.address, error.rejection
-        logger.warning("rejected, address=%s code=%s reason=%s", address, rejection.code, rejection.reason)
+def _for_error(_: Request, error: Exception) -> Response:
     if isinstance(error, KeyNotFoundError):
         return _answer(Problem(HTTPStatus.NOT_FOUND, "key_not_found", str(error)))
     if isinstance(error, BlindOracleError):

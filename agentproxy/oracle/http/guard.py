@@ -10,10 +10,12 @@ from http import HTTPStatus
 import trio
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from agentproxy.oracle.complaints import Complaints
 from agentproxy.oracle.http.identity import Peer, identify
 from agentproxy.oracle.http.models import MAX_ITEMS
 from agentproxy.oracle.http.problems import MEDIA_TYPE, Problem
 from agentproxy.oracle.http.weight import has_more_values
+from agentproxy.oracle.shares import network_of
 from agentproxy.oracle.tally import Tally
 from agentproxy.protocol.errors import RemoteProtocolError
 from agentproxy.protocol.jsonobject import decode_object
@@ -43,9 +45,10 @@ _CODES = frozenset({"GET", "POST", "HEAD", "OPTIONS", "PUT", "PATCH", "DELETE"})
 class Guard:
     """An ASGI application around the API's."""
 
-    def __init__(self, app: ASGIApp, tally: Tally) -> None:
+    def __init__(self, app: ASGIApp, tally: Tally, complaints: Complaints) -> None:
         self._app = app
         self._tally = tally
+        self._complaints = complaints
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request, whatever happens behind."""
@@ -69,10 +72,40 @@ class Guard:
         finally:
             # Also when its client left at once: what was answered is counted and told; status 0 is nothing.
             self._tally.answered[answer.status] += 1
-            _log(scope, method, answer.status, (trio.current_time() - started) * 1000)
+            _log(self._level(scope), scope, method, answer.status, (trio.current_time() - started) * 1000)
+
+    def _level(self, scope: Scope) -> int:
+        if _route(scope) in _QUIET:
+            return logging.DEBUG
+        # Whoever is let in by nothing shall not fill the log by asking again and again, on one connection even.
+        return logging.INFO if "runner" in scope["state"] or self._may_tell(scope) else logging.DEBUG
+
+    def _may_tell(self, scope: Scope) -> bool:
+        return self._complaints.may_tell(network_of(scope["state"]["peer"].address))
+
+    def _objection(self, scope: Scope) -> Problem | None:
+        """What is wrong with a request's head; its state learns who sent it."""
+        if scope["query_string"]:
+            # Whoever sends a token there has shown it to every log between us and him already.
+            detail = "no parameters are taken from the address; a token belongs in Authorization: Bearer or in the body"
+            return Problem(HTTPStatus.BAD_REQUEST, "query_string", detail)
+        if _header(scope, b"content-length") and _header(scope, b"transfer-encoding"):
+            # RFC 9112, 6.1: an attempt at smuggling, or a broken client.
+            return Problem(HTTPStatus.BAD_REQUEST, "framing", "Content-Length and Transfer-Encoding exclude each other")
+        for name in _ONCE:
+            if sum(known == name for known, _ in scope["headers"]) > 1:
+                return Problem(HTTPStatus.BAD_REQUEST, "header_twice", f"{name.decode()} stands twice: one is right")
+        peer: Peer = scope["state"]["peer"]
+        try:
+            scope["state"]["peer"] = identify(peer, scope["headers"])
+        except RemoteProtocolError as error:
+            if self._may_tell(scope):
+                logger.warning("a client's identity was not accepted, address=%s reason=%s", peer.address, error)
+            return Problem(HTTPStatus.BAD_REQUEST, "identity_headers", str(error))
+        return None
 
     async def _pass_on(self, scope: Scope, receive: Receive, answer: "_Answer") -> None:
-        body = _objection(scope) or await _read(scope, receive)
+        body = self._objection(scope) or await _read(scope, receive)
         if isinstance(body, bytes):
             body = _check_json(scope, body) or body
         if isinstance(body, Problem):
@@ -109,27 +142,6 @@ class _Answer:
         self.is_last = True
         await self.send({"type": "http.response.start", "status": int(problem.status), "headers": headers})
         await self.send({"type": "http.response.body", "body": body, "more_body": False})
-
-
-def _objection(scope: Scope) -> Problem | None:
-    """What is wrong with a request's head; its state learns who sent it."""
-    if scope["query_string"]:
-        # Whoever sends a token there has shown it to every log between us and him already.
-        detail = "no parameters are taken from the address; a token belongs in Authorization: Bearer or in the body"
-        return Problem(HTTPStatus.BAD_REQUEST, "query_string", detail)
-    if _header(scope, b"content-length") and _header(scope, b"transfer-encoding"):
-        # RFC 9112, 6.1: an attempt at smuggling, or a broken client.
-        return Problem(HTTPStatus.BAD_REQUEST, "framing", "Content-Length and Transfer-Encoding exclude each other")
-    for name in _ONCE:
-        if sum(known == name for known, _ in scope["headers"]) > 1:
-            return Problem(HTTPStatus.BAD_REQUEST, "header_twice", f"{name.decode()} stands twice: one is right")
-    peer: Peer = scope["state"]["peer"]
-    try:
-        scope["state"]["peer"] = identify(peer, scope["headers"])
-    except RemoteProtocolError as error:
-        logger.warning("a client's identity was not accepted, address=%s reason=%s", peer.address, error)
-        return Problem(HTTPStatus.BAD_REQUEST, "identity_headers", str(error))
-    return None
 
 
 def _header(scope: Scope, name: bytes) -> bytes:
@@ -190,15 +202,19 @@ def _is_crowded(decoded: object) -> bool:
     return False
 
 
-def _log(scope: Scope, method: str, status: int, milliseconds: float) -> None:
+def _route(scope: Scope) -> str:
     # Neither path nor query as they came: somebody may have put a token there.
     path: str = getattr(scope.get("route"), "path", "-")
+    return path
+
+
+def _log(level: int, scope: Scope, method: str, status: int, milliseconds: float) -> None:
     runner, address = scope["state"].get("runner", "nobody"), scope["state"]["peer"].address
     logger.log(
-        logging.DEBUG if path in _QUIET else logging.INFO,
+        level,
         "request, method=%s path=%s status=%d runner=%s address=%s ms=%.1f",
         method if method in _CODES else "-",
-        path,
+        _route(scope),
         status,
         runner,
         address,

@@ -53,7 +53,7 @@ class HttpServer:
         self._address_file = address_file
         proxy_uid = None if config.proxy is None else uid_of(config.proxy.user)
         self._door = HttpDoor(
-            Guard(build_app(Api(reception, health)), reception.service.tally),
+            Guard(build_app(Api(reception, health)), reception.service.tally, reception.complaints),
             _context(tls),
             config.max_connections,
             proxy_uid,

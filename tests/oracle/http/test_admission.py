@@ -61,6 +61,23 @@ async def test_without_a_good_token_nobody_gets_in(api: Api, headers: dict[str, 
     assert api.oracle._service.tally.rejected == {"token_unknown": 1}
 
 
+async def test_whoever_tries_tokens_is_answered_each_time_and_logged_some_times(
+    api: Api, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO, "agentproxy")
+    async with api.connect(None) as client:
+        for _ in range(20):
+            reply = await client.get("/keys", {"Authorization": f"Bearer bo_{'x' * 43}"})
+            assert reply.problem == (401, "token_unknown")
+            assert (await client.get("/nothing")).status == 404
+        for _ in range(8):
+            assert (await client.get("/keys", bearer(api.t))).status == 200
+    async with api.connect(None) as client:
+        assert (await client.get("/keys", proxied(api.a))).problem == (400, "identity_headers")
+    assert caplog.text.count("address=127.0.0.1:") == 5 + 8
+    assert caplog.text.count("status=200 runner=t ") == 8
+
+
 async def test_a_certificate_may_be_missing_only_where_the_policy_says_so(api: Api) -> None:
     async with api.connect(None) as client:
         assert (await client.get("/keys", bearer(api.a))).problem == (401, "certificate_unknown")
