@@ -43,16 +43,15 @@ def credential_expiries(credentials: Credentials) -> Expiries:
     """When each runner that may come loses its last token and its last certificate.
 
     Only the last ones count: what was replaced is meant to end. Those of an enrolment file, which end within a day,
-    and those that a relay has not used yet do not.
+    and those that a relay has not used yet do not. A certificate outlives the token that was issued with it: where that
+    one leaked and was revoked, the runner goes on with another.
     """
     found: Expiries = {}
     passing = {
-        token.id
-        for token in credentials.tokens.values()
-        if token.kind is TokenKind.BOOTSTRAP or token.is_pending or token.revoked is not None
+        token.id for token in credentials.tokens.values() if token.kind is TokenKind.BOOTSTRAP or token.is_pending
     }
     for token in credentials.tokens.values():
-        if token.id not in passing:
+        if token.id not in passing and token.revoked is None:
             _keep_last(found, credentials, f"token of {token.runner}", token.runner, token.expires)
     for entry in credentials.certificates.values():
         if entry.public_key_sha256 not in credentials.revoked_public_keys and entry.token not in passing:

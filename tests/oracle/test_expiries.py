@@ -68,6 +68,14 @@ def test_an_enrolment_file_and_what_no_relay_has_used_do_not_count() -> None:
     assert credential_expiries(picture(bootstrap, pending, used)) == {"token of a": used.expires}
 
 
+def test_a_certificate_counts_on_when_the_token_that_came_with_it_was_revoked() -> None:
+    end = NOW + timedelta(days=5)
+    certificate = CertificateEntry(b"1" * 32, b"k" * 32, "a", NOW, end, "1")
+    leaked, fresh = token("1", "a", 90, revoked=True), token("2", "a", 300)
+    found = credential_expiries(picture(leaked, fresh, certificates=(certificate,)))
+    assert found == {"token of a": fresh.expires, "certificate of a": end}
+
+
 def test_a_key_that_never_ends_is_known_as_such() -> None:
     assert key_expiries([replace(MODERN, expires=NOW), LEGACY]) == {"key modern": NOW, "key legacy": None}
 
