@@ -39,7 +39,7 @@ from agentproxy.oracle.selection import select_key
 from agentproxy.oracle.shares import network_of
 from agentproxy.protocol.armor import armored
 from agentproxy.protocol.codes import RefusalCode, RejectionCode
-from agentproxy.protocol.errors import BlindOracleError, RefusedError, RemoteProtocolError
+from agentproxy.protocol.errors import BackendError, BlindOracleError, RefusedError, RemoteProtocolError
 from agentproxy.protocol.key_messages import ServedKey
 from agentproxy.protocol.wire import format_time
 
@@ -152,7 +152,11 @@ class Api:
         found = [key for key in self._reception.keys_of(caller) if self._name(key) == name]
         if not found:
             raise KeyNotFoundError(f"no key {name} for this runner")
-        parts = await self._reception.certificate_parts(caller, found[0].facts.fingerprint)
+        try:
+            parts = await self._reception.certificate_parts(caller, found[0].facts.fingerprint)
+        except BackendError as error:
+            logger.warning("certificate not sent, runner=%s reason=%s", caller.runner, error)
+            raise
         return Response(armored(b"".join(parts)), media_type="application/pgp-keys")
 
     async def health(self, response: Response) -> HealthReport:

@@ -44,6 +44,17 @@ async def test_a_runner_sees_its_keys_and_their_certificates(api: Api) -> None:
         assert (await client.get("/keys/other.asc", bearer(api.a))).problem == (404, "key_not_found")
 
 
+async def test_a_certificate_that_is_not_there_is_503_and_the_log_says_which(
+    api: Api, caplog: pytest.LogCaptureFixture
+) -> None:
+    file = api.world.directory / "certificates" / "ed.pgp"
+    file.unlink()
+    async with api.connect(api.a) as client:
+        reply = await client.get("/keys/ed.asc", bearer(api.a))
+    assert reply.problem == (503, "backend")
+    assert f"certificate not sent, runner=a reason={file}: cannot be read: No such file" in caplog.text
+
+
 @pytest.mark.parametrize(
     "headers",
     [
