@@ -5,6 +5,7 @@ from collections.abc import Callable
 from typing import Protocol
 
 from agentproxy.oracle.authn import Proof
+from agentproxy.oracle.complaints import Complaints
 from agentproxy.oracle.credentials import Credentials, TokenKind
 from agentproxy.protocol.fields import Asserted
 from agentproxy.protocol.signer_requests import Outcome, Record
@@ -34,15 +35,22 @@ class BootstrapReuse:
         self._clock = clock
         self._recorded: dict[str, float] = {}
 
-    def look_at(self, credentials: Credentials, proof: Proof) -> None:
-        """Look at somebody who was turned away."""
+    def look_at(self, credentials: Credentials, proof: Proof, complaints: Complaints) -> None:
+        """Look at somebody who was turned away.
+
+        Args:
+            credentials: as they are now.
+            proof: what they have shown.
+            complaints: how many lines of the log a token may cause: whoever has the file must not fill that, either.
+        """
         token = credentials.tokens.get(proof.token_sha256)
         if token is None or token.kind is not TokenKind.BOOTSTRAP or token.revoked is None:
             return
-        logger.warning(
-            "an enrolment file was used again after its end: who has a copy? runner=%s token=%s address=%s",
-            token.runner, token.id, proof.address,
-        )  # fmt: skip
+        if complaints.may_tell(f"token {token.id}"):
+            logger.warning(
+                "an enrolment file was used again after its end: who has a copy? runner=%s token=%s address=%s",
+                token.runner, token.id, proof.address,
+            )  # fmt: skip
         now = self._clock()
         if now - self._recorded.get(token.id, float("-inf")) < SILENT_SECONDS:
             return

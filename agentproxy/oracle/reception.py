@@ -99,7 +99,7 @@ class Reception:
             await self.registry.refresh()
             verdict = self._judge(proof)
         if isinstance(verdict, Rejection):
-            self.reuse.look_at(self.registry.credentials, proof)
+            self.reuse.look_at(self.registry.credentials, proof, self.complaints)
             return verdict
         if isinstance(verdict, Caller):
             rejection = await self._confirm(verdict)

@@ -107,6 +107,16 @@ async def test_an_enrolment_file_s_token_is_for_nothing_else(api: Api) -> None:
     assert api.oracle._service.tally.rejected == {"token_unknown": 1}
 
 
+async def test_an_old_enrolment_file_s_token_does_not_fill_the_log(api: Api, caplog: pytest.LogCaptureFixture) -> None:
+    newcomer = api.world.enrol("a", kind=TokenKind.BOOTSTRAP)
+    put(api.world.registry, TokenRevoked(newcomer.token_id))
+    await api.registry_is_seen()
+    async with api.connect(newcomer) as client:
+        for _ in range(20):
+            assert (await client.get("/keys", bearer(newcomer))).problem == (401, "token_revoked")
+    assert caplog.text.count("an enrolment file was used again after its end") == 5
+
+
 async def test_a_revoked_token_is_refused_on_a_connection_that_is_open(api: Api) -> None:
     async with api.connect(api.a) as client:
         assert (await client.get("/keys", bearer(api.a))).status == 200
