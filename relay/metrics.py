@@ -12,6 +12,8 @@ from agentproxy.runtime import certificate
 from agentproxy.runtime.families import by_name, counter, gauge, histogram, text_of
 from relay.connectionstate import Standing
 from relay.dial import SOFTWARE
+from relay.fallbackkeys import FallbackKeys
+from relay.fallbackmode import FallbackPlaces
 from relay.service import Relay
 
 __all__ = ["RelayMetrics"]
@@ -66,5 +68,8 @@ class RelayMetrics:
     def _expiries(self, end: datetime | None) -> Iterator[Metric]:
         ends = [(f"key {key.facts.name}", key.facts.expires) for key in self._relay.keys.served]
         ends.append(("certificate of this relay", end))
+        # No oracle knows of these, and nobody uses them until there is an outage, perhaps by a switch by hand.
+        places = FallbackPlaces.of(self._relay.config.state, self._relay.config.fallback)
+        ends += [(f"own key {key.fingerprint}", key.expires) for key in FallbackKeys(places.keys).all()]
         seconds = [((what,), moment.timestamp()) for what, moment in ends if moment is not None]
         yield gauge("relay_expiry_timestamp_seconds", "When keys and the certificate end.", seconds, "what")

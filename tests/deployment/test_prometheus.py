@@ -137,8 +137,15 @@ CASES: dict[str, tuple[dict[str, str], dict[str, str]]] = {
 }
 
 
+OWN_KEY = f'blind_oracle_relay_expiry_timestamp_seconds{{{RELAY}, what="own key 0F1D"}}'
+SERVED_KEY = (
+    f'blind_oracle_relay_expiry_timestamp_seconds{{{RELAY}, what="key modern"}}'  # the oracle's alert is enough
+)
+
 # The same for what an alert has more than one reason for.
 MORE_CASES: tuple[tuple[str, dict[str, str], dict[str, str]], ...] = (
+    ("EndsWithin30Days", {OWN_KEY: f"{20 * DAY}x180"}, {SERVED_KEY: f"{20 * DAY}x180"}),
+    ("EndsWithin7Days", {OWN_KEY: f"{-3 * DAY}x180"}, {SERVED_KEY: f"{3 * DAY}x180"}),
     (
         "CheckpointOverdue",
         {f"blind_oracle_audit_log_sequence{{{ORACLE}}}": "0+10x180"},  # the first one failed already

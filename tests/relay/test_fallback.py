@@ -34,6 +34,7 @@ from relay.fallbackswitch import Switch, SwitchKeeper
 from relay.journalreading import Reading, read
 from relay.link import RejectedError
 from relay.localagent import LocalAgent
+from relay.metrics import RelayMetrics
 from relay.service import Relay
 from relay.status import ControlRequest
 from relay.statusanswers import control_table
@@ -289,6 +290,15 @@ async def test_of_two_switches_at_once_the_one_recorded_last_is_in_force(
 
     modes = [json.loads(line)["mode"] for line in host.journal if json.loads(line)["operation"] == "switch"]
     assert modes == ["forced", "never"]
+
+
+async def test_metrics_tell_when_the_hosts_own_key_ends_before_anybody_needs_it(host: Host) -> None:
+    async with host.relay() as relay:
+        text = (await RelayMetrics(relay).render()).decode()
+    name = f'blind_oracle_relay_expiry_timestamp_seconds{{what="own key {host.own.fingerprint}"}}'
+    (line,) = [line for line in text.splitlines() if line.startswith(name)]
+    assert host.own.expires is not None
+    assert float(line.split()[-1]) == host.own.expires.timestamp()
 
 
 async def test_only_root_and_the_relays_user_may_switch(host: Host) -> None:
