@@ -124,6 +124,9 @@ def _for_body(_: Request, error: Exception) -> Response:
 def _for_status(_: Request, error: Exception) -> Response:
     if not isinstance(error, HTTPException):
         raise error
+    if error.status_code == HTTPStatus.BAD_REQUEST:
+        # The framework decodes a body once more, deeper in the stack: a few depths are too much for it and not for us.
+        return _answer(Problem(HTTPStatus.BAD_REQUEST, "not_json", "not JSON: nested too deeply"))
     problem = Problem(error.status_code, "no_such_address", "GET /openapi.json says what can be asked, and how")
     headers = dict(error.headers or {})
     if headers.get("Allow") == "GET":

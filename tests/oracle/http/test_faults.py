@@ -273,6 +273,18 @@ async def test_a_body_of_many_values_is_never_decoded(api: Api, monkeypatch: pyt
     assert decoded == []
 
 
+async def test_a_body_that_is_nested_too_deeply_is_told_so_at_every_depth(api: Api) -> None:
+    async with api.connect(api.a) as client:
+        found = set()
+        for depth in range(900, 980, 4):
+            body = b'{"items": [{"x": %s%s}]}' % (b"[" * depth, b"]" * depth)
+            reply = await client.request("POST", "/sign/batch", {**bearer(api.a), "Content-Type": JSON[1]}, body)
+            found.add(reply.problem if reply.status == 400 else (reply.status, ""))
+            if reply.headers.get("connection") == "close":
+                break
+    assert found == {(200, ""), (400, "not_json")}
+
+
 async def test_a_batch_that_is_full_to_the_brim_is_none_too_many(api: Api) -> None:
     async with api.connect(api.a) as client:
         reply = await client.post("/sign/batch", {"items": [FULL_ITEM] * MAX_ITEMS, "token": api.a.token})
