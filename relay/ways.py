@@ -64,6 +64,7 @@ class Ways:
         self.unreachable_since: float | None = trio.current_time()
         self._keys: tuple[ServedKey, ...] | None = None  # of the oracle in use
         self._told = ("", False)  # its node, and whether we may fall back
+        self._is_told = True  # the permission's keeper knows that
         self._keys_due = trio.Event()
         self._tasks: trio.Nursery | None = None
         self._timers: set[float] = set()  # when `changed` will be called
@@ -96,10 +97,18 @@ class Ways:
         while True:
             await self._keys_due.wait()
             self._keys_due = trio.Event()
-            node, may_fall_back = self._told
-            if self._permission is not None:
-                await self._permission.told(node, allowed=may_fall_back)
+            await self._tell_permission()
             await self._keys_arrived(self._keys or ())
+
+    async def _tell_permission(self) -> None:
+        if self._permission is not None and not self._is_told:
+            self._is_told = True
+            node, may_fall_back = self._told
+            await self._permission.told(node, allowed=may_fall_back)
+
+    async def _tell_rejection(self, keeper: PermissionKeeper, rejection: RejectedError) -> None:
+        await self._tell_permission()  # said before, and perhaps waiting behind a slow disk: later it would be untrue
+        await keeper.rejected(rejection)
 
     def changed(self) -> None:
         """Choose anew where requests go (for the ways)."""
@@ -128,6 +137,7 @@ class Ways:
     def _take(self, best: Way | None) -> None:
         if best is not None and (best.keys is not self._keys or best.fallback is not self._told[1]):
             self._keys, self._told = best.keys, (best.carrier.node if best.carrier else "", best.fallback)
+            self._is_told = False
             self._keys_due.set()
         if best is not None and best is not self._best and len(self._ways) > 1:
             before = self._best.state if self._best is not None else None
@@ -170,7 +180,7 @@ class Ways:
         if any(way.candidate().is_connected or way.candidate().is_untried for way in self._ways):
             return
         if self._tasks is not None and self._permission is not None:
-            self._tasks.start_soon(self._permission.rejected, rejection)
+            self._tasks.start_soon(self._tell_rejection, self._permission, rejection)
         # One that is not operational may become so, and one that is away may come back: what counts is who is sure.
         if rejection.code is RejectionCode.NOT_OPERATIONAL and self._may_pass():
             return

@@ -612,3 +612,45 @@ async def test_the_certificate_that_one_oracle_cannot_give_comes_from_the_next(
 ) -> None:
     async with world(nodes=[FakeNode("a"), FakeNode("b", certificate=b"certificate")]) as w:
         assert await w.client.certificate(MODERN.fingerprint) == b"certificate"
+
+
+class KeeperOfPermission:
+    """A permission's keeper, which notes in which order it hears."""
+
+    def __init__(self) -> None:
+        self.heard: list[str] = []
+
+    async def told(self, node: str, *, allowed: bool) -> None:
+        await trio.lowlevel.checkpoint()
+        self.heard.append(f"{node} {'allows' if allowed else 'forbids'}")
+
+    async def rejected(self, error: RejectedError) -> None:
+        await trio.lowlevel.checkpoint()
+        self.heard.append(error.code.value)
+
+
+async def test_a_permission_that_waits_behind_a_slow_disk_is_not_told_after_it_was_taken_back(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    only, keeper, writes = FakeNode("a"), KeeperOfPermission(), 0
+
+    async def write_slowly(_: tuple[ServedKey, ...]) -> None:
+        nonlocal writes
+        writes += 1
+        await trio.sleep(2 if writes > 1 else 0)
+
+    async with trio.open_nursery() as nursery:
+        dial = Nodes(nursery, {"a": only})
+        client = Client([OracleAddress("a:7443", "a")], dial, write_slowly, NoHeads(), permission=keeper)
+        nursery.start_soon(client.run)
+        await trio.sleep(1)
+        only.say(KeysChanged((ServedKey(MODERN, "modern"),), fallback=True))
+        await trio.sleep(0.1)
+        only.say(KeysChanged((), fallback=True))  # while the list before it is still being written
+        await trio.sleep(0.1)
+        only.rejection = Rejected(RejectionCode.RUNNER_DISABLED)
+        only.say(only.rejection)
+        await trio.sleep(10)
+        nursery.cancel_scope.cancel()
+    assert keeper.heard[:3] == ["a forbids", "a allows", "a allows"]
+    assert set(keeper.heard[3:]) == {"runner_disabled"}
