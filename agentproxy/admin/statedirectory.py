@@ -72,15 +72,18 @@ def own_node() -> str:
     return name
 
 
-def create(root: Path, wanted: Wanted) -> Layout:
+def create(root: Path, wanted: Wanted, note: str = "") -> Layout:
     """Make the state directory `root`, which must be empty or not there, readable by us alone.
+
+    Args:
+        note: the name of the only file that may be there already.
 
     Raises:
         ConfigError: something is there already, a value is wrong, or nothing can be written.
     """
     layout = Layout(root)
     made = _prepare(layout, wanted)
-    if root.exists() and (not root.is_dir() or any(root.iterdir())):
+    if root.exists() and (not root.is_dir() or any(one.name != note for one in root.iterdir())):
         raise ConfigError(f"{root}: expected an empty directory or nothing", "choose another, or empty it first")
     _fill(layout, wanted, made)
     return layout

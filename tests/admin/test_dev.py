@@ -6,7 +6,8 @@ import signal
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -330,3 +331,47 @@ def test_a_part_that_is_not_there_is_named_beside_those_that_are(system: System)
         assert result.status == 2
         assert "expected one of oracle," in result.errors
         assert "got 'oracle-2'" in result.errors
+
+
+def killed_start(directory: Path, seen: Callable[[], bool], *words: str) -> None:
+    """A `dev start` that is killed, without time to take anything away, as soon as `seen` is true."""
+    start = [sys.executable, "-P", "-m", "agentproxy.admin", "dev", "start", str(directory), *words]
+    with subprocess.Popen(start, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
+        deadline = time.monotonic() + SECONDS
+        while not seen():
+            assert process.poll() is None
+            assert time.monotonic() < deadline
+            time.sleep(0.002)
+        process.kill()
+
+
+def test_a_start_that_was_killed_while_it_made_the_system_is_no_hindrance_to_the_next(
+    parent: Path, exports_words: list[str]
+) -> None:
+    system = System(parent / "cut")
+    killed_start(system.directory, (system.directory / "policy.yaml").exists, *exports_words)
+    assert not (system.directory / "dev").exists()
+    try:
+        again = system.dev("start", *exports_words)
+        assert again.status == 0, again.errors
+        assert system.status() == ALL
+    finally:
+        assert system.dev("stop").status == 0
+
+
+@pytest.mark.parametrize("part", ["oracle", "relay"])
+def test_what_a_killed_start_left_half_started_is_started_anew(
+    part: str, parent: Path, exports_words: list[str]
+) -> None:
+    system = System(parent / f"orphans of {part}")
+    pid_file = system.directory / "run" / f"{part}.pid"
+    killed_start(system.directory, pid_file.exists, *exports_words)
+    left = json.loads(pid_file.read_text())["pid"]
+    try:
+        again = system.dev("start")
+        assert again.status == 0, again.errors
+        assert system.status() == ALL
+        assert system.pid(part) != left
+        assert system.shell("echo hello > file\ngpg --batch --yes --detach-sign file\n").returncode == 0
+    finally:
+        assert system.dev("stop").status == 0

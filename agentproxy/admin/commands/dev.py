@@ -71,6 +71,7 @@ def start_(directory: Path, part: str | None, oracles: int | None, keys: tuple[s
 
             make(place, exports, oracles or 1)
             place.set_made()
+        parts.stop_unfinished(place)
         _start(place, part)
     click.echo(f"running in {directory}: {', '.join(_running(place))}")
     click.echo(f'to use it: eval "$(blind-oracle dev env {shlex.quote(str(directory))})"')

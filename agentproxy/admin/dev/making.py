@@ -1,6 +1,5 @@
 """Makes a dev system: a state directory with keys, and one build server that is enrolled."""
 
-import shutil
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -34,14 +33,14 @@ def make(place: Place, exports: Mapping[str, Path], oracles: int = 1) -> None:
         ConfigError: with a reason and a hint.
     """
     contents = {name: _read(file) for name, file in exports.items()}
+    place.clear_unfinished()
     if any(place.root.iterdir()):
         raise ConfigError(f"{place.root}: expected an empty directory or nothing", "choose another, or empty it first")
     try:
+        place.set_making()
         _fill(place, exports, contents, oracles)
     except BaseException:
-        # Half a system can neither be started nor made again.
-        for entry in place.root.iterdir():
-            shutil.rmtree(entry) if entry.is_dir() else entry.unlink()
+        place.clear()  # half a system can neither be started nor made again
         raise
 
 

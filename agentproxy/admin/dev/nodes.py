@@ -14,7 +14,8 @@ HOSTS = ("127.0.0.1", "::1", "localhost")
 
 def first_node(place: Place, ports: list[int]) -> Layout:
     """Make the state directory of the first oracle, which is the dev system's own directory."""
-    return create(place.root, Wanted("dev", HOSTS, _address(ports[0]), other_oracles=_others(ports, 0)))
+    wanted = Wanted("dev", HOSTS, _address(ports[0]), other_oracles=_others(ports, 0))
+    return create(place.root, wanted, note=place.making.name)
 
 
 def add_nodes(place: Place, ports: list[int]) -> None:

@@ -31,6 +31,7 @@ __all__ = [
     "state_of",
     "stop",
     "stop_rest",
+    "stop_unfinished",
     "wait_until_connected",
 ]
 
@@ -82,6 +83,7 @@ def start(place: Place, name: str) -> None:
     command = (sys.executable, "-P", "-m", *part.words, "--config", str(part.config))
     place.logs.mkdir(mode=0o700, exist_ok=True)  # somebody may have taken them away
     before = log.stat().st_size if log.exists() else 0
+    _starting_file(place, name).touch(mode=0o600)
     with ReadySocket() as ready:
         process = processes.spawn(command, ready.environment(), log)
         is_ready = False
@@ -91,6 +93,7 @@ def start(place: Place, name: str) -> None:
         finally:
             if not is_ready:
                 processes.end(process, STOP_SECONDS)
+            _starting_file(place, name).unlink(missing_ok=True)
     if not is_ready:
         raise ConfigError(f"the {name} does not start:\n{_said(log, before)}", f"its log: {log}")
 
@@ -102,9 +105,17 @@ def stop(place: Place, name: str) -> None:
         processes.end(process, STOP_SECONDS)
     _pid_file(place, name).unlink(missing_ok=True)
     for part in parts_of(place).values():
-        if part.host == name:
-            for signer in processes.find(*part.words, at=part.config):
-                processes.end(signer, STOP_SECONDS)
+        if name in {part.name, part.host}:  # itself, too: a start that was killed may have noted no pid
+            for left in processes.find(*part.words, at=part.config):
+                processes.end(left, STOP_SECONDS)
+    _starting_file(place, name).unlink(missing_ok=True)
+
+
+def stop_unfinished(place: Place) -> None:
+    """Stop what a `dev start` left that was killed while it waited: nobody knows whether that is ready."""
+    for name in reversed(runs_by_itself(place)):
+        if _starting_file(place, name).exists():
+            stop(place, name)
 
 
 def end_now(place: Place, name: str) -> None:
@@ -172,6 +183,10 @@ def set_up_home(place: Place) -> None:
 
 def _pid_file(place: Place, name: str) -> Path:
     return place.layout.run / f"{name}.pid"
+
+
+def _starting_file(place: Place, name: str) -> Path:
+    return place.layout.run / f"{name}.starting"
 
 
 def _said(log: Path, before: int) -> str:

@@ -2,6 +2,7 @@
 
 import fcntl
 import os
+import shutil
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -111,6 +112,28 @@ class Place:
     def set_made(self) -> None:
         """Note that everything is there."""
         self._made.write_text("made by: blind-oracle dev start\n", encoding="ascii")
+        self.making.unlink(missing_ok=True)
+
+    @property
+    def making(self) -> Path:
+        """The note that `dev start` is filling the directory, or was killed meanwhile."""
+        return self.root / "dev.making"
+
+    def set_making(self) -> None:
+        """Note, in a directory that is empty, that what comes into it is ours."""
+        self.making.write_text("being made by: blind-oracle dev start\n", encoding="ascii")
+
+    def clear_unfinished(self) -> None:
+        """Take away what a `dev start` left that was killed while it made everything: half a system is none."""
+        if self.making.is_file():
+            if not self.is_made:
+                self.clear()
+            self.making.unlink(missing_ok=True)
+
+    def clear(self) -> None:
+        """Empty the directory; the note that what is in it is ours goes last."""
+        for entry in sorted(self.root.iterdir(), key=lambda entry: entry == self.making):
+            shutil.rmtree(entry) if entry.is_dir() and not entry.is_symlink() else entry.unlink()
 
     def check_made(self) -> None:
         """Raise ConfigError unless `dev start` has finished here once."""
