@@ -1,3 +1,4 @@
+import contextlib
 import json
 import os
 import shlex
@@ -375,3 +376,21 @@ def test_what_a_killed_start_left_half_started_is_started_anew(
         assert system.shell("echo hello > file\ngpg --batch --yes --detach-sign file\n").returncode == 0
     finally:
         assert system.dev("stop").status == 0
+
+
+def test_a_directory_that_is_counted_from_one_that_is_gone_is_told_as_such(tmp_path: Path) -> None:
+    for command in ("start", "env", "status", "stop"):
+        (tmp_path / "gone").mkdir()
+        with contextlib.chdir(tmp_path), contextlib.chdir("gone"):
+            (tmp_path / "gone").rmdir()
+            result = blind_oracle("dev", command, "d")
+            os.chdir(tmp_path)
+        assert result.status == 1
+        assert "d: the working directory is gone" in result.errors
+
+
+def test_a_directory_that_a_link_to_itself_names_is_told_as_such(tmp_path: Path) -> None:
+    (tmp_path / "loop").symlink_to("loop")
+    result = blind_oracle("dev", "start", tmp_path / "loop" / "d")
+    assert result.status == 1
+    assert "a symbolic link in it leads to itself" in result.errors

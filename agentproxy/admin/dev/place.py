@@ -32,9 +32,14 @@ class Place:
         """The place in `directory`, which need not exist.
 
         Raises:
-            ConfigError: its path is too long for the sockets in it, or cannot stand in what gpg reads.
+            ConfigError: its path is too long for the sockets in it, cannot stand in what gpg reads, or leads nowhere.
         """
-        place = cls(directory.resolve())
+        try:
+            place = cls(directory.resolve())
+        except FileNotFoundError as error:  # a relative path counts from there
+            raise ConfigError(f"{directory}: the working directory is gone", "cd to one that is there") from error
+        except RuntimeError as error:  # Python's way to say it
+            raise ConfigError(f"{directory}: a symbolic link in it leads to itself", "choose another path") from error
         if any(character in str(place.root) for character in "$\n"):
             raise ConfigError(f"{directory}: what gpg and rpm read cannot hold '$' or a newline", "choose another path")
         longest = max((place.control, place.socket, place.home / "S.gpg-agent"), key=lambda path: len(str(path)))
