@@ -133,18 +133,28 @@ def signature_check(key_name: str | None) -> Check:
 
     def check_signature(case: Case) -> Finding:
         user = _user(case, key_name)
-        if not case.greeted or user is None:
+        if not case.greeted:
             return skipped("signature", "something before it is missing")
-        return _sign(case, user)
+        return _sign(case, user) if user is not None else _no_user(case, key_name)
 
     return check_signature
 
 
 def _user(case: Case, key_name: str | None) -> str | None:
     if case.status is None:
-        return next(iter(case.gpg.signing_keys()), None)
+        return next((key.fingerprint for key in case.gpg.signing_keys().values() if not key.fault), None)
     wanted = [key for key in _keys(case) if key_name in {None, key.name}]
     return next((key.fingerprint for key in _chosen(wanted, case.gpg.signing_keys())), None)
+
+
+def _no_user(case: Case, key_name: str | None) -> Finding:
+    """That gpg cannot sign, unless a check before this one has said so: it must not pass for well."""
+    if case.status is None:
+        return bad("signature", f"no good key that can sign is in {case.gpg.home}", case.set_up)
+    names = [key.name for key in _keys(case)]
+    if key_name is not None and key_name not in names:
+        return bad("signature", f"there is no key {key_name} here", f"--key with one of: {', '.join(names) or 'none'}")
+    return skipped("signature", "something before it is missing")
 
 
 def _sign(case: Case, fingerprint: str) -> Finding:

@@ -243,6 +243,24 @@ def test_who_may_sign_and_not_ask_is_warned_and_signs(system: System) -> None:
     assert found["signature"]["verdict"] == "ok"
 
 
+@ROOT_ONLY
+def test_a_home_without_keys_of_somebody_who_may_not_ask_is_named(system: System, offline: Offline) -> None:
+    control = system.directory / "relay" / "state" / "control.sock"
+    with new_home() as home:
+        assert system.run("blind-oracle-relay", "setup", "--home", home).returncode == 0
+        system.run("gpg", "--homedir", home, "--batch", "--yes", "--delete-keys", offline.primaries["modern"])
+        os.chown(control, BUILDER, BUILDER)
+        try:
+            found = findings(system, "--home", home, before=("setpriv", "--bounding-set=-all", "--inh-caps=-all"))
+        finally:
+            os.chown(control, 0, 0)
+        assert_bad(found["signature"], f"no good key that can sign is in {home}", f"setup --home {home}")
+
+
+def test_a_key_of_another_name_is_not_passed_over_as_if_it_had_signed(system: System) -> None:
+    assert_bad(findings(system, "--key", "modem")["signature"], "there is no key modem here", "one of: modern")
+
+
 def test_an_oracle_out_of_reach_is_named_with_its_address(system: System) -> None:
     system.stop("oracle")
     until(lambda: not system.is_connected(), "the relay has noticed")
