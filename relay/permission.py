@@ -69,6 +69,7 @@ class Permission:
         self.verdict = Verdict()
         self.answered: float | None = None
         self._path = path
+        self._is_kept = True  # the file says what was heard last
         self._pen = trio.Lock()
 
     def load(self) -> None:
@@ -90,21 +91,23 @@ class Permission:
         """Take it that an oracle answered, and whether it took back what it had allowed."""
         if error.code is not RejectionCode.NOT_OPERATIONAL:
             self.answered = trio.current_time()
-        if error.code in _TAKEN_BACK and self.verdict.allowed:
+        if error.code in _TAKEN_BACK and (self.verdict.allowed or not self._is_kept):
             await self._take(allowed=False, by=f"{_BACK}{error}")
 
     async def _take(self, allowed: bool, by: str) -> None:  # noqa: FBT001  its callers name it
         before = self.verdict
-        if (allowed, by) == (before.allowed, before.by):
+        if (allowed, by) == (before.allowed, before.by) and self._is_kept:
             return
         self.verdict = Verdict(allowed, by, datetime.now(UTC))
         if allowed != before.allowed:
             logger.info("falling back is %s, by=%s", "allowed" if allowed else "forbidden", by)
-        elif not allowed:
+        elif not allowed and self._is_kept:
             return  # no file, or one that says no already
         try:
             async with self._pen:  # what was heard last is written last
+                self._is_kept = False  # until all of it is done; what failed is tried again when it is heard again
                 await trio.to_thread.run_sync(self._write, self.verdict)
+                self._is_kept = True
         except OSError as error:
             logger.error("permission to fall back not kept, path=%s error=%s", self._path, error)  # noqa: TRY400  no bug
 

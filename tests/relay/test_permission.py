@@ -1,6 +1,8 @@
 """The oracle's word on falling back outlives connections and restarts."""
 
+import errno
 import functools
+import os
 import threading
 from pathlib import Path
 
@@ -108,4 +110,44 @@ async def test_a_no_that_cannot_be_written_is_kept_all_the_same(path: Path) -> N
 def test_a_damaged_file_is_no_permission(path: Path, content: bytes) -> None:
     path.parent.mkdir()
     path.write_bytes(content)
+    assert not again(path).verdict.allowed
+
+
+@pytest.mark.parametrize("allowed", [True, False])
+async def test_what_could_not_be_kept_is_kept_when_it_is_heard_again(
+    path: Path, allowed: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    permission = Permission(path)
+    await permission.told("node-a", allowed=not allowed)
+
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    def read_only(*_: object, **__: object) -> None:
+        raise OSError(errno.EROFS, os.strerror(errno.EROFS))
+
+    with monkeypatch.context() as broken:
+        broken.setattr(permission_module, "write_atomically", full)
+        broken.setattr(Path, "unlink", read_only)
+        await permission.told("node-a", allowed=allowed)
+        assert permission.verdict.allowed is allowed
+        assert again(path).verdict.allowed is not allowed
+    await permission.told("node-a", allowed=allowed)
+    assert again(path).verdict.allowed is allowed
+
+
+async def test_a_permission_that_could_not_be_taken_back_on_the_disk_is_at_the_next_rejection(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    permission = Permission(path)
+    await permission.told("node-a", allowed=True)
+
+    def read_only(*_: object, **__: object) -> None:
+        raise OSError(errno.EROFS, os.strerror(errno.EROFS))
+
+    with monkeypatch.context() as broken:
+        broken.setattr(Path, "unlink", read_only)
+        await permission.rejected(RejectedError(RejectionCode.RUNNER_DISABLED))
+        assert again(path).verdict.allowed
+    await permission.rejected(RejectedError(RejectionCode.RUNNER_DISABLED))
     assert not again(path).verdict.allowed
