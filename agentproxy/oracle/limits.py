@@ -4,7 +4,7 @@ Buckets belong to names that the registry gave out, never to something a caller 
 connection nor an invented field opens a fresh one.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from agentproxy.oracle.caller import Caller
@@ -44,8 +44,11 @@ class Limits:
         self._clock = clock
         self._buckets: dict[tuple[str, str], Bucket] = {}
 
-    def take(self, caller: Caller, rule: RunnerRule) -> None:
+    def take(self, caller: Caller, rule: RunnerRule) -> Sequence[Bucket]:
         """Count one signature, in both buckets or in none.
+
+        Returns:
+            The buckets, for `give_back`.
 
         Raises:
             LimitedError: one of them is empty; it carries the time until that one has something.
@@ -67,6 +70,12 @@ class Limits:
             wanted.append(bucket)
         for bucket in wanted:
             bucket.level -= 1
+        return wanted
+
+    def give_back(self, buckets: Sequence[Bucket]) -> None:
+        """Uncount a signature that came no further."""
+        for bucket in buckets:
+            bucket.level += 1
 
     def _bucket(self, kind: str, name: str, rate: int, burst: int | None) -> Bucket:
         now = self._clock()

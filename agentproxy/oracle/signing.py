@@ -6,13 +6,13 @@ signatures.
 
 import logging
 import os
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Protocol
 
 import trio
 
 from agentproxy.oracle.caller import Caller
-from agentproxy.oracle.limits import Limits
+from agentproxy.oracle.limits import Bucket, Limits
 from agentproxy.oracle.policy import Decision, Deny, Policy, Priority, Question, decide
 from agentproxy.oracle.queue import Turns
 from agentproxy.oracle.refusals import Refusals
@@ -171,10 +171,12 @@ class SigningService:
         job, is_new = self._requests.open(caller, request)
         if is_new:
             job.rule, job.weight, job.started = decision.rule, _weight(facts.public_key), decided
+            counted: Sequence[Bucket] = ()
             try:
-                self._limits.take(caller, decision.runner)  # a repeat was counted when it was new
+                counted = self._limits.take(caller, decision.runner)  # a repeat was counted when it was new
                 self._turns.submit(caller.runner, decision.runner.priority, job.weight, job)
             except RefusedError as refusal:
+                self._limits.give_back(counted)  # a queue that others fill must not eat this runner's rate
                 self._requests.finish(job, refusal)
                 raise
         return job

@@ -6,12 +6,13 @@ import pytest
 import trio
 import trio.testing
 
+from agentproxy.oracle import signing
 from agentproxy.oracle.policy import Policy, RunnerRule
 from agentproxy.oracle.refusals import MOST_A_MINUTE
 from agentproxy.oracle.requests import KEPT_SECONDS, MOST_KEPT, Requests
 from agentproxy.oracle.signerlink import SignerError
 from agentproxy.oracle.signing import SigningService
-from agentproxy.protocol.codes import FailureCode
+from agentproxy.protocol.codes import FailureCode, RefusalCode
 from agentproxy.protocol.digests import HashAlgorithm
 from agentproxy.protocol.errors import BackendError, LimitedError, RefusedError
 from agentproxy.protocol.openpgp import DocumentSignature
@@ -298,6 +299,26 @@ async def test_what_is_dropped_since_its_caller_was_revoked_is_recorded_and_coun
     assert made.tally.failed == {FailureCode.BACKEND: len(outcomes)}
     assert at_signer + len(outcomes) == 100 * (os.cpu_count() or 1)
     assert len(signer.records) == min(len(outcomes), MOST_A_MINUTE)
+
+
+async def test_a_queue_that_is_full_does_not_eat_the_rate(
+    autojump_clock: trio.testing.MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, most in (("_MOST_WAITING", 0), ("_ALWAYS_WAITING", 0), ("_WINDOW", 1)):
+        monkeypatch.setattr(signing, name, most)
+    made, signer = service(policy(**{"build-01": RunnerRule(("modern",), rate=1, burst=2)}))
+    outcomes: list[object] = []
+    for number in range(6):
+        made.submit(caller(), sign(number), outcomes.append)
+    assert [getattr(outcome, "code", outcome) for outcome in outcomes] == [RefusalCode.QUEUE_FULL] * 5
+    signer.answer_all()
+    await trio.testing.wait_all_tasks_blocked()
+    made.submit(caller(), sign(6), outcomes.append)
+    signer.answer_all()
+    await trio.testing.wait_all_tasks_blocked()
+    assert [type(outcome) for outcome in outcomes[5:]] == [Signed, Signed]
+    made.submit(caller(), sign(7), outcomes.append)
+    assert getattr(outcomes[-1], "code", None) is RefusalCode.RATE_LIMITED
 
 
 async def test_a_flood_of_refusals_becomes_one_summary_a_minute(autojump_clock: trio.testing.MockClock) -> None:
