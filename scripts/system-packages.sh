@@ -16,6 +16,8 @@ rpmbuild|rpm|builds the demo's package
 createrepo_c|createrepo-c|makes the demo's repository
 dnf|dnf|installs from it with gpgcheck=1
 git|git|signs commits and tags in tests
+debsign|devscripts|signs source packages in tests
+sq|sq|verifies what needs no gpg to be signed, in tests
 openssl|openssl|makes a protected TLS key in tests
 strace|strace|injects faults in tests
 faketime|faketime|lets clocks jump in tests
@@ -34,7 +36,6 @@ nft|nftables|filters in network namespaces of tests
 pg_ctlcluster|postgresql|holds a registry that several oracles share, in tests
 "
 clients="
-/usr/bin/debsign|devscripts|signs source packages
 /usr/bin/reprepro|reprepro|signs an apt repository
 /usr/lib/python3/dist-packages/gpg/__init__.py|python3-gpg|gpgme, as Python calls it
 /usr/lib/python3/dist-packages/gnupg.py|python3-gnupg|runs gpg for Python programs

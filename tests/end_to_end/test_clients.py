@@ -1,6 +1,5 @@
 """Whoever signs with gpg, signs here: git, debsign, rpmsign, and gpg itself in its many ways."""
 
-import shutil
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -20,7 +19,6 @@ def git(system: System, directory: Path, *words: str) -> str:
     return done.stdout + done.stderr
 
 
-@pytest.mark.skipif(shutil.which("git") is None, reason="git is not installed")
 def test_git_signs_commits_and_tags(system: System, offline: Offline, tmp_path: Path) -> None:
     git(system, tmp_path, "init", "--quiet")
     (tmp_path / "file").write_text("content")
@@ -32,7 +30,6 @@ def test_git_signs_commits_and_tags(system: System, offline: Offline, tmp_path: 
         assert f"VALIDSIG {offline.fingerprints['modern']} " in shown
 
 
-@pytest.mark.skipif(shutil.which("debsign") is None, reason="debsign is not installed: apt-get install devscripts")
 def test_debsign_signs_a_source_package_and_its_changes(system: System, offline: Offline, tmp_path: Path) -> None:
     source, changes = write_source_package(tmp_path)
     done = system.run("debsign", "--no-conf", "-klegacy@example.org", changes)

@@ -192,7 +192,6 @@ def test_a_detached_signature_verifies(
     assert valid[9] == ("10" if "sha512" in words else "8")
 
 
-@pytest.mark.skipif(shutil.which("sq") is None, reason="sq is not installed: apt-get install sq")
 @pytest.mark.parametrize("key", ["modern", "edwards", "nist", "old"])
 def test_sequoia_verifies_a_detached_signature(system: System, offline: Offline, tmp_path: Path, key: str) -> None:
     (tmp_path / "file").write_text("text")

@@ -50,6 +50,8 @@ def test_where_nothing_is_missing_nothing_happens(bare: Path, tmp_path: Path) ->
         "createrepo_c",
         "dnf",
         "git",
+        "debsign",
+        "sq",
         "openssl",
         "strace",
         "shellcheck",
