@@ -28,6 +28,8 @@ class RelayMetrics:
 
     def __init__(self, relay: Relay) -> None:
         self._relay = relay
+        places = FallbackPlaces.of(relay.config.state, relay.config.fallback)
+        self._own = FallbackKeys(places.keys)  # kept: it reads its file, and complains of it, when that has changed
 
     async def render(self) -> bytes:
         """All of them in the text format."""
@@ -69,7 +71,6 @@ class RelayMetrics:
         ends = [(f"key {key.facts.name}", key.facts.expires) for key in self._relay.keys.served]
         ends.append(("certificate of this relay", end))
         # No oracle knows of these, and nobody uses them until there is an outage, perhaps by a switch by hand.
-        places = FallbackPlaces.of(self._relay.config.state, self._relay.config.fallback)
-        ends += [(f"own key {key.fingerprint}", key.expires) for key in FallbackKeys(places.keys).all()]
+        ends += [(f"own key {key.fingerprint}", key.expires) for key in self._own.all()]
         seconds = [((what,), moment.timestamp()) for what, moment in ends if moment is not None]
         yield gauge("relay_expiry_timestamp_seconds", "When keys and the certificate end.", seconds, "what")

@@ -301,6 +301,18 @@ async def test_metrics_tell_when_the_hosts_own_key_ends_before_anybody_needs_it(
     assert float(line.split()[-1]) == host.own.expires.timestamp()
 
 
+async def test_metrics_say_once_that_the_hosts_own_keys_cannot_be_read(
+    host: Host, caplog: pytest.LogCaptureFixture
+) -> None:
+    host.places.keys.write_text("no keys")
+    async with host.relay() as relay:
+        metrics = RelayMetrics(relay)
+        caplog.clear()
+        for _ in range(3):
+            await metrics.render()
+    assert caplog.text.count("the fallback's keys are not read") == 1
+
+
 async def test_only_root_and_the_relays_user_may_switch(host: Host) -> None:
     async with host.runner.running_oracle(), host.relay() as relay:
         await connected(relay)
