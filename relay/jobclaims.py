@@ -31,7 +31,7 @@ WANTED_VARIABLES = re.compile(
 )
 _HINTS = frozenset({*_VARIABLES, "file", "package", "distribution"})
 _ESCAPED = re.compile(r"(?:%[0-9A-Fa-f]{2})+")
-_USER_OF_URL = re.compile(r"//[^/@]*@")
+_USER_OF_URL = re.compile(r"//[^/]*@")  # up to the last @: a password may hold one
 _RELEASE = re.compile(r"\.?([A-Za-z]+[0-9]*)(?![A-Za-z0-9-]).*", re.DOTALL)
 
 

@@ -13,7 +13,7 @@ _NAME = re.compile(r"[\w-]+", re.ASCII)
 # What all of the others have in them: most words, of which there may be a thousand, are seen through by this one.
 _SUSPICIOUS = re.compile(r"pass|token|secret", re.IGNORECASE)
 _NOT_A_SECRET = re.compile(r"--passphrase-(?:fd|file|repeat)")
-_USER_OF_URL = re.compile(r"//[^/@\s]+@")
+_USER_OF_URL = re.compile(r"//[^/\s]+@")  # up to the last @: a password may hold one
 
 
 def without_secrets(words: Iterable[str]) -> Iterator[str]:

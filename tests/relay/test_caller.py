@@ -70,6 +70,7 @@ async def test_secrets_on_the_command_line_stay_here() -> None:
         ("CI_JOB_TOKEN=hunter2", "CI_JOB_TOKEN=[hidden]"),
         ("curl -H 'PRIVATE-TOKEN: hunter2' x", "curl -H 'PRIVATE-TOKEN: [hidden]"),
         ("https://oauth2:hunter2@example.org/x", "https://[hidden]@example.org/x"),
+        ("https://oauth2:hunter@2@example.org/x?by=me@example.org", "https://[hidden]@example.org/x?by=me@example.org"),
         ("git clone https://hunter2@example.org/x y", "git clone https://[hidden]@example.org/x y"),
         ("--passphrase-file=/run/secrets/x", "--passphrase-file=/run/secrets/x"),
         ("registry/secret-tools:1.2", "registry/secret-tools:1.2"),

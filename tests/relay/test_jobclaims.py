@@ -67,6 +67,7 @@ def test_a_disttag_names_a_distribution(disttag: str | None, names: tuple[str, .
     [
         ({"GITHUB_REPOSITORY": "o/r", "GITHUB_RUN_ID": "5"}, {"project": "o/r", "pipeline": "5"}),
         ({"JOB_NAME": "hello", "BUILD_URL": "https://j/6"}, {"project": "hello", "url": "https://j/6"}),
+        ({"BUILD_URL": "https://ci:hunter@2@j/7"}, {"url": "https://j/7"}),
         ({"CI_PROJECT_PATH": "g/p", "JOB_NAME": "other"}, {"project": "g/p"}),
         ({"CI_JOB_ID": ""}, {}),
         ({"CI_JOB_ID": "7\nsigned, forged"}, {"job": "7?signed, forged"}),
