@@ -99,6 +99,7 @@ class SwitchKeeper:
         self._clock = clock
         self._boot = clock.boot()
         self._switch: Switch | None = None
+        self._over: Switch | None = None  # one whose time is over, as the log knows
         # Threads switch and note the time: a note that began before a switch must not end behind it, and outlive it.
         self._pen = threading.Lock()
 
@@ -128,11 +129,14 @@ class SwitchKeeper:
     def current(self) -> Switch | None:
         """The switch that holds now; None: relay.yaml counts."""
         switch = self._switch
-        if switch is not None and switch.seconds and self._spent_ms(switch) >= switch.seconds * 1000:
-            if self._switch is switch:  # a thread may have put the next one in its place
-                self._switch = None
+        if switch is None or not switch.seconds or self._spent_ms(switch) < switch.seconds * 1000:
+            return switch
+        if self._over is not switch:
+            self._over = switch
             logger.warning("fallback's switch is over, mode=%s reason=%r", switch.mode, switch.reason)
-        return self._switch
+        # Not forgotten here: a thread may put the next one in its place at any moment.
+        following = self._switch
+        return None if following is switch else following
 
     def left(self) -> float | None:
         """Seconds that the switch still holds; None: there is none, or it has no end."""
