@@ -31,13 +31,19 @@ def request(link: SignerLink, number: int = 1) -> SignDigest:
     return SignDigest(link.next_id(), f"{number:032x}", ED25519.keygrip, digest(str(number)), ASSERTED)
 
 
-async def test_what_is_in_flight_fails_when_the_signer_dies_and_later_it_goes_on(
-    signer: FakeSigner, nursery: trio.Nursery
-) -> None:
+async def following(signer: FakeSigner, nursery: trio.Nursery) -> tuple[SignerLink, list[Keys]]:
+    """A link that is connected, and the key lists that it hears, of which there is one."""
     heard: list[Keys] = []
     link = SignerLink(signer.path, heard.append)
     nursery.start_soon(link.run)
     await until(lambda: heard)
+    return link, heard
+
+
+async def test_what_is_in_flight_fails_when_the_signer_dies_and_later_it_goes_on(
+    signer: FakeSigner, nursery: trio.Nursery
+) -> None:
+    link, heard = await following(signer, nursery)
     signer.held = trio.Event()
     failures: list[SignerError] = []
 
@@ -64,10 +70,7 @@ async def test_what_is_in_flight_fails_when_the_signer_dies_and_later_it_goes_on
 
 
 async def test_new_keys_are_heard_of_without_a_restart(signer: FakeSigner, nursery: trio.Nursery) -> None:
-    heard: list[Keys] = []
-    link = SignerLink(signer.path, heard.append)
-    nursery.start_soon(link.run)
-    await until(lambda: heard)
+    _link, heard = await following(signer, nursery)
     signer.keys = ()
     await until(lambda: len(heard) == 2)
     assert heard[1].keys == ()
@@ -76,10 +79,7 @@ async def test_new_keys_are_heard_of_without_a_restart(signer: FakeSigner, nurse
 async def test_the_log_s_end_is_the_furthest_that_this_connection_told(
     signer: FakeSigner, nursery: trio.Nursery
 ) -> None:
-    heard: list[Keys] = []
-    link = SignerLink(signer.path, heard.append)
-    nursery.start_soon(link.run)
-    await until(lambda: heard)
+    link, heard = await following(signer, nursery)
     answer = await link.request(request(link))
     assert isinstance(answer, DigestSigned)
     signer.keys = ()  # and no word of the log's end with them
@@ -95,10 +95,7 @@ async def test_the_log_s_end_is_the_furthest_that_this_connection_told(
 async def test_a_record_that_the_disk_may_not_have_is_no_end_of_the_log(
     signer: FakeSigner, nursery: trio.Nursery
 ) -> None:
-    heard: list[Keys] = []
-    link = SignerLink(signer.path, heard.append)
-    nursery.start_soon(link.run)
-    await until(lambda: heard)
+    link, heard = await following(signer, nursery)
     answer = await link.request(Record(link.next_id(), "a", Outcome.DONE, "", ASSERTED))
     assert isinstance(answer, Recorded)
     await link.request(Record(link.next_id(), "a", Outcome.REFUSED, "", ASSERTED, durable=False))

@@ -39,10 +39,10 @@ def export_(  # noqa: PLR0913, PLR0917  one parameter for each option
 
     Exports that follow each other, put one behind the other, are the log itself.
     """
-    if after is not None and position is not None and position.exists():
-        raise ConfigError(f"{position}: it says where to begin, and so does --after", "leave one of the two out")
-    is_kept = position is not None and position.exists()
-    sequence, hash_ = _kept(position) if position is not None and is_kept else parse_token(after or "0")
+    kept = position if position is not None and position.exists() else None
+    if after is not None and kept is not None:
+        raise ConfigError(f"{kept}: it says where to begin, and so does --after", "leave one of the two out")
+    sequence, hash_ = parse_token(after or "0") if kept is None else _kept(kept)
     end: ChainEnd | None = None
     for line, place in export(place_of_log(directory, log, config), sequence, hash_, limit):
         click.echo(line.decode("ascii", "backslashreplace"))
