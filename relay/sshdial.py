@@ -4,20 +4,22 @@ Host keys, the private key and jump hosts are ssh's business: its configuration,
 what a daemon needs is set here. Source: ssh(1), ssh_config(5).
 """
 
+import os
 import subprocess
-import tempfile
+from io import FileIO
 from pathlib import Path
-from typing import BinaryIO
 
 import trio
 
 from agentproxy.protocol.addresses import SshAddress
+from agentproxy.protocol.fields import without_controls
 from relay.link import LinkLostError
 
 __all__ = ["SshStream", "open_ssh"]
 
 # What the far side or ssh itself said last; enough for "Host key verification failed" with its ten lines around.
-_MOST_WORDS = 2048
+_MOST_WORDS = 2048  # bytes
+_PIPE = 65_536  # bytes: all that a pipe holds
 END_SECONDS = 2.0  # ssh ends when its input does; one that hangs on a dead network is killed
 
 # A daemon answers no question; an ssh without a peer ends before a signature's deadline does.
@@ -33,11 +35,17 @@ _OPTIONS = (
 
 
 class SshStream(trio.abc.Stream):
-    """The two pipes of a running ssh; closing the stream ends the process."""
+    """The pipes of a running ssh; closing the stream ends the process.
 
-    def __init__(self, process: trio.Process, errors: BinaryIO) -> None:
+    Args:
+        process: with pipes for input and output.
+        errors: the end of a third pipe, which never blocks; closed along with this.
+    """
+
+    def __init__(self, process: trio.Process, errors: FileIO) -> None:
         self._process = process
         self._errors = errors
+        self._said = b""
 
     async def send_all(self, data: bytes | bytearray | memoryview) -> None:
         """Write to the far side; see trio.abc.SendStream."""
@@ -56,6 +64,7 @@ class SshStream(trio.abc.Stream):
         if self._process.stdout is None:
             raise trio.ClosedResourceError
         received = await self._process.stdout.receive_some(max_bytes)
+        self._listen()
         if received:
             return received
         words = self._words()
@@ -84,12 +93,15 @@ class SshStream(trio.abc.Stream):
             raise trio.ClosedResourceError
         return self._process.stdin
 
+    def _listen(self) -> None:
+        """Take what was said since the last time, lest a program behind ssh waits for room in the pipe."""
+        self._said = (self._said + (self._errors.read(_PIPE) or b""))[-_MOST_WORDS:]
+
     def _words(self) -> str:
         """The last line that ssh or the far side wrote to standard error."""
-        self._errors.seek(0)
-        lines = self._errors.read()[-_MOST_WORDS:].decode("utf-8", "replace").splitlines()
+        lines = self._said.decode("utf-8", "replace").splitlines()
         said = [" ".join(line.split()) for line in lines if line.strip()]
-        return said[-1] if said else ""
+        return without_controls(said[-1]) if said else ""  # it goes on to logs and terminals
 
 
 async def open_ssh(address: SshAddress, configuration: Path | None) -> SshStream:
@@ -107,12 +119,17 @@ async def open_ssh(address: SshAddress, configuration: Path | None) -> SshStream
     # A session with a command, not `-N`: only with a session ssh turns Nagle's algorithm off, without which each
     # signature waits for a delayed acknowledgement. The server's forced command takes this one's place.
     command = ["ssh", "-T", *file, *options, *port, "-l", address.user, "--", address.host, "blind-oracle attach"]
-    errors = tempfile.TemporaryFile()  # noqa: SIM115  the stream closes it
+    # A pipe and no file: the far side may write without end, and ssh then stops reading from it.
+    reader, writer = os.pipe2(os.O_CLOEXEC)
+    errors = FileIO(reader)
     try:
+        os.set_blocking(reader, False)
         process = await trio.lowlevel.open_process(
-            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=errors, start_new_session=True
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=writer, start_new_session=True
         )
     except OSError as error:
         errors.close()
         raise LinkLostError(f"ssh cannot be started: {error.strerror}; is openssh-client installed?") from error
+    finally:
+        os.close(writer)
     return SshStream(process, errors)
