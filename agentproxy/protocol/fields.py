@@ -181,3 +181,4 @@ class KeyFacts:
         check_name(self.name, "key name")
         if self.public_key.keygrip != self.keygrip:
             raise RemoteProtocolError("keygrip: it is not the public key's")
+        check_text(self.user_id, "user_id")  # a relay's `status` shows it to root, and its oracle may be taken over

@@ -271,6 +271,14 @@ def test_a_key_whose_keygrip_is_another_keys_is_refused() -> None:
         FROM_ORACLE.decode(json.dumps(fields).encode())
 
 
+@pytest.mark.parametrize("user_id", ["a\x1b]0;b\x07", "a\nrelay b1: connected", "a" * 1025])
+def test_a_key_whose_user_id_would_write_on_a_terminal_is_refused(user_id: str) -> None:
+    fields = json.loads(FROM_ORACLE.encode(KeysChanged(SERVED[:1])))
+    fields["keys"][0]["facts"]["user_id"] = user_id
+    with pytest.raises(RemoteProtocolError, match="user_id"):
+        FROM_ORACLE.decode(json.dumps(fields).encode())
+
+
 def test_messages_travel_in_their_own_direction_only() -> None:
     for codec, message in CASES:
         for other in CODECS:
