@@ -52,8 +52,17 @@ class GpgView:
 
     @property
     def version(self) -> str:
-        """gpg's; empty when it does not say which."""
-        return _version(self.run("gpg", "--version").stdout)
+        """gpg's.
+
+        Raises:
+            ProgramError: it does not run, or is no gpg.
+            ConfigError: as in `run`.
+        """
+        done = self.run("gpg", "--version")
+        if not (version := _version(done.stdout)):
+            said = done.stderr.strip().splitlines() or ["it did not say why"]
+            raise ProgramError(f"gpg does not tell its version: {said[-1]}")
+        return version
 
     @property
     def agent_socket(self) -> Path:
@@ -112,7 +121,7 @@ def _fault(validity: str, end: str) -> str:
 
 
 def program_version(*words: str) -> str | None:
-    """The version that a program prints first; None: there is no such program."""
+    """The version that a program prints first; None: there is no such program; empty: it prints none."""
     try:
         return _version(_run(words, {}, "").stdout)
     except ProgramError:

@@ -113,6 +113,8 @@ def _chosen(keys: Sequence[_Key], known: dict[str, PublicSubkey]) -> list[_Key]:
 def check_rpm(case: Case) -> Finding:
     """Can this host's rpm verify what such keys sign?"""
     version, known = program_version("rpm", "--version"), case.gpg.signing_keys()
+    if version == "":
+        return warning("rpm", "rpm does not tell its version", "rpm --version says why")
     algorithms = {key.name: known[key.fingerprint].algorithm for key in _keys(case) if key.fingerprint in known}
     if version is None or not algorithms:
         return skipped("rpm", "rpm is not installed" if version is None else "no keys")

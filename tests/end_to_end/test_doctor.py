@@ -112,6 +112,19 @@ def test_without_gpg_it_says_what_to_install(system: System) -> None:
     assert_bad(found["gpg"], "gpg is not installed", "apt-get install gnupg")
 
 
+@pytest.mark.parametrize("program", ["gpg", "rpm"])
+def test_a_program_that_cannot_run_is_named_and_ends_no_diagnosis(system: System, tmp_path: Path, program: str) -> None:
+    broken = tmp_path / program
+    broken.write_text("#!/bin/sh\necho error while loading shared libraries >&2\nexit 127\n")
+    broken.chmod(0o755)
+    found = findings(system, PATH=f"{tmp_path}:{system.environment['PATH']}")
+    assert list(found) == WELL
+    finding = found[program]
+    assert finding["verdict"] == ("bad" if program == "gpg" else "warning")
+    assert f"{program} does not tell its version" in finding["found"]
+    assert found["signature"]["verdict"] == ("skipped" if program == "gpg" else "ok")
+
+
 def test_without_a_configuration_it_says_how_to_enrol(system: System, tmp_path: Path) -> None:
     found = findings(system, "--config", tmp_path / "relay.yaml")
     assert_bad(found["configuration"], "relay.yaml: cannot be read", "blind-oracle-relay enroll FILE")
