@@ -24,6 +24,9 @@ logger = logging.getLogger(__name__)
 
 # The import costs 10 MB and, beside the event loop, a tenth of a second: not for a runner that signs now and then.
 RSA_CHECKS_BEFORE_IMPORT = 16
+# Bytes. gpg takes 65537, and OpenSSL nothing above 64 bits for large keys: one as long as its modulus, of an oracle
+# that was taken over, would stop the event loop for a second at each signature.
+_MAX_EXPONENT = 8
 
 
 class Verdict(enum.Enum):
@@ -48,6 +51,8 @@ class Verifier:
             check = self._ed25519 or self._load_ed25519()
             if check is not None:
                 return Verdict.GOOD if check(public_key, digest, signature) else Verdict.BAD
+        if isinstance(public_key, RsaPublicKey) and len(public_key.e) > _MAX_EXPONENT:
+            return Verdict.BAD
         compiled = self._compiled
         if compiled is None and isinstance(public_key, RsaPublicKey):
             self._rsa_checks += 1

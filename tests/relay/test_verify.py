@@ -1,15 +1,17 @@
 """The relay's own check of a signature, with keys of every kind that gpg makes."""
 
 import hashlib
+import math
 import subprocess
 import sys
 import threading
 
 import pytest
+from cryptography.hazmat.primitives.asymmetric import rsa
 
-from agentproxy.protocol.digests import Digest, HashAlgorithm
-from agentproxy.protocol.keys import EccPublicKey, Keygrip, PublicKey
-from agentproxy.protocol.signatures import EddsaSignature, RsaSignature, Signature
+from agentproxy.protocol.digests import Digest, HashAlgorithm, pkcs1_encoded
+from agentproxy.protocol.keys import EccPublicKey, Keygrip, PublicKey, RsaPublicKey
+from agentproxy.protocol.signatures import EddsaSignature, RsaSignature, Signature, unsigned
 from agentproxy.signer import keyfile
 from agentproxy.signer.software import SoftwareBackend
 from relay import verify_compiled
@@ -104,6 +106,16 @@ def test_a_digest_of_another_algorithm_is_another_digest(home: GnupgHome) -> Non
 
     assert verify(public, other, signature) is Verdict.GOOD
     assert verify(public, DIGEST, signature) is Verdict.BAD
+
+
+def test_an_exponent_that_would_stop_the_event_loop_is_not_tried() -> None:
+    key = rsa.generate_private_key(65537, 2048).private_numbers()
+    n = key.public_numbers.n
+    block = int.from_bytes(pkcs1_encoded(DIGEST, 256), "big")
+    signature = RsaSignature(unsigned(pow(block, key.d, n)))
+    same_but_longer = 65537 + math.lcm(key.p - 1, key.q - 1)
+    for exponent, verdict in ((65537, Verdict.GOOD), (same_but_longer, Verdict.BAD)):
+        assert verify(RsaPublicKey(unsigned(n), unsigned(exponent)), DIGEST, signature) is verdict
 
 
 def test_a_relay_that_checks_many_rsa_signatures_changes_to_the_faster_check(home: GnupgHome) -> None:
