@@ -36,8 +36,8 @@ good_rpm() { # FILE
         printf '%s\n' "$checked"
         return 1
     }
-    # rpm says OK of a package without a signature, too, and NOKEY of one by another key.
-    case $checked in *NOKEY*) ;; *"ignature, key"*) return 0 ;; esac
+    # rpm says OK of a package without a signature, too, and NOKEY of one by another key; its name may say anything.
+    case ${checked##*"$1:"} in *NOKEY*) ;; *"ignature, key"*) return 0 ;; esac
     echo "rpm finds no signature by this key in it: can this rpm verify such keys?"
     return 1
 }
@@ -49,7 +49,7 @@ sign_file() { # FILE
 good_file() { # FILE
     checked=$(gpg --batch --status-fd 1 --verify -- "$1.asc.$$" "$1" 2>&1)
     case $checked in
-        *"[GNUPG:] VALIDSIG "*"${SIGN_PACKAGE_USER%!}"*) mv -f -- "$1.asc.$$" "$1.asc" && return 0 ;;
+        *"[GNUPG:] VALIDSIG "*"${SIGN_PACKAGE_USER%!}"*) mv -fT -- "$1.asc.$$" "$1.asc"; return ;;
     esac
     printf '%s\n' "$checked" | sed '/^\[GNUPG:\]/d'
     return 1

@@ -26,6 +26,7 @@ AWKWARD = (
     "percent%s",
     "[a]*",
     "new\nline",
+    "NOKEY",
 )
 SHELLS = ("dash", "bash")
 NUMBER = 12
@@ -162,6 +163,15 @@ def test_what_is_not_signed_is_counted_and_has_the_relays_reason(
     assert "sign-package: 3 of 3 files are not signed" in done.stderr
     assert package.read_bytes() == before
     assert {file.name for file in place.iterdir()} == {package.name, "a.xml"}
+
+
+def test_a_directory_in_the_signatures_place_is_not_called_a_signature(system: System, place: Path) -> None:
+    (place / "a.xml").write_text("a")
+    (place / "a.xml.asc").mkdir()
+    done = sign(system, place, "--distribution", "el10-x86_64", "a.xml")
+    assert (done.returncode, done.stdout) == (1, "")
+    assert "cannot overwrite directory" in done.stderr
+    assert {file.name for file in place.rglob("*")} == {"a.xml", "a.xml.asc"}
 
 
 def test_without_a_key_nothing_is_tried_and_every_file_counts(system: System, place: Path) -> None:
