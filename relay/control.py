@@ -13,7 +13,7 @@ from agentproxy.protocol.errors import BlindOracleError, ConfigError
 from agentproxy.protocol.unreadable import UNREADABLE
 from agentproxy.protocol.wire import new_converter
 from relay.fallbackreport import FallbackReport
-from relay.status import CertificateReport, ControlError, ControlRequest, KeyReport, StatusReport
+from relay.status import MAX_QUESTION, CertificateReport, ControlError, ControlRequest, KeyReport, StatusReport
 
 __all__ = ["Answer", "ControlTable", "serve_control"]
 
@@ -21,7 +21,6 @@ logger = logging.getLogger(__name__)
 
 # Whoever asks is a program on this host that has its question ready.
 ASK_SECONDS = 5.0
-MAX_QUESTION = 4096  # bytes
 _MANY = 20  # requests
 
 Answer = StatusReport | CertificateReport | KeyReport | FallbackReport | ControlError

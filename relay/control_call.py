@@ -8,7 +8,7 @@ from typing import TypeVar
 from agentproxy.protocol.errors import ConfigError
 from agentproxy.protocol.unreadable import UNREADABLE
 from agentproxy.protocol.wire import new_converter
-from relay.status import ControlError, ControlRequest
+from relay.status import MAX_QUESTION, ControlError, ControlRequest
 
 __all__ = ["ask"]
 
@@ -23,10 +23,13 @@ def ask(path: Path, request: ControlRequest, cls: type[T]) -> T:
     """What the relay that listens at `path` answers.
 
     Raises:
-        ConfigError: no relay answers there, or it says why it cannot.
+        ConfigError: no relay answers there, or it says why it cannot; or no relay reads that much.
     """
+    question = json.dumps(new_converter().unstructure(request)).encode() + b"\n"
+    if len(question) > MAX_QUESTION:
+        raise ConfigError(f"the question has {len(question)} bytes, expected at most {MAX_QUESTION}", "say it shorter")
     try:
-        untrusted = _exchange(path, json.dumps(new_converter().unstructure(request)).encode() + b"\n")
+        untrusted = _exchange(path, question)
     except TimeoutError as error:
         raise ConfigError(f"{path}: the relay does not answer") from error
     except OSError as error:

@@ -10,7 +10,18 @@ from relay.fallbackmode import FallbackMode
 from relay.fallbackreport import FallbackReport
 from relay.requestlog import RequestEntry
 
-__all__ = ["CertificateReport", "ControlError", "ControlRequest", "KeyReport", "SocketReport", "StatusReport"]
+__all__ = [
+    "MAX_QUESTION",
+    "CertificateReport",
+    "ControlError",
+    "ControlRequest",
+    "KeyReport",
+    "SocketReport",
+    "StatusReport",
+]
+
+# Bytes of a request's line. A reason has 1024 characters, and JSON may take twelve bytes for one.
+MAX_QUESTION = 16_384
 
 
 @dataclass(frozen=True, slots=True)
