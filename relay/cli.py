@@ -4,6 +4,7 @@ Exit status: 0 done, 1 it did not work, 2 wrong usage, 130 interrupted; 143 `set
 """
 
 import gc
+import io
 import signal
 import sys
 from collections.abc import Sequence
@@ -28,6 +29,9 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
         print("blind-oracle-relay: error: standard output is closed", file=sys.stderr)
         print("blind-oracle-relay: hint: /dev/null takes what nobody wants to read", file=sys.stderr)
         sys.exit(FAILED)
+    if isinstance(sys.stdout, io.TextIOWrapper) and sys.stdout.errors == "strict":
+        # As on standard error: claims and file names are in any script, and a locale may have one only.
+        sys.stdout.reconfigure(errors="backslashreplace")
     if words[:1] in (["setup"], ["keyrings"]):  # the others leave nothing behind that the next one does not take away
         signal.signal(signal.SIGTERM, _leave)
     try:

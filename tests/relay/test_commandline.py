@@ -410,6 +410,15 @@ def test_a_closed_output_is_one_line_and_nothing_is_done(words: str, tmp_path: P
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_name_that_the_locale_cannot_write_is_escaped_and_ends_nothing(tmp_path: Path) -> None:
+    words = relay_command("doctor", "--no-sign", "--home", str(tmp_path), "--config", str(tmp_path / "\u6f22.yaml"))
+    variables = {**os.environ, "PYTHONPATH": str(ROOT), "PYTHONIOENCODING": "latin-1"}
+    done = subprocess.run(words, env=variables, capture_output=True, timeout=START_SECONDS, check=False)
+    assert (done.returncode, done.stderr) == (1, b"")
+    assert b"BAD     configuration: " in done.stdout
+    assert rb"\u6f22.yaml: cannot be read" in done.stdout
+
+
 def test_the_relay_may_be_started_with_a_closed_output(tmp_path: Path) -> None:
     script = f'exec "$0" -m relay.cli serve --config {tmp_path}/none.yaml >&-'
     done = subprocess.run(
