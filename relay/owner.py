@@ -9,6 +9,7 @@ import select
 import signal
 import stat
 import sys
+import tempfile
 import time
 from collections.abc import Callable
 from contextlib import suppress
@@ -161,3 +162,4 @@ def _become(uid: int) -> None:
     # Root's own settings, its GNUPGHOME above all, are not the user's.
     os.environ.clear()
     os.environ.update({"PATH": _PATH, "HOME": home, "LC_ALL": "C.UTF-8"})
+    tempfile.tempdir = None  # looked for anew: root may have found one of its own in TMPDIR

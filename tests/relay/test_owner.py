@@ -2,6 +2,7 @@
 
 import os
 import signal
+import tempfile
 import threading
 from functools import partial
 from pathlib import Path
@@ -37,6 +38,20 @@ def test_what_the_owner_did_comes_back_and_what_went_wrong_too(home: Path) -> No
 
     with pytest.raises(ConfigError, match="a reason"):
         as_owner_of(home, fail)
+
+
+def test_temporary_files_of_the_owner_do_not_go_where_only_root_may_write(
+    home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    private = tmp_path / "private"
+    private.mkdir(mode=0o700)
+    monkeypatch.setattr(tempfile, "tempdir", str(private))  # as root's own work before has found it
+
+    def write() -> str:
+        with tempfile.NamedTemporaryFile() as file:
+            return str(Path(file.name).parent)
+
+    assert as_owner_of(home, write) != str(private)
 
 
 def test_work_that_does_not_end_is_ended_with_all_that_it_started(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
