@@ -64,7 +64,8 @@ def _warn_of_a_strange_socket(target: Path, config: RelayConfig, file: Path) -> 
     ours = [one.path.absolute() for one in config.sockets]
     if any(_is_same(target, one) for one in ours):
         return
-    state = "is none of the sockets of this relay" if target.exists() else "is not there, and no socket of this relay"
+    is_there = os.path.exists(target)  # noqa: PTH110  Path's raises where it may not look
+    state = "is none of the sockets of this relay" if is_there else "is not there, and no socket of this relay"
     click.echo(f"blind-oracle-relay: warning: {target}: {state}: gpg will not find it there", err=True)
     click.echo(f"blind-oracle-relay: hint: {file} names {', '.join(map(str, ours))}", err=True)
 

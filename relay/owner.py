@@ -34,18 +34,26 @@ def owner_of(path: Path) -> int:
     """The uid that `path` belongs to; while it is missing, the one that the directory above belongs to.
 
     Raises:
-        ConfigError: somebody else than root and the owner could put another directory in its place, and we are root.
+        ConfigError: it cannot be looked at; or somebody else than root and the owner could put another directory in
+            its place, and we are root.
     """
-    there = next(one for one in (path, *path.parents) if one.exists())
-    uid = there.stat().st_uid
-    if os.geteuid() == 0:
-        # Also the place itself, while there is nothing: what is made there is to stay what was made.
-        for above in {*there.resolve().parents, *there.parents, *(() if there == path else (there,))}:
-            status = above.stat()
-            is_open = status.st_mode & 0o022 and not status.st_mode & stat.S_ISVTX
-            if status.st_uid not in {0, uid} or is_open:
-                raise ConfigError(f"{path}: others can write {above} above it", "root works only where nobody else can")
+    try:
+        there = next(one for one in (path, *path.parents) if one.exists())
+        uid = there.stat().st_uid
+        if os.geteuid() == 0:
+            _check_above(path, there, uid)
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot be looked at: {error.strerror}") from error
     return uid
+
+
+def _check_above(path: Path, there: Path, uid: int) -> None:
+    # Also the place itself, while there is nothing: what is made there is to stay what was made.
+    for above in {*there.resolve().parents, *there.parents, *(() if there == path else (there,))}:
+        status = above.stat()
+        is_open = status.st_mode & 0o022 and not status.st_mode & stat.S_ISVTX
+        if status.st_uid not in {0, uid} or is_open:
+            raise ConfigError(f"{path}: others can write {above} above it", "root works only where nobody else can")
 
 
 def as_owner_of(path: Path, task: Callable[[], str]) -> str:

@@ -64,6 +64,29 @@ def test_one_command_makes_several_homes_and_each_signs(system: System, homes: P
         assert (done.returncode, done.stderr) == (0, "")
 
 
+def test_a_name_that_no_file_can_have_is_told_in_one_line(system: System, homes: Path) -> None:
+    name = homes / ("a" * 256)
+    done = relay(system, "setup", "--home", name)
+    assert (done.returncode, done.stderr) == (
+        1,
+        f"blind-oracle-relay: error: {name}: cannot be looked at: File name too long\n",
+    )
+    done = relay(system, "setup", "--home", homes / "home", "--socket", name)
+    assert "Traceback" not in done.stderr
+    assert f"warning: {name}: is not there" in done.stderr
+
+
+@ROOT_ONLY
+def test_a_home_where_its_maker_may_not_look_is_told_in_one_line(homes: Path) -> None:
+    (homes / "closed").mkdir(mode=0o700)
+    look = f"from relay.owner import owner_of; from pathlib import Path; owner_of(Path('{homes}/closed/a'))"
+    done = subprocess.run(
+        [sys.executable, "-c", look], user=BUILDER, group=BUILDER, extra_groups=[], cwd=Path(__file__).parents[2],
+        capture_output=True, text=True, timeout=SECONDS, check=False,
+    )  # fmt: skip
+    assert done.stderr.splitlines()[-1].endswith("closed/a: cannot be looked at: Permission denied")
+
+
 def test_a_home_with_secret_keys_is_left_alone(system: System, homes: Path) -> None:
     home = homes / "mine"
     home.mkdir(mode=0o700)
