@@ -99,13 +99,14 @@ def notify(**fields: str) -> None:
     if address.startswith("@"):
         address = "\0" + address[1:]
     message = "".join(f"{name}={' '.join(value.split())}\n" for name, value in fields.items())
-    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as sender:
-        # A parent that does not read must not stop us.
-        sender.setblocking(False)  # noqa: FBT003  the socket module's own signature
-        try:
+    try:
+        # Without a free descriptor there is no socket: that passes, and the next notification goes out.
+        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as sender:
+            # A parent that does not read must not stop us.
+            sender.setblocking(False)  # noqa: FBT003  the socket module's own signature
             sender.sendto(message.encode(), address)
-        except OSError:
-            return
+    except OSError:
+        return
 
 
 async def keep_watchdog() -> None:

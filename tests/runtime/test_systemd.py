@@ -98,6 +98,18 @@ def test_nobody_to_notify_is_no_error(monkeypatch: pytest.MonkeyPatch, address: 
     systemd.notify(READY="1")
 
 
+def test_a_daemon_without_a_free_descriptor_does_not_die_of_notifying() -> None:
+    code = (
+        "import os, resource\n"
+        "from agentproxy.runtime import systemd\n"
+        "resource.setrlimit(resource.RLIMIT_NOFILE, (os.dup(2), 64))\n"
+        "systemd.notify(WATCHDOG='1')\n"
+    )
+    environment = {**os.environ, "NOTIFY_SOCKET": "/gone/notify"}
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, check=False, timeout=60)
+    assert (done.returncode, done.stderr) == (0, b"")
+
+
 def test_a_parent_that_does_not_read_does_not_stop_us(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     with tempfile.TemporaryDirectory(prefix="bo") as name, socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as parent:
         parent.bind(f"{name}/notify")
