@@ -87,9 +87,12 @@ def _control(package: Package, architecture: str, kib: int) -> str:
 def _scripts(package: Package) -> dict[str, str]:
     if not package.units:
         return {}
-    first = 'first=\n[ -n "$2" ] || first=yes\n'
+    # After a removal dpkg tells `configure` of the version before it, as in an upgrade; only `preinst` hears `install`.
+    mark = f"/run/{package.name}.install"
+    first = f'first=\nif [ -z "$2" ] || [ -e {mark} ]; then first=yes; fi\n'
     return {
-        "postinst": _when("configure", first + package.scriptlet("configure")),
+        "preinst": _when("install", f": >{mark}\n"),
+        "postinst": _when("configure", f"{first}{package.scriptlet('configure')}rm -f {mark}\n"),
         "prerm": _when("remove", package.scriptlet("remove")),
         "postrm": _when("remove", package.scriptlet("removed")) + _when("purge", package.scriptlet("kept")),
     }

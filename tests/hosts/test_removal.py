@@ -29,6 +29,22 @@ def test_the_client_for_builds_without_gpg_is_there(other: Machine) -> None:
     assert "repo" in other.shell("blind-oracle-sign --help")
 
 
+def test_a_relay_that_was_removed_and_comes_back_is_started_again_and_at_boot(other: Machine) -> None:
+    timer = "blind-oracle-keyrings.timer"
+    assert (other.run("systemctl", "is-enabled", timer).output, other.run("systemctl", "is-active", timer).output) == (
+        "enabled\n",
+        "active\n",
+    )
+    other.shell("apt-get remove --yes blind-oracle-relay\napt-get install --yes /packages/blind-oracle-relay_*.deb")
+    assert (other.run("systemctl", "is-enabled", timer).output, other.run("systemctl", "is-active", timer).output) == (
+        "enabled\n",
+        "active\n",
+    )
+    # An upgrade is none: what the operator has switched off meanwhile stays off.
+    other.shell(f"systemctl disable {timer}\napt-get install --yes --reinstall /packages/blind-oracle-relay_*.deb")
+    assert other.run("systemctl", "is-enabled", timer).output == "disabled\n"
+
+
 def test_neither_removal_nor_purge_deletes_keys_log_or_registry(other: Machine) -> None:
     # Without the conffile, which purge takes, and what is written while it goes.
     but = "! -name policy.yaml ! -name '*.sqlite-*' ! -name '*.jsonl'"
