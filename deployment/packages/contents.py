@@ -67,6 +67,7 @@ class Package:
     start: tuple[str, ...] = ()  # units to start when the package is new
     state: tuple[str, ...] = ()  # what stays when the package goes
     units: tuple[str, ...] = field(default=(), kw_only=True)
+    templates: tuple[str, ...] = field(default=(), kw_only=True)  # units of which the operator starts instances
 
     @property
     def services(self) -> tuple[str, ...]:
@@ -79,6 +80,8 @@ class Package:
         for word, values in {
             "@NAME@": (self.name,),
             "@UNITS@": self.units,
+            "@TEMPLATES@": self.templates,
+            "@INSTANCES@": tuple(f"'{template.replace('@', '?*')}'" for template in self.templates),
             "@START@": self.start,
             "@SERVICES@": self.services,
             "@STATE@": self.state,
@@ -167,6 +170,7 @@ def _relay(target: Target, tree: Path) -> Package:
         recommends=("python3-cryptography", "python3-nacl") if is_deb else (),
         is_portable=True,
         units=units,
+        templates=(f"{tunnel}@.service",),
         start=(
             "blind-oracle-relay.socket",
             "blind-oracle-relay-control.socket",

@@ -21,6 +21,7 @@ def other_machine(packages: Path) -> Iterator[Machine]:
             "apt-get install --yes /packages/*.deb\n"
             "blind-oracle init --system --host oracle.example.org\n"
             "systemctl enable --now blind-oracle-signer.socket blind-oracle.socket blind-oracle.service\n"
+            "systemctl enable --now blind-oracle-tunnel@far.service\n"
         )
         yield made
 

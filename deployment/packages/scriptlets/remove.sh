@@ -1,5 +1,5 @@
 # Before the files go, and no new version comes.
 if [ -d /run/systemd/system ]; then
-    systemctl stop @UNITS@ || true
+    systemctl stop @UNITS@ @INSTANCES@ || true
 fi
-systemctl disable @UNITS@ >/dev/null 2>&1 || true
+systemctl disable @UNITS@ @TEMPLATES@ >/dev/null 2>&1 || true
