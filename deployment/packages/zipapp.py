@@ -16,7 +16,16 @@ from deployment.packages.sources import ROOT, compile_all, epoch, install
 __all__ = ["build"]
 
 _OLDEST_PYTHON = "3.11"
-_MAIN = "import sys\nfrom relay.cli import main\nsys.exit(main())\n"
+# Read by whatever Python a host calls its own, before a newer one's syntax could end it: EL8's is 3.6, EL9's 3.9.
+_MAIN = """\
+import sys
+if sys.version_info < (3, 11):
+    sys.stderr.write("blind-oracle-relay: error: %s: expected Python 3.11 or newer\\n" % sys.executable)
+    sys.stderr.write("blind-oracle-relay: hint: python3.11 %s\\n" % sys.argv[0])
+    sys.exit(1)
+from relay.cli import main
+sys.exit(main())
+"""
 _OURS = ("agentproxy/__init__.py", "agentproxy/protocol", "agentproxy/runtime", "relay")
 # Tests of libraries, and what pip notes about an installation that this is not.
 _LEFT_OUT = ("__pycache__", "_tests", "bin", "RECORD", "INSTALLER", "REQUESTED", "direct_url.json")

@@ -53,6 +53,22 @@ def test_the_relays_one_file_runs_on_every_python_that_is_here(python: str, pyz:
     assert "blind-oracle-relay enroll FILE writes it" in done.stderr
 
 
+def _old_pythons() -> list[str]:
+    """Pythons that are too old and that are here."""
+    found = [shutil.which(f"python3.{minor}", path="/usr/bin:/usr/local/bin") for minor in range(6, 11)]
+    return [*filter(None, found), *map(str, sorted(Path.home().glob(".pyenv/versions/3.[6-9].*/bin/python3"))[:1])]
+
+
+@pytest.mark.parametrize("python", _old_pythons())
+def test_a_python_that_is_too_old_is_told_and_no_traceback(python: str, pyz: Path) -> None:
+    done = subprocess.run([python, pyz, "status"], capture_output=True, text=True, check=False, timeout=60)
+    assert done.returncode == 1
+    assert done.stderr == (
+        f"blind-oracle-relay: error: {python}: expected Python 3.11 or newer\n"
+        f"blind-oracle-relay: hint: python3.11 {pyz}\n"
+    )
+
+
 def test_the_same_sources_give_the_same_file(pyz: Path, tmp_path: Path) -> None:
     build_zipapp(tmp_path / "again.pyz", "/usr/bin/env python3")
     assert (tmp_path / "again.pyz").read_bytes() == pyz.read_bytes()
