@@ -80,10 +80,12 @@ def _scriptlets(package: Package) -> list[str]:
 def _files(package: Package) -> list[str]:
     listed = []
     own = f"/usr/lib/{package.name}"
+    # What is below /usr/share/doc is one package's alone, and so goes with it, directories too.
+    documents = "/usr/share/doc/"
     for path in sorted(package.tree.rglob("*")):
         place = f"/{path.relative_to(package.tree)}"
         if path.is_dir() and not path.is_symlink():
-            if place in {own, f"/usr/share/doc/{package.name}", f"/etc/{package.name}"}:
+            if place in {own, f"/etc/{package.name}"} or place.startswith(documents):
                 listed.append(f'%dir "{place}"' if place != own else f'"{place}"')
         elif place in package.configuration:
             listed.append(f'%config(noreplace) "{place}"')

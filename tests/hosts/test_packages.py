@@ -112,6 +112,16 @@ def test_an_rpm_keeps_the_operators_configuration_and_makes_the_users(rpms: dict
     assert not any(path.startswith("/var/") for path in files)
 
 
+def test_an_erased_rpm_leaves_no_directory_of_its_own(rpms: dict[str, Path], tmp_path: Path) -> None:
+    for name, file in rpms.items():
+        root = tmp_path / name
+        rpm = ["rpm", "--root", root, "--nodeps", "--noscripts"]
+        subprocess.run([*rpm, "--install", "--ignoreos", file], check=True, capture_output=True, timeout=120)
+        assert list((root / "usr").rglob("blind-oracle*"))
+        subprocess.run([*rpm, "--erase", name], check=True, capture_output=True, timeout=120)
+        assert [path for top in ("etc", "usr") for path in (root / top).rglob("*blind-oracle*")] == []
+
+
 def test_the_scriptlets_of_an_rpm_are_shell(rpms: dict[str, Path]) -> None:
     for name in ("POSTIN", "PREUN", "POSTUN"):
         for package in ("blind-oracle", "blind-oracle-relay"):
