@@ -1,13 +1,14 @@
 """What a relay tells Prometheus; imported only when relay.yaml asks for it, and read when somebody asks."""
 
 import logging
-from collections.abc import Iterator
-from datetime import datetime
+from collections.abc import Iterable, Iterator
+from datetime import UTC, datetime
 
 import trio
 from prometheus_client.metrics_core import Metric
 
 from agentproxy.protocol.errors import ConfigError
+from agentproxy.protocol.fields import KeyFacts
 from agentproxy.runtime import certificate
 from agentproxy.runtime.families import by_name, counter, gauge, histogram, text_of
 from relay.connectionstate import Standing
@@ -21,6 +22,7 @@ __all__ = ["RelayMetrics"]
 logger = logging.getLogger(__name__)
 
 _UP = frozenset({Standing.BEST, Standing.WARM, Standing.AILING})
+_NEVER = datetime.max.replace(tzinfo=UTC)
 
 
 class RelayMetrics:
@@ -71,6 +73,14 @@ class RelayMetrics:
         ends = [(f"key {key.facts.name}", key.facts.expires) for key in self._relay.keys.served]
         ends.append(("certificate of this relay", end))
         # No oracle knows of these, and nobody uses them until there is an outage, perhaps by a switch by hand.
-        ends += [(f"own key {key.fingerprint}", key.expires) for key in self._own.all()]
+        ends += [(f"own key {key.fingerprint}", key.expires) for key in _last_of_each(self._own.all())]
         seconds = [((what,), moment.timestamp()) for what, moment in ends if moment is not None]
         yield gauge("relay_expiry_timestamp_seconds", "When keys and the certificate end.", seconds, "what")
+
+
+def _last_of_each(keys: Iterable[KeyFacts]) -> Iterable[KeyFacts]:
+    """Of keys with one user ID and algorithm that which ends last: `fallback setup` adds one, and the old one stays."""
+    last: dict[tuple[str, str], KeyFacts] = {}
+    for key in sorted(keys, key=lambda key: key.expires or _NEVER):
+        last[key.user_id, key.public_key.algorithm] = key
+    return last.values()

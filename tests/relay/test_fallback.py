@@ -3,6 +3,7 @@
 import errno
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -11,6 +12,7 @@ import threading
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
@@ -20,7 +22,7 @@ from agentproxy.protocol.codes import FailureCode, RefusalCode, RejectionCode
 from agentproxy.protocol.digests import Digest, HashAlgorithm
 from agentproxy.protocol.errors import ConfigError
 from agentproxy.protocol.fields import KeyFacts
-from agentproxy.protocol.keys import Keygrip
+from agentproxy.protocol.keys import Fingerprint, Keygrip
 from agentproxy.protocol.oracle_messages import Failed, KeysChanged, Refused, Rejected
 from agentproxy.protocol.wire import new_converter
 from agentproxy.runtime.unixsocket import Peer
@@ -299,6 +301,20 @@ async def test_metrics_tell_when_the_hosts_own_key_ends_before_anybody_needs_it(
     (line,) = [line for line in text.splitlines() if line.startswith(name)]
     assert host.own.expires is not None
     assert float(line.split()[-1]) == host.own.expires.timestamp()
+
+
+async def test_metrics_tell_no_end_of_an_own_key_that_another_has_replaced(host: Host) -> None:
+    soon = datetime.now(UTC)
+
+    def own(digit: str, expires: datetime | None, user_id: str) -> KeyFacts:
+        return replace(host.own, fingerprint=Fingerprint.parse(digit * 40), expires=expires, user_id=user_id)
+
+    replaced = (own("A", soon, "b1"), own("B", soon + timedelta(365), "b1"), own("C", soon, "b2"), own("D", None, "b2"))
+    plain: object = new_converter().unstructure(KeyFile((*replaced, own("E", soon, "b3"))))
+    host.places.keys.write_text(json.dumps(plain))
+    async with host.relay() as relay:
+        text = (await RelayMetrics(relay).render()).decode()
+    assert set(re.findall('what="own key (.)', text)) == {"B", "E"}
 
 
 async def test_metrics_say_once_that_the_hosts_own_keys_cannot_be_read(
