@@ -42,8 +42,10 @@ relay.pyz deb rpm wheel: setup
 
 # Images from the Debian packages, by podman or docker: CONTAINER=docker make container
 container: deb
+	version=$$($(BIN)/python -c 'import agentproxy; print(agentproxy.__version__)') && \
 	for target in signer oracle relay; do \
-	  $(CONTAINER) build --target $$target --tag blind-oracle-$$target --file deployment/container/Containerfile dist || exit 1; \
+	  $(CONTAINER) build --target $$target --tag blind-oracle-$$target --build-arg VERSION=$$version \
+	    --file deployment/container/Containerfile dist || exit 1; \
 	done
 
 # The same line that STYLE asks for before every push.

@@ -73,12 +73,12 @@ class Podman:
             fresh.rename(tree)
         self("import", "--quiet", tree, BASE)
 
-    def build(self, target: str, context: Path) -> str:
-        """Build one stage of our Containerfile; the image's name."""
+    def build(self, target: str, context: Path, version: str) -> str:
+        """Build one stage of our Containerfile, of packages of that version; the image's name."""
         image = f"localhost/blind-oracle-{target}"
         file = ROOT / "deployment" / "container" / "Containerfile"
         words = ("build", "--quiet", "--pull=never", "--isolation", "chroot", "--target", target, "--tag", image)
-        self(*words, "--file", file, context)
+        self(*words, "--build-arg", f"VERSION={version}", "--file", file, context)
         return image
 
 

@@ -15,6 +15,7 @@ from tests.signer.logs import records_in
 
 pytestmark = pytest.mark.hosts
 
+VERSION = "0.1.0"  # of `packages`
 ORACLE, SIGNER, RELAY, SIGN = 20001, 20002, 20003, 20004
 BUILDER = 1000
 LOCKED_DOWN = ("--read-only", "--cap-drop=all", "--security-opt=no-new-privileges")
@@ -68,10 +69,11 @@ def site(packages: Path, material: Path, tmp_path_factory: pytest.TempPathFactor
     with podman() as made:
         made.import_base()
         context = tmp_path_factory.mktemp("context")
-        for package in packages.glob("*.deb"):
+        # As dist/ is after an upgrade of the tree: make leaves the last version's packages there.
+        for package in (*packages.glob("*.deb"), *packages.glob("next/*.deb")):
             shutil.copy(package, context)
         for target in ("oracle", "signer", "relay"):
-            made.build(target, context)
+            made.build(target, context, VERSION)
         site = Site(made, volumes)
         _lay_out(site, material)
         _start(site)
