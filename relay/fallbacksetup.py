@@ -17,7 +17,7 @@ from agentproxy.protocol.digests import Digest, HashAlgorithm
 from agentproxy.protocol.errors import BackendError, ConfigError
 from agentproxy.protocol.fields import KeyFacts
 from agentproxy.protocol.wire import new_converter
-from agentproxy.runtime.files import write_atomically
+from agentproxy.runtime.files import read_beginning, write_atomically
 from relay import fallbackgpg
 from relay.config import RelayConfig
 from relay.fallbackgpg import ListedKey
@@ -102,8 +102,7 @@ def _make(places: FallbackPlaces) -> None:
 
 
 def _read(file: Path) -> bytes:
-    with file.open("rb") as opened:
-        exported = opened.read(_MAX_EXPORT + 1)
+    exported = read_beginning(file, _MAX_EXPORT + 1)
     if len(exported) > _MAX_EXPORT:
         raise ConfigError(f"{file}: expected an exported key, got more than {_MAX_EXPORT} bytes")
     return exported

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from agentproxy.protocol.errors import ConfigError
+from agentproxy.runtime.files import read_beginning
 from relay.journalchain import Delivered, JournalDamagedError, JournalEnd, follow, read_mark, whole_length
 
 __all__ = ["Reading", "read"]
@@ -38,12 +39,13 @@ def read(file: Path) -> Reading:
     """Check every record, and that it holds what an oracle has, when the mark of that lies beside it.
 
     Raises:
-        ConfigError: it cannot be read.
+        ConfigError: it cannot be read, or is no file.
     """
     mark = None
     try:
         mark = read_mark(file.with_name("delivered.json"))
-        data = file.read_bytes()
+        file.stat()  # whether there is one
+        data = read_beginning(file, -1)
     except FileNotFoundError as error:
         raise _nothing(file, mark) from error
     except OSError as error:

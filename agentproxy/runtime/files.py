@@ -95,7 +95,7 @@ def sync_directory(directory: Path) -> None:
 def read_beginning(path: Path, size: int) -> bytes:
     """Read at most `size` bytes of a file, or of a pipe that is open already, as `/dev/stdin` and `<(…)` name one.
 
-    A FIFO is none of these: nobody may ever write to it.
+    A FIFO is none of these: nobody may ever write to it. A size of -1 means all of it.
 
     Raises:
         ConfigError: it is missing, cannot be read, or is something else.

@@ -278,6 +278,13 @@ def test_an_empty_file_is_no_key_and_no_other_is_made_for_it(name: str, parent: 
     assert list((parent / "new").iterdir()) == []
 
 
+def test_a_pipe_that_nobody_writes_to_is_no_key(parent: Path, tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    result = blind_oracle("dev", "start", parent / "new", f"--key=modern={tmp_path / 'pipe'}")
+    assert result.status == 1
+    assert f"{tmp_path / 'pipe'}: expected a file" in result.errors
+
+
 def test_a_start_that_fails_leaves_an_empty_directory(parent: Path, exports: Exports) -> None:
     result = blind_oracle("dev", "start", parent / "new", f"--key=a={exports.home / 'pubring.kbx'}")
     assert result.status == 1

@@ -603,10 +603,12 @@ async def test_setup_refuses_an_oracles_key_and_imports_nothing_of_it(host: Host
 
 
 async def test_setup_refuses_a_key_that_can_certify_and_one_that_is_not_there(host: Host, tmp_path: Path) -> None:
-    whole, public = tmp_path / "whole", tmp_path / "public"
+    whole, public, pipe = tmp_path / "whole", tmp_path / "public", tmp_path / "pipe"
+    os.mkfifo(pipe)
     whole.write_bytes(run_gpg(host.places.home, "--export-secret-keys").stdout)
     public.write_bytes(run_gpg(host.places.home, "--export").stdout)
-    for file, words in ((whole, "it can certify"), (public, "no secret key for signing"), (tmp_path / "no", "no")):
+    unfit = ((whole, "it can certify"), (public, "no secret key for signing"), (pipe, "expected a file"))
+    for file, words in (*unfit, (tmp_path / "no", "no")):
         with pytest.raises(ConfigError, match=words):
             await trio.to_thread.run_sync(set_up, host.runner.config, Wish(file, "", ""))
 

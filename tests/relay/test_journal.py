@@ -3,6 +3,7 @@
 import json
 import os
 import subprocess
+import sys
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
@@ -323,6 +324,20 @@ def test_the_command_verifies_a_copy_and_says_so_by_its_status(
     with pytest.raises(ConfigError, match="there is no journal") as caught:
         run_command(["fallback", "verify", str(tmp_path / "none")])
     assert caught.value.hint == "no file here: nothing was recorded yet, or somebody has moved it away"
+
+
+def test_a_pipe_that_nobody_writes_to_is_no_journal(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    command = [sys.executable, "-m", "relay.cli", "fallback", "verify", str(tmp_path / "pipe")]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
+    assert (done.returncode, done.stderr) == (1, f"blind-oracle-relay: error: {tmp_path}/pipe: expected a file\n")
+
+
+def test_a_journal_may_come_by_a_pipe(path: Path, journal: Journal) -> None:
+    journal.append(draft(0))
+    command = [sys.executable, "-m", "relay.cli", "fallback", "verify", "/dev/stdin"]
+    done = subprocess.run(command, input=path.read_bytes(), capture_output=True, check=False, timeout=60)
+    assert (done.returncode, done.stdout[:15]) == (0, b"whole: journal ")
 
 
 def test_a_record_with_long_claims_fits_into_a_report(journal: Journal) -> None:

@@ -13,7 +13,7 @@ from agentproxy.admin.intake import take_key
 from agentproxy.admin.layout import load_oracle, load_signer
 from agentproxy.admin.policyfile import add, key_addition, runner_addition
 from agentproxy.protocol.errors import ConfigError
-from agentproxy.runtime.files import write_atomically
+from agentproxy.runtime.files import read_beginning, write_atomically
 from relay.enrolment import enrol, places_for, read_enrolment
 
 __all__ = ["enrol_relay", "make"]
@@ -86,11 +86,7 @@ def enrol_relay(place: Place) -> None:
 
 
 def _read(file: Path) -> bytes:
-    try:
-        with file.open("rb") as opened:
-            content = opened.read(MAX_EXPORT + 1)  # whoever takes it says what is too much
-    except OSError as error:
-        raise ConfigError(f"{file}: cannot be read: {error.strerror}") from error
+    content = read_beginning(file, MAX_EXPORT + 1)  # whoever takes it says what is too much
     if not content:
         raise ConfigError(
             f"{file}: is empty, expected an exported secret key", "gpg --export-secret-subkeys KEYID! > FILE"
