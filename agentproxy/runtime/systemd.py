@@ -25,7 +25,7 @@ def listen_fds() -> dict[str, list[socket.socket]]:
     """Take the sockets that were passed to this process, by name; empty when there are none. Works once.
 
     Raises:
-        ConfigError: the variables contradict each other.
+        ConfigError: the variables contradict each other, or there is something else than a socket (ListenFIFO=).
     """
     pid, count = os.environ.pop("LISTEN_PID", ""), os.environ.pop("LISTEN_FDS", "")
     names = os.environ.pop("LISTEN_FDNAMES", "")
@@ -38,9 +38,16 @@ def listen_fds() -> dict[str, list[socket.socket]]:
         raise ConfigError(f"LISTEN_FDNAMES: expected {count} names, got {len(listed)}")
     sockets: dict[str, list[socket.socket]] = {}
     for number, name in enumerate(listed, _FIRST):
-        os.set_inheritable(number, False)  # noqa: FBT003  the os module's own signature
-        sockets.setdefault(name, []).append(socket.socket(fileno=number))
+        sockets.setdefault(name, []).append(_taken(number, name))
     return sockets
+
+
+def _taken(number: int, name: str) -> socket.socket:
+    try:
+        os.set_inheritable(number, False)  # noqa: FBT003  the os module's own signature
+        return socket.socket(fileno=number)
+    except OSError as error:
+        raise ConfigError(f"what systemd passed as {name!r} is no socket: {error.strerror}", "ListenStream=") from error
 
 
 def listeners(known: Collection[str], families: Collection[int]) -> Mapping[str, list[trio.SocketListener]]:

@@ -74,6 +74,23 @@ def test_names_that_do_not_fit_are_refused_and_another_process_sockets_are_left(
     assert systemd.listen_fds() == {}
 
 
+@pytest.mark.parametrize("passes", ["os.dup2(os.open(os.devnull, os.O_RDONLY), 3)", "os.closerange(3, 64)"])
+def test_what_is_no_socket_is_told_and_no_traceback(passes: str) -> None:
+    code = (
+        "import os\n"
+        "from agentproxy.protocol.errors import ConfigError\n"
+        "from agentproxy.runtime.systemd import listen_fds\n"
+        f"{passes}\n"
+        "os.environ |= {'LISTEN_PID': str(os.getpid()), 'LISTEN_FDS': '1', 'LISTEN_FDNAMES': 'gpg'}\n"
+        "try:\n"
+        "    listen_fds()\n"
+        "except ConfigError as error:\n"
+        "    print(error)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, timeout=60)
+    assert done.stdout.startswith("what systemd passed as 'gpg' is no socket: "), done.stderr
+
+
 def test_a_notification_arrives_and_a_value_stays_on_its_line(monkeypatch: pytest.MonkeyPatch) -> None:
     with tempfile.TemporaryDirectory(prefix="bo") as name, socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as parent:
         parent.bind(f"{name}/notify")
