@@ -79,8 +79,11 @@ class RelayMetrics:
 
 
 def _last_of_each(keys: Iterable[KeyFacts]) -> Iterable[KeyFacts]:
-    """Of keys with one user ID and algorithm that which ends last: `fallback setup` adds one, and the old one stays."""
-    last: dict[tuple[str, str], KeyFacts] = {}
+    """Of keys of one user ID and kind that which ends last: `fallback setup` adds one, and the old one stays.
+
+    Those of another algorithm or length may be there for whoever cannot verify the first.
+    """
+    last: dict[tuple[str, str, int], KeyFacts] = {}
     for key in sorted(keys, key=lambda key: key.expires or _NEVER):
-        last[key.user_id, key.public_key.algorithm] = key
+        last[key.user_id, key.public_key.algorithm, key.public_key.bits] = key
     return last.values()
