@@ -50,8 +50,10 @@ _COMMANDS: Mapping[str, tuple[str, str]] = {
 def main(arguments: Sequence[str] | None = None) -> NoReturn:
     """Run one command and leave with its exit status."""
     words = list(sys.argv[1:] if arguments is None else arguments)
-    signal.signal(signal.SIGTERM, _leave)
-    if sys.stdout is None and words[:1] != ["serve"]:  # a daemon may be started so, and prints nothing
+    serves = words[:1] == ["serve"]
+    if not serves:  # systemd takes a daemon that it ends while it starts for failed unless the signal itself ends it
+        signal.signal(signal.SIGTERM, _leave)
+    if sys.stdout is None and not serves:  # a daemon may be started so, and prints nothing
         _complain("standard output is closed", "/dev/null takes what nobody wants to read")
         sys.exit(FAILED)
     try:
@@ -85,7 +87,7 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
 
 def _leave(number: int, _frame: FrameType | None) -> None:
     # So that a command that is told to end takes away what it has begun. One that is about to do so must not be
-    # disturbed: then an exception that ends it is being handled. `serve` has a way of its own.
+    # disturbed: then an exception that ends it is being handled.
     if not isinstance(sys.exc_info()[1], KeyboardInterrupt | SystemExit):
         sys.exit(128 + number)
 

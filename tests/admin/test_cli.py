@@ -1,6 +1,8 @@
 import importlib
 import os
 import re
+import signal
+import socket
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -33,6 +35,25 @@ def test_every_command_has_help(words: list[str]) -> None:
     result = blind_oracle(*words, "--help")
     assert result.status == 0, result.errors
     assert result.output.startswith(f"Usage: blind-oracle {' '.join(words)}")
+
+
+def test_an_oracle_that_systemd_ends_while_it_starts_has_not_failed(short: Path) -> None:
+    assert blind_oracle("init", short / "s").status == 0
+    config = short / "s" / "oracle.yaml"
+    with socket.create_server(("127.0.0.1", 0)) as silent:  # a database that takes connections and says nothing
+        words = f"host=127.0.0.1 port={silent.getsockname()[1]} dbname=none"
+        (line,) = (line for line in config.read_text().splitlines() if line.startswith("registry:"))
+        config.write_text(config.read_text().replace(line, f'registry_database: "{words}"'))
+        command = [sys.executable, "-m", "agentproxy.admin", "serve", "--config", str(config)]
+        with subprocess.Popen(command) as oracle:
+            try:
+                silent.settimeout(60)
+                asking, _ = silent.accept()
+                oracle.send_signal(signal.SIGTERM)
+                with asking:
+                    assert oracle.wait(60) == -signal.SIGTERM
+            finally:
+                oracle.kill()
 
 
 def test_ctrl_c_before_a_command_has_begun_is_no_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
