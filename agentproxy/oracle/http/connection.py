@@ -129,8 +129,7 @@ class HttpConnection:
         while not self._over:
             try:
                 untrusted = bytes(await self._stream.receive_some())
-                if self._protocol.connection.their_state is h11.IDLE and not self._head.is_clean(untrusted):
-                    await self._refuse()
+                if self._protocol.connection.their_state is h11.IDLE and not await self._is_fit(untrusted):
                     return
                 await self._protocol.handle(RawData(untrusted))
             except (trio.BrokenResourceError, H2ProtocolAssumedError):
@@ -159,14 +158,25 @@ class HttpConnection:
         self._scope.deadline = trio.current_time() + patience if idle else float("inf")
         self._head.starts()
         # What was sent before our answer was out has been read, and not looked at.
-        if idle and not self._head.is_clean(self._protocol.connection.trailing_data[0]):
+        if not idle:
+            return
+        is_clean = self._head.is_clean(self._protocol.connection.trailing_data[0])
+        if not is_clean or self._head.is_longer_than(MAX_HEADERS):
             self._scope.cancel()
 
-    async def _refuse(self) -> None:
-        problem = Problem(HTTPStatus.BAD_REQUEST, "line_ends", "lines of a request's head end with CR LF")
-        head = f"HTTP/1.1 400 Bad Request\r\nContent-Type: {MEDIA_TYPE}\r\nContent-Length: {len(problem.body)}\r\n"
-        await self._send(f"{head}Connection: close\r\n\r\n".encode("ascii") + problem.body)
+    async def _is_fit(self, untrusted: bytes) -> bool:
+        """Whether these bytes of a head may go on to the parser; else their sender is told why not."""
+        if not self._head.is_clean(untrusted):
+            problem = Problem(HTTPStatus.BAD_REQUEST, "line_ends", "lines of a request's head end with CR LF")
+            await self._refuse(HTTPStatus.BAD_REQUEST, problem.body, f"Content-Type: {MEDIA_TYPE}\r\n")
+        elif self._head.is_longer_than(MAX_HEADERS):
+            await self._refuse(HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE)
+        return not self._is_rude
+
+    async def _refuse(self, status: HTTPStatus, body: bytes = b"", headers: str = "") -> None:
         self._is_rude = True
+        head = f"HTTP/1.1 {status.value} {status.phrase}\r\n{headers}Content-Length: {len(body)}\r\n"
+        await self._send(f"{head}Connection: close\r\n\r\n".encode("ascii") + body)
 
     async def _send(self, data: bytes) -> None:
         if not data:  # the end of a message with a length is no bytes at all

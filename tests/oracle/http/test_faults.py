@@ -175,6 +175,16 @@ async def test_a_head_that_is_too_long_is_a_bare_431(api: Api) -> None:
     assert got.endswith(b"\r\n\r\n")
 
 
+async def test_a_head_that_comes_whole_has_the_same_limit(api: Api) -> None:
+    body = b"{}"  # behind the head, and no part of it
+    before = HEAD + b"Connection: close\r\nContent-Length: %d\r\nX-A: " % len(body)
+    room = connection_module.MAX_HEADERS - len(before) - len(b"\r\n\r\n")
+    for length, is_long in ((room, False), (room + 1, True), (room + 14_000, True)):
+        got = await all_answers(api, before + b"a" * length + b"\r\n\r\n" + body)
+        assert got.startswith(b"HTTP/1.1 431 ") == is_long, got[:200]
+        assert got.startswith(b"HTTP/1.1 422 ") or is_long
+
+
 async def test_a_request_in_chunks_is_answered_and_is_its_connections_last(api: Api) -> None:
     body = json.dumps({**RPM, "token": api.a.token}).encode()
     chunked = HEAD + b"Transfer-Encoding: chunked\r\n\r\n%x\r\n%s\r\n0\r\n\r\n" % (len(body), body)
