@@ -30,12 +30,21 @@ log_option = click.option("--log", type=_type, help="Another way to name DIRECTO
 directory_option = click.option(
     "--log", "directory", type=_type, envvar=DIRECTORY_VARIABLE, show_envvar=True, help="The audit log's directory."
 )
+
+
+def _usual_cache() -> Path:
+    try:
+        return Path.home() / ".cache" / "blind-oracle"
+    except RuntimeError as error:  # no HOME, and a user id of no account, as in a container
+        raise click.UsageError("--cache is needed: there is no home directory") from error
+
+
 cache_option = click.option(
     "--cache",
     type=_type,
     envvar="BLIND_ORACLE_CACHE",
     show_envvar=True,
-    default=Path.home() / ".cache" / "blind-oracle",
+    default=_usual_cache,
     show_default="~/.cache/blind-oracle",
     help="Where the index of the log may lie.",
 )

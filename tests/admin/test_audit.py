@@ -17,6 +17,15 @@ from agentproxy.signer.record import Entry
 from agentproxy.signer.segment import ZEROS_AHEAD
 from tests.admin.shell import blind_oracle
 
+# As somebody whose user id has no account, which is usual in a container.
+_AS_NOBODY_KNOWN = """
+import pwd
+def unknown(uid):
+    raise KeyError(uid)
+pwd.getpwuid = unknown
+from agentproxy.admin.cli import main
+main()
+"""
 SEGMENT_BYTES = 1400  # a few records, so that a log has several segments
 
 
@@ -98,6 +107,26 @@ def test_a_log_in_use_reads_like_one_that_nobody_writes(log: Path, command: str)
     last = sorted(log.glob("*.jsonl"))[-1]
     last.write_bytes(last.read_bytes() + bytes(ZEROS_AHEAD))
     assert blind_oracle(*words, environment=environment) == before
+
+
+@pytest.mark.parametrize("command", ["tail -n 1", "verify", "query", "query --cache cache"])
+def test_a_user_without_a_home_directory_reads_the_log_as_well(log: Path, command: str) -> None:
+    environment = {name: value for name, value in os.environ.items() if name != "HOME"}
+    words = [sys.executable, "-c", _AS_NOBODY_KNOWN, "audit", *command.split()]
+    done = subprocess.run(
+        words,
+        env={**environment, "BLIND_ORACLE_AUDIT_DIR": str(log)},
+        cwd=log.parent,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
+    )
+    if command == "query":
+        assert done.stderr.startswith("blind-oracle: error: --cache is needed: there is no home directory\n")
+        assert done.returncode == 2
+    else:
+        assert (done.returncode, done.stderr) == (0, "")
 
 
 @pytest.mark.parametrize("command", ["tail --json", "verify", "export", "query --json"])
