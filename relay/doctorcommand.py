@@ -32,8 +32,7 @@ def doctor(config: Path | None, home: Path | None, key_name: str | None, no_sign
     from relay.gpgview import GpgView  # noqa: PLC0415
     from relay.keycheckup import KEYS, signature_check  # noqa: PLC0415
 
-    usual = Path(os.environ.get("GNUPGHOME") or Path.home() / ".gnupg")
-    case = Case(config or config_path(), GpgView((home or usual).absolute()))
+    case = Case(config or config_path(), GpgView((home or _usual_home()).absolute()))
     findings = []
     for finding in examine(case, (*WAY, *KEYS, *(() if no_sign else (signature_check(key_name),)))):
         findings.append(finding)
@@ -46,3 +45,10 @@ def doctor(config: Path | None, home: Path | None, key_name: str | None, no_sign
         plain = [{**asdict(finding), "verdict": finding.verdict.value} for finding in findings]
         click.echo(json.dumps({"ok": is_well, "home": str(case.gpg.home), "findings": plain}, indent=2))
     return 0 if is_well else 1
+
+
+def _usual_home() -> Path:
+    try:
+        return Path(os.environ.get("GNUPGHOME") or Path.home() / ".gnupg")
+    except RuntimeError as error:  # no HOME, and a user id of no account, as in a container
+        raise click.UsageError("--home is needed: there is no home directory") from error

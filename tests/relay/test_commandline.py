@@ -10,6 +10,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import NoReturn
 
 import pytest
 import trio
@@ -417,6 +418,22 @@ def test_a_name_that_the_locale_cannot_write_is_escaped_and_ends_nothing(tmp_pat
     assert (done.returncode, done.stderr) == (1, b"")
     assert b"BAD     configuration: " in done.stdout
     assert rb"\u6f22.yaml: cannot be read" in done.stdout
+
+
+@pytest.mark.parametrize("options", [(), ("--home", "gnupg")])
+def test_the_doctor_sees_also_a_user_without_a_home_directory(
+    options: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def unknown(uid: int) -> NoReturn:
+        raise KeyError(uid)
+
+    monkeypatch.setattr("pwd.getpwuid", unknown)  # a user id of no account, which is usual in a container
+    monkeypatch.delenv("HOME", raising=False)
+    monkeypatch.delenv("GNUPGHOME", raising=False)
+    status = run_command(["doctor", "--no-sign", "--config", str(tmp_path / "none.yaml"), *options])
+    shown = capsys.readouterr()
+    assert status == (1 if options else 2), shown
+    assert ("--home is needed: there is no home directory" in shown.err) == (not options)
 
 
 def test_the_relay_may_be_started_with_a_closed_output(tmp_path: Path) -> None:
