@@ -1,6 +1,7 @@
 """The commands of `blind-oracle-sign` with their options; `relay.sealed.cli` prints their errors."""
 
 import logging
+import sys
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -57,9 +58,11 @@ class _Common:
         """As it stands on the command line.
 
         Raises:
-            ConfigError: a name that cannot be one.
+            ConfigError: a name that cannot be one, or nowhere to write what was asked for.
         """
         given = context.params
+        if given["as_json"] and sys.stdout is None:
+            raise ConfigError("standard output is closed", "/dev/null takes what nobody wants to read")
         wanted = KeyWanted(given["key"], given["key_type"], given["distribution"])
         for option, name in (("--key-type", wanted.key_type), ("--distribution", wanted.distribution)):
             if name is not None:

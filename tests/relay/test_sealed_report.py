@@ -3,6 +3,7 @@
 import io
 import json
 import os
+import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -90,3 +91,14 @@ async def test_a_name_that_is_no_utf_8_is_told_in_valid_json_and_in_bytes(
     (line,) = capsys.readouterr().out.splitlines()
     assert json.loads(line) == {**told, "outcome": "signed"}
     json.loads(line)["file"].encode("utf-8")  # half a surrogate pair could not be
+
+
+def test_results_for_a_program_are_not_made_when_nobody_can_read_them(tmp_path: Path) -> None:
+    (tmp_path / "relay.yaml").write_text("damaged")  # read after that was seen
+    script = 'exec "$0" -m relay.sealed.cli detached --json --config relay.yaml file >&-'
+    variables = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
+    done = subprocess.run(
+        ["bash", "-c", script, sys.executable],
+        stderr=subprocess.PIPE, text=True, check=False, timeout=SECONDS, cwd=tmp_path, env=variables,
+    )  # fmt: skip
+    assert (done.returncode, done.stderr.splitlines()[0]) == (1, "blind-oracle-sign: error: standard output is closed")
