@@ -79,7 +79,7 @@ def choose(found: Sequence[Candidate], fingerprint: Fingerprint | None, *, accep
         return usable[0]
     if usable:
         listed = "\n".join(f"  {candidate}" for candidate in usable)
-        raise ConfigError(f"several keys can sign:\n{listed}", "choose one with --fingerprint")
+        raise ConfigError(f"several keys can sign:\n{listed}", "choose one with `key import --fingerprint`")
     raise _refusal(found)
 
 
@@ -88,7 +88,7 @@ def _refusal(found: Sequence[Candidate]) -> ConfigError:
     if certifying:
         return ConfigError(
             f"the key can certify, so whoever gets signatures from it could change certificates: {certifying[0]}",
-            "import a signing subkey (gpg --export-secret-subkeys KEYID!), or accept it with --accept-certification",
+            "import a signing subkey (gpg --export-secret-subkeys KEYID!), or `key import --accept-certification`",
         )
     listed = "\n".join(f"  {candidate}" for candidate in found)
     hint = "gpg --quick-set-expire extends a key; export it again afterwards"

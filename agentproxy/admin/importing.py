@@ -118,7 +118,7 @@ def _unlock(gpg: gnupg.GPG, chosen: Candidate, passphrase: str | None) -> None:
     result = gpg.sign(_PROBE, keyid=key, passphrase=passphrase, detach=True, binary=True, extra_args=never_ask)
     if not result.data:
         with_what = "without a passphrase" if passphrase is None else "and this passphrase"
-        hint = "a protected key needs --passphrase-file FILE with the right one"
+        hint = "a protected key needs `key import --passphrase-file FILE` with the right one"
         raise ConfigError(f"gpg cannot sign with {chosen.fingerprint} {with_what}", hint)
 
 
