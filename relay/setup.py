@@ -58,9 +58,12 @@ def set_up(home: Path, relay: Path, certificates: Sequence[bytes], *, shared: bo
         shared: for users who cannot write it, and who find the relay all the same.
 
     Raises:
-        ConfigError: a directory cannot be written, gpg is missing or refuses, or there are secret keys.
+        ConfigError: a directory cannot be written or named in gpg.conf, gpg is missing or refuses, or there are secret
+            keys.
     """
     target = relay.absolute()
+    if "\n" in str(home.absolute()):
+        raise ConfigError(f"{home}: what gpg and rpm read cannot hold a newline", "choose another path")
     _refuse_secret_keys(home)
     try:
         home.mkdir(mode=0o755 if shared else 0o700, parents=True, exist_ok=True)

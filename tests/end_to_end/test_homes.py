@@ -402,6 +402,14 @@ def test_a_home_with_any_characters_in_its_name_is_kept_in_step(system: System, 
     assert homes_kept(system) == {home} == set(homes.iterdir())
 
 
+def test_a_home_that_gpgs_options_cannot_name_is_not_made(system: System, homes: Path) -> None:
+    done = relay(system, "setup", "--home", homes / "a\nb")
+    assert (done.returncode, done.stdout) == (1, "")
+    assert "cannot hold a newline" in done.stderr
+    assert list(homes.iterdir()) == []
+    assert homes_kept(system) == set()
+
+
 def test_homes_are_kept_in_step_also_where_sq_is_too_old_for_a_store(system: System, homes: Path) -> None:
     (homes / "bin").mkdir()
     sq = homes / "bin" / "sq"  # as Debian 12 has it
