@@ -210,4 +210,6 @@ def _gpgconf(home: Path, *arguments: str) -> str:
 
 def rpm_macros(home: Path, key_name: str) -> str:
     """What goes into ~/.rpmmacros so that rpmsign uses `home`; Debian's rpm looks for gpg2, which is not there."""
-    return f"%_gpg_path {home}\n%__gpg /usr/bin/gpg\n%_gpg_name {key_name}\n"
+    # rpm would put in what a macro of its own says, and take backslashes away: its gpg would look in another home.
+    path = str(home).replace("\\", "\\\\").replace("%", "%%")
+    return f"%_gpg_path {path}\n%__gpg /usr/bin/gpg\n%_gpg_name {key_name}\n"

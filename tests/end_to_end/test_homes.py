@@ -410,6 +410,20 @@ def test_a_home_that_gpgs_options_cannot_name_is_not_made(system: System, homes:
     assert homes_kept(system) == set()
 
 
+@pytest.mark.parametrize("name", ["a b", "100%{_host}", "back\\slash", "$HOME", "it's\""])
+def test_rpm_reads_the_home_that_setup_names_in_its_macros(
+    system: System, homes: Path, tmp_path: Path, name: str
+) -> None:
+    done = relay(system, "setup", "--home", homes / name)
+    macros = tmp_path / "macros"
+    macros.write_text("".join(f"{line.strip()}\n" for line in done.stdout.splitlines() if line.startswith("  %")))
+    read = subprocess.run(
+        ["rpm", "--macros", f"/usr/lib/rpm/macros:{macros}", "--eval", "%_gpg_path"],
+        capture_output=True, text=True, timeout=SECONDS, check=True,
+    )  # fmt: skip
+    assert read.stdout == f"{homes / name}\n"
+
+
 def test_homes_are_kept_in_step_also_where_sq_is_too_old_for_a_store(system: System, homes: Path) -> None:
     (homes / "bin").mkdir()
     sq = homes / "bin" / "sq"  # as Debian 12 has it
