@@ -119,8 +119,8 @@ def _oracle(target: Target, tree: Path) -> Package:
     _documents(target, tree, name, oracle_group(list(_ORACLE_COMMANDS)))
     for example in ("oracle.yaml", "policy.yaml", "signer/signer.yaml", "signer/keys.yaml"):
         _copy(SYSTEMD / "examples" / example, tree / f"usr/share/doc/{name}/examples" / example)
-    for directory in ("nginx", "prometheus"):
-        for source in sorted((ROOT / "deployment" / directory).rglob("*.*")):
+    for pattern in ("nginx/**/*.*", "prometheus/*.yml", "firewall/oracle.nft"):
+        for source in sorted((ROOT / "deployment").glob(pattern)):
             place = source.relative_to(ROOT / "deployment")
             _copy(source, tree / f"usr/share/doc/{name}/examples" / place)
     python = (f"python{target.python}",) if target.kind == "deb" else (target.interpreter,)

@@ -1,6 +1,7 @@
 """What is built besides the Debian packages: the relay's one file, RPMs, wheel and source archive."""
 
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -19,6 +20,7 @@ from deployment.packages.zipapp import build as build_zipapp
 pytestmark = pytest.mark.hosts
 
 UNITS = Path(__file__).parents[2] / "systemd"
+OPERATIONS = UNITS.parent / "docs" / "OPERATIONS.md"
 
 
 @pytest.fixture(name="pyz", scope="module")
@@ -110,6 +112,13 @@ def test_an_rpm_keeps_the_operators_configuration_and_makes_the_users(rpms: dict
     files = _run(["rpm", "-qpl", oracle]).splitlines()
     assert "/usr/lib/systemd/system/blind-oracle-signer.service" in files
     assert not any(path.startswith("/var/") for path in files)
+
+
+def test_what_the_operators_page_takes_from_the_sources_lies_beside_the_examples(rpms: dict[str, Path]) -> None:
+    named = set(re.findall(r"`deployment/([\w./-]+?)/?`", OPERATIONS.read_text()))
+    files = _run(["rpm", "-qpl", rpms["blind-oracle"]]).splitlines()
+    assert named
+    assert {name for name in named if f"/usr/share/doc/blind-oracle/examples/{name}" not in files} == set()
 
 
 def test_an_erased_rpm_leaves_no_directory_of_its_own(rpms: dict[str, Path], tmp_path: Path) -> None:
