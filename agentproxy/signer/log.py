@@ -30,6 +30,9 @@ from agentproxy.signer.segment import ChainEnd, Segment
 __all__ = ["AuditLog", "LogLimits", "LogUnavailableError"]
 
 MAX_BATCH = 1 << 20  # bytes that one write may hold; what a crash can tear is this, what was unsynced, and zeros
+# Bytes that must be free before a full disk is tried again: several usual records. With more, a small disk that has all
+# its room again would stay shut; with none, the key would make signatures that nobody gets, for a last block's rest.
+ROOM_TO_GO_ON = 1 << 14
 
 
 class LogUnavailableError(BackendError):
@@ -135,7 +138,7 @@ class AuditLog:
             if self._pen.is_broken:
                 self._repair()
             if self.trouble:
-                require_room(self._pen.descriptor, MAX_BATCH)
+                require_room(self._pen.descriptor, ROOM_TO_GO_ON)
         except OSError as error:
             raise self._failed(error) from error
         self.trouble = ""
