@@ -21,7 +21,11 @@ logger = logging.getLogger(__name__)
 METRICS_PATH = b"/metrics"
 MEDIA_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 SECONDS = 10.0  # for a whole conversation: Prometheus' own limit
-MAX_CONNECTIONS = 4
+# A scraper asks as soon as it is connected. Who says nothing, or byte by byte, shall keep none away from its numbers:
+# whoever is on the host can connect, and a scrape that fails is told as a daemon that is gone.
+HEAD_SECONDS = 2.0
+MAX_CONNECTIONS = 16
+MAX_ANSWERS = 4  # that are made at the same time
 MAX_HEAD = 8192  # bytes
 _SOCKET_MODE = 0o660
 
@@ -46,10 +50,12 @@ async def open_metrics(config: MetricsConfig) -> Sequence[trio.SocketListener]:
 async def serve_metrics(listeners: Sequence[trio.SocketListener], render: Render) -> None:
     """Answer until cancelled, then close the listeners."""
 
+    answers = trio.CapacityLimiter(MAX_ANSWERS)
+
     async def handle(stream: trio.SocketStream) -> None:
         with trio.move_on_after(SECONDS):
             try:
-                await _answer(stream, render)
+                await _answer(stream, render, answers)
             except (h11.ProtocolError, trio.BrokenResourceError) as error:
                 logger.debug("metrics: a connection ended, reason=%s", error)
 
@@ -62,15 +68,18 @@ async def serve_metrics(listeners: Sequence[trio.SocketListener], render: Render
             listener.socket.close()
 
 
-async def _answer(stream: trio.SocketStream, render: Render) -> None:
+async def _answer(stream: trio.SocketStream, render: Render, answers: trio.CapacityLimiter) -> None:
     connection = h11.Connection(h11.SERVER, max_incomplete_event_size=MAX_HEAD)
-    while (event := connection.next_event()) is h11.NEED_DATA:
-        connection.receive_data(bytes(await stream.receive_some()))
+    event: object = h11.NEED_DATA
+    with trio.move_on_after(HEAD_SECONDS):
+        while (event := connection.next_event()) is h11.NEED_DATA:
+            connection.receive_data(bytes(await stream.receive_some()))
     if not isinstance(event, h11.Request):
         return
     status, body = 404, b"only GET /metrics\n"
     if event.method == b"GET" and event.target == METRICS_PATH:
-        status, body = 200, await render()
+        async with answers:
+            status, body = 200, await render()
     headers = [("Content-Type", MEDIA_TYPE), ("Content-Length", str(len(body))), ("Connection", "close")]
     for part in (h11.Response(status_code=status, headers=headers), h11.Data(data=body), h11.EndOfMessage()):
         await stream.send_all(connection.send(part) or b"")
