@@ -78,8 +78,9 @@ class JournalRecord:
         if self.distribution is not None:
             check_name(self.distribution, "distribution")
         signed = (self.fingerprint, self.keygrip, self.digest, self.signature_sha256)
-        if (self.operation is JournalOperation.SIGN) != (None not in signed):
-            raise RemoteProtocolError("journal: a signature has key, digest and hash, nothing else has all of them")
+        # A signature under another name would escape all that is asked of signatures.
+        if signed.count(None) != (0 if self.operation is JournalOperation.SIGN else len(signed)):
+            raise RemoteProtocolError("journal: a signature has key, digest and hash, nothing else has any of them")
         if self.signature_sha256 is not None and len(self.signature_sha256) != 32:
             raise RemoteProtocolError("signature_sha256: expected 32 bytes")
 

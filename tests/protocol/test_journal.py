@@ -89,6 +89,15 @@ def test_a_signature_without_its_key_or_digest_is_no_record() -> None:
             replace(SIGN, **changes)  # type: ignore[arg-type]  each is a field
 
 
+@pytest.mark.parametrize("operation", [JournalOperation.SWITCH, JournalOperation.RECOVERED])
+def test_no_signature_hides_in_a_record_of_something_else(operation: JournalOperation) -> None:
+    """Whether the policy lets a runner sign by itself is asked of records of signatures only."""
+    for name in ("fingerprint", "keygrip", "digest", "signature_sha256"):
+        with pytest.raises(RemoteProtocolError, match="nothing else has any of them"):
+            replace(SIGN, operation=operation, **{name: None})
+    assert replace(SWITCH, operation=operation)
+
+
 def test_a_report_holds_one_journals_records_in_order() -> None:
     Report("0" * 32, (SWITCH, SIGN))
     for records in (
