@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from agentproxy.admin.auditindex import AuditIndex, Found
 from agentproxy.admin.auditquery import Query
 from agentproxy.admin.signedfiles import FileSignature
+from agentproxy.protocol.signer_requests import Outcome
+from agentproxy.signer.record import Entry
 
 __all__ = ["Origin", "Verdict", "origin_of"]
 
@@ -56,15 +58,22 @@ def origin_of(signature: FileSignature, index: AuditIndex) -> Origin:
     same_digest = [
         found
         for found in index.find(Query(digest=signature.digest.value.hex(), made=True))
-        if found.record.entry.digest == signature.digest
+        if found.record.entry.digest == signature.digest and _maker_in(found.record.entry) is not Verdict.NEVER
     ]
     for found in same_digest:
         if found.record.entry.signature_sha256 == signature.signature_sha256:
-            is_ours = found.record.entry.asserted.channel != "fallback"
-            return Origin(signature, Verdict.MADE if is_ours else Verdict.FALLBACK, found)
-    same_signature = next(index.find(Query(signature=signature.signature_sha256, made=True)), None)
-    if same_signature is not None:
-        return Origin(signature, Verdict.CHANGED, same_signature)
+            return Origin(signature, _maker_in(found.record.entry), found)
+    for found in index.find(Query(signature=signature.signature_sha256, made=True)):
+        if _maker_in(found.record.entry) is not Verdict.NEVER:
+            return Origin(signature, Verdict.CHANGED, found)
     if same_digest:
         return Origin(signature, Verdict.ANOTHER, same_digest[0])
     return Origin(signature, Verdict.NEVER, None)
+
+
+def _maker_in(entry: Entry) -> Verdict:
+    """Whose signature a record tells of; NEVER: it has only the word of an oracle, which may be taken over."""
+    if entry.outcome is Outcome.SIGNED:  # which the signer alone writes
+        return Verdict.MADE
+    is_report = (entry.operation, entry.asserted.channel) == ("fallback_sign", "fallback")
+    return Verdict.FALLBACK if is_report else Verdict.NEVER

@@ -154,6 +154,26 @@ def test_who_signed_and_reconcile_know_a_build_servers_own_signature(
     assert "record 1: signed with key ABAB" in result.output
 
 
+@pytest.mark.parametrize(
+    ("operation", "channel"), [("sign", "relay"), ("sign", "fallback"), ("fallback_switch", "fallback")]
+)
+def test_a_record_that_only_asserts_a_signature_accounts_for_none(
+    tmp_path: Path, gnupg: GnupgHome, operation: str, channel: str
+) -> None:
+    """What a taken-over oracle can have recorded: all but that the signer signed."""
+    (tmp_path / "tree").mkdir()
+    signature = signed_file(tmp_path / "tree", gnupg)
+    (found,) = signatures_of(signature)
+    asserted = Asserted(runner="b1", channel=channel)
+    entry = Entry(operation, Outcome.DONE, asserted, key="modern", digest=found.digest)
+    log = log_of(tmp_path / "audit", replace(entry, signature_sha256=found.signature_sha256))
+    place = ("--log", log, "--cache", tmp_path / "cache")
+    result = blind_oracle("audit", "who-signed", *place, signature)
+    assert (result.status, "this oracle never made it" in result.output) == (1, True), result.output
+    result = blind_oracle("audit", "reconcile", tmp_path / "tree", *place)
+    assert (result.status, "1 that are not" in result.output) == (1, True), result.output
+
+
 def test_check_names_records_that_should_not_exist(tmp_path: Path) -> None:
     log = log_of(tmp_path / "audit", report(1), report(2, reason="the policy does not let it sign by itself"))
     now = datetime.now(UTC)
