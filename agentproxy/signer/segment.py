@@ -26,6 +26,7 @@ __all__ = [
     "DamagedError",
     "Segment",
     "follow_chain",
+    "holding",
     "last_line",
     "lines_of",
     "list_segments",
@@ -95,6 +96,11 @@ def list_segments(directory: Path) -> list[Segment]:
         if match is not None:
             segments.append(Segment(path, match[1], int(match[2])))
     return sorted(segments, key=lambda segment: (segment.first, segment.node))
+
+
+def holding(segments: list[Segment], sequence: int) -> Segment:
+    """The segment that a record stands in, by the segments' names."""
+    return next((segment for segment in reversed(segments) if segment.first <= sequence), segments[0])
 
 
 def place_of(line: bytes) -> tuple[int, bytes]:

@@ -23,12 +23,14 @@ from agentproxy.signer.grammar import is_canonical
 from agentproxy.signer.journalcheck import is_of_journal, journal_notes
 from agentproxy.signer.logkey import LogPublicKey
 from agentproxy.signer.record import AuditRecord, hash_of_line
+from agentproxy.signer.savedheads import check_heads, notes_on_heads
 from agentproxy.signer.segment import (
     TORN_NAME,
     ChainEnd,
     DamagedError,
     Segment,
     follow_chain,
+    holding,
     lines_of,
     list_segments,
     mapped_file,
@@ -93,7 +95,7 @@ def verify(
         processes: how many to use; the usable processors unless given. A log of few megabytes is checked in this one.
 
     Raises:
-        ConfigError: there is no log to check, or it cannot be read.
+        ConfigError: there is no log to check, or it cannot be read; or nothing of it can be compared with `heads`.
     """
     try:
         segments = list_segments(directory)
@@ -110,6 +112,8 @@ def verify(
         report = _verify(segments, known, archived=archived, processes=processes)
     except OSError as error:
         raise ConfigError(f"{error.filename or directory}: {error.strerror}", "auditors need to read it") from error
+    if report.damage is None:
+        report = replace(report, notes=(*report.notes, *notes_on_heads(heads, report.first)))
     return report if proof is None else _with_proof(report, proof, segments)
 
 
@@ -152,7 +156,7 @@ def _verify(segments: list[Segment], heads: Sequence[Head], *, archived: bool, p
                 hashes |= part.hashes
                 recovered += part.recovered
                 reported += part.reported
-    damage = damage or _check_tails(segments, recovered) or _check_heads(segments, heads, end, hashes)
+    damage = damage or _check_tails(segments, recovered) or check_heads(segments, heads, start, end, hashes)
     if damage is not None:
         end = _end_before(damage, segments, start, end)
     notes = journal_notes(reported, from_the_first=start.sequence == 0)
@@ -171,7 +175,7 @@ def _end_before(damage: Damage, segments: list[Segment], start: ChainEnd, end: C
         return end
     if last <= start.sequence:
         return start
-    segment = _holding(segments, last)
+    segment = holding(segments, last)
     with mapped_file(segment.path) as data:
         lines = [*itertools.islice(lines_of(data, 0, whole_length(data)), last - segment.first + 1)]
     try:
@@ -179,11 +183,6 @@ def _end_before(damage: Damage, segments: list[Segment], start: ChainEnd, end: C
         return follow_chain(lines, before) if lines else end
     except (ValueError, DamagedError):
         return end
-
-
-def _holding(segments: list[Segment], sequence: int) -> Segment:
-    """The segment that a record stands in, by the segments' names."""
-    return next((segment for segment in reversed(segments) if segment.first <= sequence), segments[0])
 
 
 def _start_of(segment: Segment) -> ChainEnd:
@@ -279,19 +278,3 @@ def _check_tails(segments: list[Segment], recovered: list[bytes]) -> Damage | No
 def _sha256(path: Path) -> str:
     with mapped_file(path, sealed=True) as data:
         return hashlib.sha256(data).hexdigest()
-
-
-def _check_heads(
-    segments: list[Segment], heads: Sequence[Head], end: ChainEnd, hashes: dict[int, bytes]
-) -> Damage | None:
-    for head in sorted(heads, key=lambda head: head.sequence):
-        path = str(_holding(segments, head.sequence).path)
-        if head.node != segments[0].node:
-            return Damage(DamageKind.EDITED, path, 0, head.sequence, f"the head is of node {head.node}")
-        if head.sequence > end.sequence:
-            explanation = f"the log ends with record {end.sequence}, and a saved head names record {head.sequence}"
-            return Damage(DamageKind.CUT_OFF, path, 0, end.sequence + 1, explanation)
-        if head.sequence in hashes and hashes[head.sequence] != head.hash:
-            explanation = "a saved head has another hash for it: it, or a record before it, was rewritten"
-            return Damage(DamageKind.EDITED, path, 0, head.sequence, explanation)
-    return None

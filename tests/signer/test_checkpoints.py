@@ -13,7 +13,8 @@ from agentproxy.signer.checkpoint import Checkpoint, checkpoints_path
 from agentproxy.signer.checkpointfile import CHECKPOINT_RECORDS, CHECKPOINT_SECONDS
 from agentproxy.signer.diagnosis import DamageKind
 from agentproxy.signer.log import AuditLog, LogLimits, LogUnavailableError
-from agentproxy.signer.logkey import LogKey, open_log_key, read_public_key
+from agentproxy.signer.logkey import LogKey, LogPublicKey, open_log_key, read_public_key
+from agentproxy.signer.record import hash_of_line
 from agentproxy.signer.verifylog import verify
 from tests.signer.logs import LIMITS, NODE, signed
 
@@ -100,6 +101,30 @@ def test_finished_segments_without_their_checkpoints_are_unproven(tmp_path: Path
     damage = verify(tmp_path, keys=[KEY.public]).damage
     assert damage is not None
     assert (damage.kind, damage.sequence) == (DamageKind.UNPROVEN, checkpoints(tmp_path)[0].head.sequence + 1)
+
+
+@pytest.mark.parametrize("keys", [[], [KEY.public]])
+def test_what_is_left_after_archiving_must_continue_what_the_checkpoint_names(
+    tmp_path: Path, keys: list[LogPublicKey]
+) -> None:
+    (tmp_path / "log").mkdir()
+    write(tmp_path / "log", range(12), LogLimits(reserve_bytes=0, rotate_bytes=2000))
+    *finished, last = sorted((tmp_path / "log").glob("*.jsonl"))
+    lines = checkpoints_path(tmp_path / "log", NODE).read_bytes().splitlines(keepends=True)
+    checkpoints_path(tmp_path / "log", NODE).write_bytes(b"".join(lines[:-1]))
+    for path in finished:
+        path.unlink()
+    assert verify(tmp_path / "log", keys=keys, archived=True).damage is None
+    prev, forged = "ab" * 32, []
+    for line in last.read_bytes().splitlines():
+        forged.append(line[:-66] + prev.encode() + b'"}')
+        prev = hash_of_line(forged[-1]).hex()
+    last.chmod(0o640)
+    last.write_bytes(b"".join(line + b"\n" for line in forged))
+    damage = verify(tmp_path / "log", keys=keys, archived=True).damage
+    assert damage is not None
+    assert damage.kind is DamageKind.EDITED
+    assert "than a saved head names" in str(damage)
 
 
 def test_each_segment_ends_with_a_checkpoint(tmp_path: Path) -> None:

@@ -115,6 +115,25 @@ def test_archived_segments_are_missed_unless_that_is_said(tmp_path: Path) -> Non
     assert (report.damage, report.first, report.records, report.head) == (None, 4, 6, head)
 
 
+def test_what_is_left_after_archiving_must_continue_what_a_saved_head_names(tmp_path: Path) -> None:
+    """Else whoever can write the directory makes up a log from there on."""
+    last = write_log(tmp_path, 9, SMALL)
+    first, second, _ = sorted(tmp_path.iterdir())
+    archived = first.read_bytes().splitlines()
+    heads = [Head(NODE, number, hash_of_line(line)) for number, line in enumerate(archived, 1)]
+    first.unlink()
+    report = verify(tmp_path, heads=[heads[2]], archived=True)
+    assert (report.damage, report.notes) == (None, ())
+    found = verify(tmp_path, heads=[replace(heads[2], hash=bytes(32)), last], archived=True).damage
+    assert found is not None
+    assert (found.kind, found.sequence, found.path) == (DamageKind.EDITED, 4, str(second)), str(found)
+    report = verify(tmp_path, heads=[heads[1], last], archived=True)
+    assert report.damage is None
+    assert report.notes == ("a saved head names record 2, which was archived: it is not compared",)
+    with pytest.raises(ConfigError, match="begins with record 4, and no saved head names one from 3 on"):
+        verify(tmp_path, heads=heads[:2], archived=True)
+
+
 @pytest.mark.parametrize("lost", [1, 2, 9])
 def test_a_cut_end_shows_against_a_saved_head(tmp_path: Path, lost: int) -> None:
     head = write_log(tmp_path, 10)

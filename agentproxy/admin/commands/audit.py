@@ -108,7 +108,8 @@ def verify_(  # noqa: PLR0913, PLR0917  one parameter for each option
     heads = [head for file in head_files for head in heads_of(file, place)]
     keys = [read_public_key(file) for file in key_files]
     report = verify(place, heads=heads, keys=keys, archived=archived)
-    click.echo(json.dumps(_plain(report)) if as_json else _words(report, len(heads)))
+    compared = sum(head.sequence >= report.first - 1 for head in heads)
+    click.echo(json.dumps(_plain(report)) if as_json else _words(report, compared))
     context.exit(0 if report.damage is None else 1)
 
 
