@@ -1,11 +1,11 @@
 """What kind of damage it is, once a segment is known to be damaged. Slow and thorough; used by `verifylog`."""
 
 import enum
-import json
 from dataclasses import dataclass
 
+from agentproxy.protocol.errors import RemoteProtocolError
 from agentproxy.signer.grammar import is_canonical
-from agentproxy.signer.record import hash_of_line
+from agentproxy.signer.record import AuditRecord, hash_of_line
 from agentproxy.signer.segment import ChainEnd, Segment, lines_of, mapped_file, place_of, whole_length
 
 __all__ = ["Damage", "DamageKind", "diagnose"]
@@ -36,12 +36,6 @@ class Damage:
     def __str__(self) -> str:
         where = f"{self.path}, line {self.line}" if self.line else self.path
         return f"{where}: record {self.sequence}: {self.kind.value}: {self.explanation}"
-
-
-def node_of(line: bytes) -> str:
-    """The node that a record names; the line is in the canonical form."""
-    members: dict[str, str] = json.loads(line)
-    return members["node"]
 
 
 def diagnose(segments: list[Segment], index: int, start: ChainEnd) -> Damage | None:
@@ -97,11 +91,19 @@ def _damage_of(segments: list[Segment], index: int, lines: list[bytes], at: int,
         return Damage(kind, path, at + 1, expected, explanation)
     if prev != end.hash:
         return _broken_link(segments, index, lines, at, expected)
+    explanation = _wrong_content(line, segments[index].node)
+    return Damage(DamageKind.EDITED, path, at + 1, expected, explanation) if explanation else None
+
+
+def _wrong_content(line: bytes, node: str) -> str:
+    """Why no signer of this node wrote a line that is in its place; empty when one may have."""
     if not is_canonical(line):
-        return Damage(DamageKind.EDITED, path, at + 1, expected, "the record is not in its canonical form")
-    if node_of(line) != segments[index].node:
-        return Damage(DamageKind.EDITED, path, at + 1, expected, "the record is of another node")
-    return None
+        return "the record is not in its canonical form"
+    try:
+        record = AuditRecord.parse(line)
+    except RemoteProtocolError as error:
+        return f"no signer writes such a record: {error}"
+    return "" if record.node == node else "the record is of another node"
 
 
 def _misplaced(

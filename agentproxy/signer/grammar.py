@@ -9,8 +9,10 @@ import re
 __all__ = ["is_canonical"]
 
 # Texts hold no control characters (`fields.check_text`), so only these two are escaped by a letter of their own.
-_STRING = r'"[ !#-\[\]-~]*+(?:\\(?:["\\]|u(?!00[0-7])[0-9a-f]{4})[ !#-\[\]-~]*+)*+"'
-_NUMBER = r"(?:0|-?[1-9][0-9]*+)"
+# Half of a surrogate pair is no character: whoever reads such a text cannot write it anywhere.
+_ESCAPED = r'["\\]|u(?!00[0-7]|d[89a-f])[0-9a-f]{4}|ud[89ab][0-9a-f]{2}\\ud[c-f][0-9a-f]{2}'
+_STRING = rf'"[ !#-\[\]-~]*+(?:\\(?:{_ESCAPED})[ !#-\[\]-~]*+)*+"'
+_NUMBER = r"(?:0|-?[1-9][0-9]{0,18})"  # of 63 bits; Python's `json` raises its own error for thousands of digits
 _COUNT = r"[1-9][0-9]{0,17}"
 _TIME = r'"[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}\.[0-9]{6}Z"'
 _SHA256 = r'"[0-9a-f]{64}"'

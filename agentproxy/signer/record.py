@@ -130,6 +130,8 @@ class AuditRecord:
     def _of(cls, members: dict[str, str | None]) -> Self:
         if tuple(members) != MEMBERS:
             raise RemoteProtocolError("not a record: other members, or in another order")
+        node = _CONVERTER.structure(members["node"], str)
+        check_name(node, "node")  # `line` writes it as it is
         plain = {name: value for name, value in members.items() if name not in _PLACE}
         algorithm, digest = plain.pop("hash_algorithm"), plain.pop("digest")
         entry = (
@@ -140,7 +142,7 @@ class AuditRecord:
         return cls(
             sequence=_CONVERTER.structure(members["sequence"], int),
             time=parse_time(_CONVERTER.structure(members["time"], str)),
-            node=_CONVERTER.structure(members["node"], str),
+            node=node,
             entry=entry,
             prev=_CONVERTER.structure(members["prev"], bytes),
         )

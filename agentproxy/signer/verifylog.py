@@ -15,7 +15,7 @@ from dataclasses import dataclass, field, replace
 from multiprocessing import get_context
 from pathlib import Path
 
-from agentproxy.protocol.errors import ConfigError
+from agentproxy.protocol.errors import ConfigError, RemoteProtocolError
 from agentproxy.protocol.fields import Head
 from agentproxy.signer.checkpointcheck import Proof, check_coverage, last_head, read_proof
 from agentproxy.signer.diagnosis import Damage, DamageKind, diagnose
@@ -243,7 +243,13 @@ def _check(chunk: _Chunk) -> _Checked:
         number: hash_of_line(lines[number - sequence]) for number in chunk.wanted if sequence <= number <= end.sequence
     }
     recovered = tuple(line for line in lines if b',"operation":"recovered",' in line)
-    return _Checked(ChainEnd(sequence - 1, prev), end, hashes, recovered, tuple(filter(is_of_journal, lines)))
+    reported = tuple(filter(is_of_journal, lines))
+    try:
+        for line in (*recovered, *reported):
+            AuditRecord.parse(line)  # the form alone lets through what no signer writes, and these are read later
+    except RemoteProtocolError:
+        return _NOTHING
+    return _Checked(ChainEnd(sequence - 1, prev), end, hashes, recovered, reported)
 
 
 _NOTHING = _Checked(ChainEnd(), None)

@@ -111,10 +111,20 @@ def test_a_line_reads_back_as_its_record(record: AuditRecord) -> None:
         LINE.replace(b'"uid":1000,', b'"uid":1000,,'),
         LINE.replace(b'"uid":1000,', b'"uid":1000,"uid":1000,'),
         LINE.replace(b'"job":{"id":"7"}', b'"job":{"id":"7"},'),
+        LINE.replace(b'"uid":1000', b'"uid":' + b"9" * 5000),
+        LINE.replace(b'"job":{"id":"7"}', b'"job":{"id":"\\ud83d"}'),
+        LINE.replace(b'"job":{"id":"7"}', b'"job":{"id":"\\ude00\\ud83d"}'),
     ],
 )
 def test_a_line_in_any_other_form_is_not_a_record(line: bytes) -> None:
     assert not is_canonical(line)
+    with pytest.raises(RemoteProtocolError):
+        AuditRecord.parse(line)
+
+
+def test_a_node_that_is_no_name_is_not_a_records() -> None:
+    line = LINE.replace(b'"node":"%s"' % RECORD.node.encode(), b'"node":"\\u00e9"')
+    assert line != LINE
     with pytest.raises(RemoteProtocolError):
         AuditRecord.parse(line)
 

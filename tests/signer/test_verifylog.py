@@ -134,6 +134,34 @@ def test_what_is_left_after_archiving_must_continue_what_a_saved_head_names(tmp_
         verify(tmp_path, heads=heads[:2], archived=True)
 
 
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        (b'"claims":null', b'"claims":{"uid":' + b"9" * 5000 + b"}"),
+        (b'"runner":"builder"', b'"runner":"\\ud83d"'),
+        (b'"node":"node-1"', b'"node":"\\u00e9"'),
+        (b'"channel":"relay","distribution":null', b'"channel":"fallback","distribution":"\\u202e"'),
+        (b'"operation":"sign","key":null', b'"operation":"recovered","key":"-"'),
+    ],
+)
+@pytest.mark.parametrize("is_damaged_later", [False, True])
+def test_what_no_signer_writes_is_damage_also_with_consistent_hashes(
+    tmp_path: Path, old: bytes, new: bytes, *, is_damaged_later: bool
+) -> None:
+    write_log(tmp_path, 5)
+    path, prev, forged = next(tmp_path.iterdir()), bytes(32).hex(), []
+    for number, line in enumerate(path.read_bytes().splitlines(), 1):
+        changed = line.replace(old, new, 1) if number == 2 else line
+        assert (changed != line) == (number == 2)
+        forged.append(changed[:-66] + prev.encode() + b'"}')
+        prev = hash_of_line(forged[-1]).hex()
+    forged[-1] += b" " * is_damaged_later
+    path.write_bytes(b"".join(line + b"\n" for line in forged))
+    found = verify(tmp_path).damage
+    assert found is not None
+    assert (found.kind, found.sequence) == (DamageKind.EDITED, 2), str(found)
+
+
 @pytest.mark.parametrize("lost", [1, 2, 9])
 def test_a_cut_end_shows_against_a_saved_head(tmp_path: Path, lost: int) -> None:
     head = write_log(tmp_path, 10)
