@@ -256,10 +256,15 @@ def test_two_systems_run_side_by_side(system: System, exports: Exports) -> None:
         assert system.status() == ALL
 
 
-def test_a_key_without_end_is_refused_and_not_read_to_it(parent: Path) -> None:
-    result = blind_oracle("dev", "start", parent / "new", "--key=modern=/dev/zero")
+def test_a_key_without_end_is_refused_and_not_read_to_it(parent: Path, tmp_path: Path) -> None:
+    with (tmp_path / "huge").open("wb") as file:
+        file.truncate(1 << 40)  # no machine has memory for that, and it takes no room on the disk
+    result = blind_oracle("dev", "start", parent / "new", f"--key=modern={tmp_path / 'huge'}")
     assert result.status == 1
     assert "more than 1048576 bytes" in result.errors
+    result = blind_oracle("dev", "start", parent / "new", "--key=modern=/dev/zero")
+    assert result.status == 1
+    assert "/dev/zero: expected a file" in result.errors
 
 
 @pytest.mark.parametrize("key", ["modern", "=file", "modern=", ""])
