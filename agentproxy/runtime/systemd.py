@@ -47,7 +47,8 @@ def _taken(number: int, name: str) -> socket.socket:
         os.set_inheritable(number, False)  # noqa: FBT003  the os module's own signature
         return socket.socket(fileno=number)
     except OSError as error:
-        raise ConfigError(f"what systemd passed as {name!r} is no socket: {error.strerror}", "ListenStream=") from error
+        hint = "systemctl cat shows the .socket unit: ListenStream= names a socket, ListenFIFO= and others do not"
+        raise ConfigError(f"what systemd passed as {name!r} is no socket: {error.strerror}", hint) from error
 
 
 def listeners(known: Collection[str], families: Collection[int]) -> Mapping[str, list[trio.SocketListener]]:
