@@ -148,6 +148,8 @@ class HttpConnection:
                     await self._send(ready)
             case Updated():
                 self._mark(idle=event.idle)
+                # What was sent ahead may be unfit. Its reader is on its way already, and must not begin with it.
+                await trio.lowlevel.checkpoint_if_cancelled()
             case Closed():
                 self._over = True
                 self._scope.cancel()

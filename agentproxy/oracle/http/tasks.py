@@ -49,7 +49,6 @@ class AppTasks:
     ) -> Callable[[ASGIReceiveEvent], Awaitable[None]]:
         """Start answering one request; returns how its events are passed to the app."""
         events, received = trio.open_memory_channel[ASGIReceiveEvent](_MOST_EVENTS)
-        await trio.lowlevel.checkpoint()
 
         async def run() -> None:
             with events, received:
