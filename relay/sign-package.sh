@@ -146,7 +146,7 @@ while [ $# -gt 0 ]; do
 done
 [ $# -gt 0 ] || usage "no files"
 count=$(($# > most ? most : $#))
-case $jobs in '' | 0* | *[!0-9]*) usage "--jobs: expected a number" ;; esac
+case $jobs in '' | 0* | *[!0-9]* | ????*) usage "--jobs: expected a number from 1 to 999" ;; esac
 
 SIGN_PACKAGE_WORK=$(mktemp -d "${TMPDIR:-/tmp}/sign-package.XXXXXX") || give_up "there is no room for temporary files"
 trap 'rm -rf "$SIGN_PACKAGE_WORK"' EXIT

@@ -219,7 +219,8 @@ def test_an_rpm_that_is_damaged_is_not_called_signed(system: System, packages: l
         ((), "no files"),
         (("--distribution",), "--distribution needs a value"),
         (("--frobnicate", "a"), "unknown option --frobnicate"),
-        (("--jobs", "0", "a"), "--jobs: expected a number"),
+        (("--jobs", "0", "a"), "--jobs: expected a number from 1 to 999"),
+        (("--jobs=12345678901234567890", "a"), "--jobs: expected a number from 1 to 999"),
     ],
 )
 def test_wrong_usage_says_what_is_right(system: System, place: Path, words: tuple[str, ...], problem: str) -> None:
