@@ -15,7 +15,7 @@ from agentproxy.protocol.wire import new_converter
 from relay.fallbackreport import FallbackReport
 from relay.status import MAX_QUESTION, CertificateReport, ControlError, ControlRequest, KeyReport, StatusReport
 
-__all__ = ["Answer", "ControlTable", "serve_control"]
+__all__ = ["Answer", "ControlTable", "serve_control", "turn_away"]
 
 logger = logging.getLogger(__name__)
 
@@ -40,6 +40,16 @@ async def serve_control(stream: trio.abc.Stream, table: ControlTable) -> None:
             line = _encoded(answer)  # a thread would cost the relay 0.2 MB for as long as it lives
         with trio.fail_after(ASK_SECONDS):
             await stream.send_all(line)
+    except (trio.BrokenResourceError, trio.TooSlowError):
+        return
+
+
+async def turn_away(stream: trio.abc.Stream) -> None:
+    """Answer one of too many, who may still be asking."""
+    hint = "ask again once others of this user have their answers, or have ended"
+    try:
+        with trio.fail_after(ASK_SECONDS):
+            await stream.send_all(_encoded(ControlError("too many questions of one user at once", hint)))
     except (trio.BrokenResourceError, trio.TooSlowError):
         return
 

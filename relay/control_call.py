@@ -2,6 +2,7 @@
 
 import json
 import socket
+from contextlib import suppress
 from pathlib import Path
 from typing import TypeVar
 
@@ -50,8 +51,12 @@ def _exchange(path: Path, question: bytes) -> bytes:
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as stream:
         stream.settimeout(ANSWER_SECONDS)
         stream.connect(str(path))
-        stream.sendall(question)
+        with suppress(BrokenPipeError):  # we were turned away; why is there to be read
+            stream.sendall(question)
         answer = bytearray()
-        while len(answer) < MAX_ANSWER and (more := stream.recv(65536)):
+        # One line. Behind it there may be an error, where what we asked was not read.
+        while not answer.endswith(b"\n") and len(answer) < MAX_ANSWER and (more := stream.recv(65536)):
             answer += more
+    if not answer:
+        raise OSError("it ended without an answer")
     return bytes(answer)

@@ -13,6 +13,7 @@ from agentproxy.runtime.directstream import DirectStream
 from agentproxy.runtime.lockfile import held
 from agentproxy.runtime.metricsconfig import MetricsConfig
 from agentproxy.runtime.serve import Arrivals, Entrance, keep_what_is_loaded, room_for, serve_until_stopped
+from agentproxy.runtime.shares import Shares
 from agentproxy.runtime.unixsocket import peer_of
 from relay.config import RelayConfig, load_config
 from relay.dial import Dialer
@@ -26,7 +27,7 @@ logger = logging.getLogger(__name__)
 
 # Conversations may go on for so long when the relay is told to stop; the unit's limit (TimeoutStopSec=) is 30 s.
 MAX_DRAIN_SECONDS = 25
-MAX_CONTROL_CONNECTIONS = 16
+MAX_CONTROL_CONNECTIONS = 128  # a quarter for each user: a mass rebuild asks for many keys in one moment
 
 
 def run(config_path: Path) -> None:
@@ -115,15 +116,22 @@ def _entrances(relay: Relay, sockets: Sockets) -> Sequence[Entrance[DirectStream
     most = max(1, (room - MAX_CONTROL_CONNECTIONS) // max(1, len(sockets.gpg)))
     entrances = [(Greeter(one), functools.partial(relay.serve_gpg, door=door), most) for door, one in sockets.gpg]
     control = Greeter(sockets.control, greeting=b"")  # whoever comes here speaks first
-    return [*entrances, (control, functools.partial(_serve_control, relay), MAX_CONTROL_CONNECTIONS)]
+    answer = functools.partial(_serve_control, relay, Shares(MAX_CONTROL_CONNECTIONS))
+    return [*entrances, (control, answer, MAX_CONTROL_CONNECTIONS)]
 
 
-async def _serve_control(relay: Relay, stream: DirectStream) -> None:
+async def _serve_control(relay: Relay, shares: Shares, stream: DirectStream) -> None:
     # Most relays are never asked, and starting without these is quicker.
-    from relay.control import serve_control  # noqa: PLC0415
+    from relay.control import serve_control, turn_away  # noqa: PLC0415
     from relay.statusanswers import control_table  # noqa: PLC0415
 
-    await serve_control(stream, control_table(relay, peer_of(stream)))
+    peer = peer_of(stream)
+    # Who may sign may ask, too: a job that connects and says nothing must not keep root from switching.
+    with shares.place(str(peer.uid)) as has_place:
+        if has_place:
+            await serve_control(stream, control_table(relay, peer))
+        else:
+            await turn_away(stream)
 
 
 def _idle_seconds(config: RelayConfig, sockets: Sockets) -> float | None:

@@ -12,9 +12,10 @@ import trio
 
 from agentproxy.oracle.ports import peer_address
 from agentproxy.oracle.reception import Reception
-from agentproxy.oracle.shares import Shares, network_of
+from agentproxy.oracle.shares import network_of
 from agentproxy.oracle.stream import RelayStream
 from agentproxy.protocol.errors import RemoteProtocolError
+from agentproxy.runtime.shares import Shares
 from agentproxy.runtime.streams import FramedStream
 from agentproxy.runtime.tls import handshake
 from agentproxy.runtime.tlsstream import TlsStream

@@ -9,9 +9,10 @@ import trio
 
 from agentproxy.oracle.changes import CertificateRevoked
 from agentproxy.oracle.daemon import Oracle
-from agentproxy.oracle.shares import Shares, network_of
+from agentproxy.oracle.shares import network_of
 from agentproxy.protocol.errors import RemoteProtocolError
 from agentproxy.protocol.oracle_messages import Welcome
+from agentproxy.runtime.shares import Shares
 from agentproxy.runtime.streams import EndOfStream
 from tests.oracle.conftest import Running
 from tests.oracle.signerserver import FakeSigner

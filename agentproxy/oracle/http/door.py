@@ -14,9 +14,10 @@ from agentproxy.oracle.complaints import Complaints
 from agentproxy.oracle.http.connection import LAST_REQUEST_SECONDS, HttpConnection, http_config
 from agentproxy.oracle.http.identity import Peer
 from agentproxy.oracle.ports import peer_address
-from agentproxy.oracle.shares import Shares, network_of
+from agentproxy.oracle.shares import network_of
 from agentproxy.protocol.errors import ConfigError, RemoteProtocolError
 from agentproxy.runtime.serve import accept_forever
+from agentproxy.runtime.shares import Shares
 from agentproxy.runtime.streams import CLOSE_SECONDS
 from agentproxy.runtime.tls import handshake
 from agentproxy.runtime.tlsstream import TlsStream
