@@ -2,7 +2,7 @@
 
 A relay repeats a request whose answer was lost, and reports its journal again after a crash. The oracle forgets a
 request's id after minutes, and when it starts: whoever sends an id again later may have something else signed. So an id
-alone makes no repetition: what was signed, and what came out, must be the same.
+alone makes no repetition: what was asked of which key, and what came out, must be the same.
 """
 
 from collections.abc import Iterable
@@ -13,8 +13,8 @@ from agentproxy.protocol.signer_requests import Outcome
 
 __all__ = ["Place", "fold"]
 
-_Asked = tuple[str | None, str | int, int | None, str | None]
-_Made = tuple[str | None, str | None]
+_Asked = tuple[str | None, str | int, int | None, str | None, str | None]
+_Made = tuple[str | None]
 
 
 @dataclass(slots=True)
@@ -25,8 +25,8 @@ class Place:
     first: int  # sequence of its segment's first record
     offset: int
     length: int
-    asked: _Asked  # runner; request, or a journal's record, or else only itself; hash algorithm and digest
-    made: _Made | None  # the key and the signature's hash; None: nothing was signed
+    asked: _Asked  # runner; request, or a journal's record, or else only itself; hash algorithm, digest, key
+    made: _Made | None  # the signature's hash; None: nothing was signed
     sequences: list[int] = field(default_factory=list)  # of all its records, with its own
 
     @classmethod
@@ -45,17 +45,18 @@ class Place:
         signature: str | None,
     ) -> Self:
         """Take the index's columns in the order that a search selects them."""
-        asked = (runner, request or sequence, hash_algorithm, digest)
+        asked = (runner, request or sequence, hash_algorithm, digest, key)
         # What a build server reports that it signed has no outcome of ours.
         made = outcome == Outcome.SIGNED or signature is not None
-        return cls(sequence, first, offset, length, asked, (key, signature) if made else None)
+        return cls(sequence, first, offset, length, asked, (signature,) if made else None)
 
 
 def fold(places: Iterable[Place]) -> list[Place]:
     """Make one of each record and its repetitions, of which the last is kept.
 
     Two signatures are never one, although they may be of the same digest: an oracle that was restarted may make another
-    one with ECDSA. A request that was refused or failed belongs to the first signature that came out of it.
+    one with ECDSA. A request that was refused or failed belongs to the first signature that came out of it, and to none
+    by another key: nobody shall hide an attempt on a key that is not theirs behind a signature that they may have.
 
     Args:
         places: oldest first.

@@ -26,7 +26,7 @@ DIGEST = Digest(HashAlgorithm.SHA256, bytes(range(32)))
 HELLO = Claims(user="mock", package="hello-0:1.0-1.noarch", job={"pipeline": "77", "project": "=cmd()"})
 ENTRIES = (
     Entry("signer_started", Outcome.DONE),
-    Entry("sign", Outcome.REFUSED, Asserted(runner="b1", claims=HELLO), reason="no", request="0" * 32, digest=DIGEST),
+    Entry("sign", Outcome.REFUSED, Asserted("b1", claims=HELLO), "no", request="0" * 32, key="modern", digest=DIGEST),
     Entry("sign", Outcome.SIGNED, Asserted(runner="b1", claims=HELLO), request="0" * 32, key="modern", digest=DIGEST),
     Entry("sign", Outcome.SIGNED, Asserted(runner="b2", claims=HELLO), request="0" * 32, key="modern", digest=DIGEST),
     Entry("sign", Outcome.SIGNED, Asserted(runner="b1"), request="1" * 32, key="legacy"),
@@ -65,7 +65,7 @@ def found(log: Path, *options: str) -> list[list[int]]:
         ((), [[1], [2, 3], [4], [5], [6]]),
         (("--runner", "b1"), [[2, 3], [5], [6]]),
         (("--runner", "nobody"), []),
-        (("--key", "modern"), [[3], [4]]),
+        (("--key", "modern"), [[2, 3], [4]]),
         (("--outcome", "refused"), [[2]]),
         (("--digest", "00010203"), [[2, 3], [4]]),
         (("--digest", DIGEST.value.hex().upper()), [[2, 3], [4]]),
@@ -107,12 +107,21 @@ def made(digest: bytes, signature: bytes, algorithm: HashAlgorithm = HashAlgorit
 def test_an_id_that_is_used_again_hides_no_digest_and_no_signature(tmp_path: Path) -> None:
     log = tmp_path / "audit"
     log.mkdir()
-    refused = replace(made(b"g", b""), outcome=Outcome.REFUSED, reason="no", key=None, signature_sha256=None)
+    refused = replace(made(b"g", b""), outcome=Outcome.REFUSED, reason="no", signature_sha256=None)
     append(log, made(b"e", b"1"), refused, made(b"g", b"2"), made(b"g", b"3"), made(b"g", b"2"))
     append(log, made(b"g", b"2", HashAlgorithm.SHA1), made(b"e", b"1"))
     assert found(log) == [[4], [2, 3, 5], [6], [1, 7]]
     assert found(log, "--request", "0" * 32, "--outcome", "refused") == [[2]]
     assert found(log, "--digest", (b"e" * 20).hex()) == [[1, 7]]
+
+
+@pytest.mark.parametrize("key", ["legacy", None])
+def test_an_id_that_is_used_again_hides_no_attempt_on_another_key(tmp_path: Path, key: str | None) -> None:
+    log = tmp_path / "audit"
+    log.mkdir()
+    refused = replace(made(b"g", b""), outcome=Outcome.REFUSED, reason="no", key=key, signature_sha256=None)
+    append(log, made(b"g", b"1"), refused, refused)
+    assert found(log) == [[1], [2, 3]]
 
 
 @pytest.mark.parametrize(
