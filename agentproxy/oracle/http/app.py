@@ -13,6 +13,7 @@ from starlette.exceptions import HTTPException
 from agentproxy.oracle.http.api import Api, KeyNotFoundError
 from agentproxy.oracle.http.models import HealthReport, ProblemDocument
 from agentproxy.oracle.http.problems import (
+    ADDRESSES,
     MEDIA_TYPE,
     NotAsDescribedError,
     Problem,
@@ -127,7 +128,7 @@ def _for_status(_: Request, error: Exception) -> Response:
     if error.status_code == HTTPStatus.BAD_REQUEST:
         # The framework decodes a body once more, deeper in the stack: a few depths are too much for it and not for us.
         return _answer(Problem(HTTPStatus.BAD_REQUEST, "not_json", "not JSON: nested too deeply"))
-    problem = Problem(error.status_code, "no_such_address", "GET /openapi.json says what can be asked, and how")
+    problem = Problem(error.status_code, "no_such_address", ADDRESSES)
     headers = dict(error.headers or {})
     if headers.get("Allow") == "GET":
         headers["Allow"] = "GET, HEAD"  # the guard makes the one of the other

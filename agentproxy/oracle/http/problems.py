@@ -21,9 +21,10 @@ from agentproxy.protocol.errors import (
     RemoteProtocolError,
 )
 
-__all__ = ["MEDIA_TYPE", "NotAsDescribedError", "Problem", "RejectedError", "problem_of", "wrong_fields"]
+__all__ = ["ADDRESSES", "MEDIA_TYPE", "NotAsDescribedError", "Problem", "RejectedError", "problem_of", "wrong_fields"]
 
 MEDIA_TYPE = "application/problem+json"
+ADDRESSES = "GET /openapi.json says what can be asked, and how"
 _AGAIN_SECONDS = 1  # when to come back after something that may be over soon
 
 

@@ -285,6 +285,13 @@ async def test_the_version_is_for_everybody(api: Api) -> None:
     assert reply.json["api"] == 1
 
 
+@pytest.mark.parametrize("path", ["/health", "/version", "/openapi.json", "/keys", "/keys/ed.asc", "/sign/rpm"])
+async def test_an_address_with_a_newline_behind_it_is_another_one(api: Api, path: str) -> None:
+    async with api.connect(api.a) as client:
+        reply = await client.get(f"{path}%0a", bearer(api.a))
+    assert reply.problem == (404, "no_such_address")
+
+
 async def test_what_is_not_there_is_a_problem_document_too(api: Api) -> None:
     async with api.connect(None) as client:
         assert (await client.get("/docs")).problem == (404, "no_such_address")
