@@ -1,4 +1,4 @@
-"""How many lines of the log a peer may cause: nobody shall fill the disk by connections that come to nothing."""
+"""How many lines of the log a peer may cause: nobody shall fill the disk by what comes to nothing."""
 
 import logging
 from collections import Counter
@@ -39,8 +39,6 @@ class Complaints:
             return
         for who, count in self._counts.items():
             if count > _MOST_LINES:
-                logger.warning(
-                    "more such connections, not told one by one, from=%s number=%d", who, count - _MOST_LINES
-                )
+                logger.warning("more such events, not told one by one, from=%s number=%d", who, count - _MOST_LINES)
         self._counts.clear()
         self._ends = now + PERIOD_SECONDS

@@ -91,7 +91,7 @@ class RelayStream:
         return f"runner={who} address={self._address}"
 
     def _may_tell(self) -> bool:
-        """Whether the log takes a line about the end of this connection."""
+        """Whether the log takes one more line about who is there."""
         who = network_of(self._address) if self._caller is None else f"runner {self._caller.runner}"
         return self._reception.complaints.may_tell(who)
 
@@ -218,7 +218,8 @@ class RelayStream:
             for number, data in enumerate(parts, 1):
                 self._send(Certificate(request.id, number, len(parts), data))
         except (RefusedError, BackendError) as error:
-            logger.warning("certificate not sent, %s reason=%s", self, error)
+            if self._may_tell():  # a relay can ask for what it may not have as fast as it can write
+                logger.warning("certificate not sent, %s reason=%s", self, error)
             self._send(failure_of(request.id, error))
         self._done()
 
