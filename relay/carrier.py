@@ -63,6 +63,7 @@ class Carrier:
         answer = self._collected(message) if isinstance(message, Certificate) else message
         if answer is not None:
             self.in_flight.pop(message.id, None)
+            self._parts.pop(message.id, None)  # else a hostile oracle leaves us some of them with each signature
         if self.in_flight:
             self._silent_since = trio.current_time()
         return answer
@@ -81,6 +82,7 @@ class Carrier:
         if len(self.in_flight) >= self._window:
             limit = trio.current_time() - FORGOTTEN_SECONDS
             self.in_flight = {key: expires for key, expires in self.in_flight.items() if expires > limit}
+            self._parts = {key: parts for key, parts in self._parts.items() if key in self.in_flight}
         return len(self.in_flight) < self._window
 
     def is_stalled(self, seconds: float) -> bool:

@@ -1,5 +1,6 @@
 """The client on virtual time: deadlines, silence, back-off. The oracle's side of each stream is the test's own."""
 
+import gc
 import logging
 from collections.abc import Awaitable, Callable
 
@@ -13,7 +14,7 @@ from agentproxy.protocol.fields import Head
 from agentproxy.protocol.key_messages import ServedKey
 from agentproxy.protocol.keys import Keygrip
 from agentproxy.protocol.messages import FROM_ORACLE, FROM_RELAY, PROTOCOL_VERSION, FromOracle, FromRelay
-from agentproxy.protocol.oracle_messages import Failed, Refused, Rejected, Welcome
+from agentproxy.protocol.oracle_messages import Certificate, Failed, Refused, Rejected, Welcome
 from agentproxy.protocol.relay_messages import Hello, Ping, Pong, Sign
 from agentproxy.protocol.wire import parse_time
 from agentproxy.runtime.streams import FramedStream
@@ -317,3 +318,26 @@ async def test_the_oracle_s_last_word_on_an_open_stream_is_the_reason_that_every
     assert len(oracles.times) > 2
     reasons = [message.partition("reason=")[2] for message in caplog.messages if "reason=" in message]
     assert reasons == ["this token was revoked"]
+
+
+async def test_parts_of_a_certificate_that_another_answer_cuts_off_are_not_kept(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    async def hoarding(framed: FramedStream) -> None:
+        await welcome(framed)
+        while True:
+            message = await hear(framed)
+            if isinstance(message, Sign):
+                say(framed, Certificate(message.id, 1, 2, bytes(16_384)))
+                say(framed, Refused(message.id, RefusalCode.FORBIDDEN, "no"))
+
+    async with trio.open_nursery() as nursery:
+        client = new_client(Oracles(nursery, hoarding))
+        nursery.start_soon(client.run)
+        for _ in range(64):
+            assert isinstance(await client.sign(request(), 30.0), Refused)
+        gc.collect()
+        kept = sum(isinstance(one, Certificate) for one in gc.get_objects())
+        nursery.cancel_scope.cancel()
+
+    assert kept == 0
