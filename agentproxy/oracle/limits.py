@@ -27,7 +27,7 @@ class Bucket:
     level: float  # left at `stamp`
     stamp: float  # seconds
 
-    def fill(self, now: float, rate: int, size: float) -> None:
+    def fill(self, now: float, rate: float, size: float) -> None:
         """Add what has come back until now: `rate` a second, up to `size`."""
         self.level = min(size, self.level + (now - self.stamp) * rate)
         self.stamp = now

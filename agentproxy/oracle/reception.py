@@ -1,6 +1,7 @@
 """What all ways into this oracle share: who is let in, what a caller is told of its keys, certificates to fetch."""
 
 import time
+from collections import defaultdict
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
@@ -8,6 +9,7 @@ from pathlib import Path
 
 import trio
 
+from agentproxy.oracle.attention import Attention
 from agentproxy.oracle.authn import Newcomer, Proof, Rejection, authenticate, prove, recheck
 from agentproxy.oracle.bootstraps import BootstrapReuse
 from agentproxy.oracle.caller import Caller
@@ -62,6 +64,9 @@ class Reception:
     fallback: FallbackRecords
     complaints: Complaints = field(default_factory=lambda: Complaints(trio.current_time))
     readers: trio.CapacityLimiter = field(default_factory=lambda: trio.CapacityLimiter(_READERS))
+    attention: defaultdict[str, Attention] = field(  # by runner: names are the registry's
+        default_factory=lambda: defaultdict(lambda: Attention(time.perf_counter))
+    )
 
     async def admit(
         self,

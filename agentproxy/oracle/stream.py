@@ -26,15 +26,7 @@ from agentproxy.protocol.errors import (
 from agentproxy.protocol.journal import Report, Reported
 from agentproxy.protocol.key_messages import SelectKey, ServedKey
 from agentproxy.protocol.messages import FROM_ORACLE, FROM_RELAY, PROTOCOL_VERSION, FromOracle, FromRelay
-from agentproxy.protocol.oracle_messages import (
-    Certificate,
-    Drain,
-    KeysChanged,
-    Refused,
-    Rejected,
-    Signed,
-    Welcome,
-)
+from agentproxy.protocol.oracle_messages import Certificate, Drain, KeysChanged, Refused, Rejected, Signed, Welcome
 from agentproxy.protocol.relay_messages import FetchCertificate, Hello, Ping, Pong, Sign
 from agentproxy.protocol.seal_messages import Seal, Sealed
 from agentproxy.runtime.streams import EndOfStream, FramedStream
@@ -120,10 +112,14 @@ class RelayStream:
             raise RemoteProtocolError(f"no hello within {HELLO_SECONDS:.0f} s")
         await self._greet(FROM_RELAY.decode(first))
         while not self._ending:
+            attention = self._reception.attention[self._here().runner]
             for payload in others:
                 if self._stream.is_behind:
                     await self._stream.catch_up()  # an answer may be a hundred times as long as its question
-                self._take(nursery, FROM_RELAY.decode(payload))
+                if not attention.is_due():
+                    await attention.turn()
+                with attention:
+                    self._take(nursery, FROM_RELAY.decode(payload))
             others = await self._stream.receive()
             self._heard, self._asked = trio.current_time(), False
 

@@ -196,6 +196,28 @@ async def test_of_a_relay_that_does_not_read_no_more_is_read(running: Running, n
     assert isinstance(await client.ask(el10(1)), Signed)
 
 
+async def test_a_runner_with_much_to_say_keeps_nobody_else_waiting(running: Running, nursery: trio.Nursery) -> None:
+    async def connect(who: Enrolled) -> Client:
+        ours, theirs = trio.testing.memory_stream_pair()
+        certificate = ssl.PEM_cert_to_DER_cert(who.certificate.cert_chain_pems[0].bytes().decode())
+        relay = RelayStream(running.oracle._reception, FramedStream(theirs), certificate, "192.0.2.1:1")
+        nursery.start_soon(relay.serve)
+        client = Client(FramedStream(ours))
+        nursery.start_soon(client.stream.run_sender)
+        assert isinstance(await client.hello(who.token), Welcome)
+        return client
+
+    crowd = [await connect(running.a) for _ in range(20)]
+    other = await connect(running.b)
+    refused = running.oracle._service.tally.refused
+    for client in crowd:
+        for number in range(300):
+            client.send(SelectKey(f"{number:032x}", "el7-x86_64"))
+    assert await other.ask(Ping(f"{1:032x}")) == Pong(f"{1:032x}")
+    assert refused[RefusalCode.DISTRIBUTION_FORBIDDEN] < 3000
+    await until(lambda: refused[RefusalCode.DISTRIBUTION_FORBIDDEN] == 6000)
+
+
 async def test_what_is_told_to_all_ends_no_more_than_who_cannot_be_told(
     running: Running, monkeypatch: pytest.MonkeyPatch
 ) -> None:
