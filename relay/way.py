@@ -252,8 +252,10 @@ class Way:
         match message:
             case Signed() | Sealed() | Reported():
                 self._ailments = 0
-                self._heads.note(message.head)
-                self._pending.settle(self._carriers[link], message)
+                carrier = self._carriers[link]
+                if message.id in carrier.in_flight:  # else an oracle could push all other nodes' heads out at will
+                    self._heads.note(message.head)
+                self._pending.settle(carrier, message)
             case KeysChanged():
                 self.keys, self.fallback = message.keys, message.fallback
                 self._owner.changed()
@@ -268,6 +270,8 @@ class Way:
                 self._pending.settle(self._carriers[link], message)
 
     def _drain(self, carrier: Carrier) -> None:
+        if not carrier.is_open:
+            return  # it said so before, or is being left
         logger.info("the oracle goes away for maintenance, node=%s address=%s", carrier.node, self.address)
         self._pending.retire(carrier, "the oracle goes away for maintenance")
         self._owner.changed()

@@ -3,6 +3,7 @@
 import gc
 import logging
 from collections.abc import Awaitable, Callable
+from pathlib import Path
 
 import pytest
 import trio
@@ -14,12 +15,14 @@ from agentproxy.protocol.fields import Head
 from agentproxy.protocol.key_messages import ServedKey
 from agentproxy.protocol.keys import Keygrip
 from agentproxy.protocol.messages import FROM_ORACLE, FROM_RELAY, PROTOCOL_VERSION, FromOracle, FromRelay
-from agentproxy.protocol.oracle_messages import Certificate, Failed, Refused, Rejected, Welcome
+from agentproxy.protocol.oracle_messages import Certificate, Drain, Failed, Refused, Rejected, Signed, Welcome
 from agentproxy.protocol.relay_messages import Hello, Ping, Pong, Sign
+from agentproxy.protocol.signatures import EddsaSignature
 from agentproxy.protocol.wire import parse_time
 from agentproxy.runtime.streams import FramedStream
 from relay.client import Client
 from relay.config import OracleAddress
+from relay.heads import Heads
 from relay.link import LinkLostError, RejectedError
 from relay.pending import DeadlineError, UnreachableError, new_request_id
 from relay.signrequests import SignRequest
@@ -341,3 +344,32 @@ async def test_parts_of_a_certificate_that_another_answer_cuts_off_are_not_kept(
         nursery.cancel_scope.cancel()
 
     assert kept == 0
+
+
+async def test_what_nobody_asked_for_moves_no_end_of_a_log_and_fills_none(
+    autojump_clock: trio.testing.MockClock, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO, "relay")
+    signature, answered = EddsaSignature(bytes(32), bytes(32)), Head("a", 5, bytes(32))
+
+    async def talkative(framed: FramedStream) -> None:
+        await welcome(framed)
+        asked = await hear(framed)
+        assert isinstance(asked, Sign)
+        for number in range(100):
+            say(framed, Signed(f"{number:032x}", signature, Head(f"n{number}", 1, bytes(32))))
+            say(framed, Drain())
+        say(framed, Signed(asked.id, signature, answered))
+
+    other = Head("b", 9, bytes(32))
+    heads = Heads(tmp_path / "heads.json")
+    heads.note(other)
+    async with trio.open_nursery() as nursery:
+        oracles = Oracles(nursery, talkative, None)
+        client = Client((OracleAddress("oracle.example.org:7443", "oracle.example.org"),), oracles, ignore_keys, heads)
+        nursery.start_soon(client.run)
+        assert isinstance(await client.sign(request(), 30.0), Signed)
+        nursery.cancel_scope.cancel()
+
+    assert heads.all() == (other, answered)
+    assert caplog.text.count("the oracle goes away for maintenance, node=a") == 1
