@@ -6,8 +6,10 @@ old set or the new one, and at most a directory that nothing points at.
 
 import contextlib
 import os
+import re
 import secrets
 import shutil
+import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -22,6 +24,7 @@ from agentproxy.runtime.tls import client_context
 __all__ = ["CredentialSet", "CredentialStore", "credentials_directory"]
 
 _CURRENT = "current"
+_OURS = re.compile(r"\.?[0-9a-f]{16}")  # a set, or the link to it before it gets its name
 PATIENCE_SECONDS = 5.0  # with another writer, who has some files written to the disk
 
 
@@ -99,6 +102,21 @@ class CredentialStore:
         """Whether there is a set."""
         return self.current.token.exists()
 
+    def check_place(self) -> None:
+        """See that nobody leads us elsewhere: the relay's user owns the directory above, and root enrols below it.
+
+        Raises:
+            ConfigError: a link of somebody else is in the place of the directory.
+            OSError: it cannot be looked at.
+        """
+        with contextlib.suppress(FileNotFoundError):
+            status = self._directory.lstat()
+            if stat.S_ISLNK(status.st_mode) and status.st_uid not in {0, os.geteuid()}:
+                raise ConfigError(
+                    f"{self._directory}: a symbolic link of uid {status.st_uid}, expected a directory",
+                    "find out who made it; remove it, then enroll --replace makes the directory",
+                )
+
     def replace(self, credentials: Credentials, origin: str = "") -> str:
         """Put new credentials in the place of the present ones, whose files stay until `tidy`. It blocks.
 
@@ -122,6 +140,7 @@ class CredentialStore:
     def _alone(self) -> Iterator[None]:
         """A relay, a client and an enrolment may all write here, and a set that is being written is in nobody's use."""
         with held(self._directory.with_suffix(".lock"), "writer of credentials", PATIENCE_SECONDS):
+            self.check_place()
             yield
 
     def _replace(self, credentials: Credentials, origin: str) -> str:
@@ -162,9 +181,10 @@ class CredentialStore:
     def tidy(self) -> None:
         """Remove the sets that are not in use: after the present one was confirmed. It blocks."""
         with contextlib.suppress(OSError, ConfigError), self._alone():
-            kept = {_CURRENT, self._in_use()}
+            in_use = self._in_use()
             for entry in self._directory.iterdir():
-                if entry.name not in kept:
+                # By name: who may write above can put any other directory in this place, at any moment.
+                if _OURS.fullmatch(entry.name) and entry.name != in_use:
                     self._remove(entry)
 
     def _point_to(self, name: str) -> None:

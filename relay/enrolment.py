@@ -141,6 +141,7 @@ def _remove_leftovers(state: Path) -> None:
 
 def _store_credentials(enrolment: Enrolment, places: Places, *, replace: bool) -> None:
     store = CredentialStore(credentials_directory(places.state))
+    store.check_place()  # before the oracle sees the file, which counts how often it is used
     origin = hashlib.sha256(enrolment.token.encode()).hexdigest()
     is_ours = store.current.origin == origin
     if not replace and not is_ours:

@@ -224,6 +224,33 @@ async def test_what_root_enrols_belongs_to_the_owner_of_the_state_directory(runn
     assert (state / "enroll.lock").exists()
 
 
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root follows where somebody else leads")
+async def test_a_link_of_the_relay_s_user_leads_root_s_enrolment_nowhere(runner: Runner, tmp_path: Path) -> None:
+    state, others = runner.directory / "relay" / "state", tmp_path / "others"
+    state.mkdir(parents=True)
+    others.mkdir()
+    (others / "precious").mkdir()
+    credentials(runner).symlink_to(others)
+    for path in (state, credentials(runner)):
+        os.chown(path, 12_345, 12_345, follow_symlinks=False)
+    async with runner.running_oracle():
+        refused = await command(runner, "enroll", str(enrolment(runner)))
+        assert runner.oracle.connections == 0
+    assert refused.returncode == 1
+    assert b"credentials: a symbolic link of uid 12345" in refused.stderr
+    assert [one.name for one in others.iterdir()] == ["precious"]
+
+
+async def test_an_enrolment_takes_away_credentials_and_nothing_else(runner: Runner) -> None:
+    credentials(runner).mkdir(parents=True)
+    (credentials(runner) / "precious").mkdir()
+    (credentials(runner) / "0123456789abcdef").mkdir()
+    async with runner.running_oracle():
+        assert (await command(runner, "enroll", str(enrolment(runner)))).returncode == 0
+    assert (credentials(runner) / "precious").exists()
+    assert not (credentials(runner) / "0123456789abcdef").exists()
+
+
 async def test_paths_of_any_characters_can_be_enrolled_and_those_that_are_no_text_are_refused(runner: Runner) -> None:
     async with runner.running_oracle():
         file = enrolment(runner)
