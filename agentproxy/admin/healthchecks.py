@@ -146,7 +146,7 @@ def _look_at_registry(subject: Subject) -> Iterator[Finding]:
     except RegistryError as error:
         raise ConfigError(str(error)) from error
     notices = expiry_notices(credential_expiries(credentials), subject.now)
-    hint = "a running relay renews its credentials by itself; blind-oracle runner shows them"
+    hint = "a running relay renews its credentials by itself; blind-oracle runner list shows them"
     yield from of_notices("registry", notices, hint, urgent=False)
 
 

@@ -26,6 +26,7 @@ __all__ = [
 ]
 
 MAX_PEM = 16_384  # characters; a certificate has about 800
+MAX_RETRY_MS = 86_400_000  # a limit is by the minute; what is no number of seconds to wait would end a client
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,6 +95,8 @@ class Refused:
     def __post_init__(self) -> None:
         check_request_id(self.id)
         check_text(self.reason, "reason")
+        if self.retry_after_ms is not None and not 0 <= self.retry_after_ms <= MAX_RETRY_MS:
+            raise RemoteProtocolError(f"retry_after_ms: expected 0 to {MAX_RETRY_MS}")
 
 
 @dataclass(frozen=True, slots=True)

@@ -252,6 +252,13 @@ def test_a_sign_request_with_a_bad_value_is_refused(changes: dict[str, object]) 
         FROM_RELAY.decode(sign_with(**changes))
 
 
+@pytest.mark.parametrize("milliseconds", [-1, 86_400_001, 10**400])
+def test_a_refusal_for_longer_than_a_day_is_none(milliseconds: int) -> None:
+    fields = json.loads(FROM_ORACLE.encode(Refused(ID, RefusalCode.RATE_LIMITED, "too many", 86_400_000)))
+    with pytest.raises(RemoteProtocolError):
+        FROM_ORACLE.decode(json.dumps({**fields, "retry_after_ms": milliseconds}).encode())
+
+
 def test_a_keygrip_of_either_case_is_read_and_written_in_upper_case() -> None:
     message = FROM_RELAY.decode(sign_with(keygrip="ab" * 20))
     assert b'"ABABABAB' in FROM_RELAY.encode(message)
