@@ -15,6 +15,9 @@ from agentproxy.runtime.directstream import DirectStream
 __all__ = ["TlsStream", "tls_reason"]
 
 _READ_BYTES = 65_536
+# To read at once from whom most of what came was no data: 64 KiB may hold 2400 changes of keys, which keep everybody
+# else waiting for 20 ms, and their sender has many connections.
+_FEW_BYTES = 1024
 # Of answers to changes of keys (27 bytes each) that wait for a peer that does not take them: nobody else is as
 # forgetful, and whoever asks for one after the other and reads nothing wants our memory.
 _MOST_ANSWERS = 4096
@@ -51,6 +54,8 @@ class TlsStream(trio.abc.Stream):  # as DirectStream
         self._outgoing = ssl.MemoryBIO()
         self.tls = context.wrap_bio(self._incoming, self._outgoing, server_side, server_hostname)
         self._is_drained = False  # nothing can be decrypted before more arrives: to ask OpenSSL costs an exception
+        self._arrived = 0  # bytes, in one piece
+        self._next_bytes: int | None = None  # to read; None: as many as the transport finds best
         self._answers = 0  # bytes
         self._is_whole = False  # between the handshake and an error: only then there is somebody to say goodbye to
 
@@ -154,7 +159,9 @@ class TlsStream(trio.abc.Stream):  # as DirectStream
                 raise self._failed(error) from error
         if self._outgoing.pending:
             self._answer_change_of_keys()
-        return parts[0] if len(parts) == 1 else b"".join(parts), is_over
+        data = parts[0] if len(parts) == 1 else b"".join(parts)
+        self._next_bytes = None if 2 * len(data) >= self._arrived else _FEW_BYTES
+        return data, is_over
 
     def _answer_change_of_keys(self) -> None:
         self._answers += self._outgoing.pending
@@ -165,7 +172,8 @@ class TlsStream(trio.abc.Stream):  # as DirectStream
             raise trio.BrokenResourceError("the peer asks for new keys again and again, and reads no answer")
 
     async def _receive_encrypted(self) -> None:
-        data = await self.transport.receive_some()
+        data = await self.transport.receive_some(self._next_bytes)
+        self._arrived = len(data)
         self._is_drained = False
         if data:
             self._incoming.write(data)

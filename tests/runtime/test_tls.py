@@ -370,3 +370,38 @@ async def test_who_asks_for_new_keys_again_and_again_and_reads_no_answer_is_cut_
     client.close()
     assert stream.unsent < 10_000
     assert (told == ["the peer asks for new keys again and again, and reads no answer"]) is not reads
+
+
+async def test_while_a_peer_asks_for_new_keys_others_are_heard(server: Files) -> None:
+    context = server_context(server.certificate, server.key, server.authority)
+    context.verify_mode = ssl.CERT_NONE
+    ours, theirs = trio.socket.socketpair()
+    stream, client = TlsStream(trio.SocketStream(ours), context, server_side=True), KeyChanger()
+    turns = 0
+    with trio.fail_after(20):
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(stream.do_handshake)
+            data, is_done = client.shake_hands(b"")
+            while not is_done:
+                await theirs.send(data)
+                data, is_done = client.shake_hands(await theirs.recv(65_536))
+            await theirs.send(data)
+        storm = client.change_keys(2000)
+        assert await theirs.send(storm) == len(storm)
+        theirs.shutdown(socket.SHUT_WR)
+        async with trio.open_nursery() as nursery:
+
+            async def take_turns() -> None:
+                nonlocal turns
+                while True:
+                    await trio.lowlevel.checkpoint()
+                    turns += 1
+
+            nursery.start_soon(take_turns)
+            with pytest.raises(trio.BrokenResourceError):
+                await stream.receive_some()
+            nursery.cancel_scope.cancel()
+    theirs.close()
+    client.close()
+    await stream.aclose()
+    assert turns > len(storm) / 2048
