@@ -5,6 +5,7 @@ old set or the new one, and at most a directory that nothing points at.
 """
 
 import contextlib
+import logging
 import os
 import re
 import secrets
@@ -12,7 +13,7 @@ import shutil
 import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from agentproxy.protocol.errors import ConfigError
@@ -22,6 +23,8 @@ from agentproxy.runtime.lockfile import held
 from agentproxy.runtime.tls import client_context
 
 __all__ = ["CredentialSet", "CredentialStore", "credentials_directory"]
+
+logger = logging.getLogger(__name__)
 
 _CURRENT = "current"
 _OURS = re.compile(r"\.?[0-9a-f]{16}")  # a set, or the link to it before it gets its name
@@ -135,6 +138,24 @@ class CredentialStore:
                 return self._replace(credentials, origin)
         except OSError as error:
             raise ConfigError(f"{error.filename or self._directory}: cannot be written: {error.strerror}") from error
+
+    def renew(self, credentials: Credentials) -> str:
+        """As `replace`, with what an oracle sent, except that it is the enrolment that says whom to trust.
+
+        An oracle in other hands could else bind us to itself, also once it is an honest one's turn again.
+
+        Raises:
+            ConfigError: as `replace`, or the present authority cannot be read.
+        """
+        try:
+            known = self.current.authority.read_text()
+        except (OSError, UnicodeDecodeError) as error:
+            raise ConfigError(f"{self.current.authority}: cannot be read: {error}") from error
+        if credentials.authority != known:
+            logger.warning(
+                "the oracle sent another authority, which is not taken; if the CA was changed, enroll --replace"
+            )
+        return self.replace(replace(credentials, authority=known))
 
     @contextmanager
     def _alone(self) -> Iterator[None]:

@@ -60,7 +60,7 @@ class Renewal:
 
     async def _replace(self, store: CredentialStore, credentials: Credentials, sender: Line) -> None:
         try:
-            before = await trio.to_thread.run_sync(store.replace, credentials)
+            before = await trio.to_thread.run_sync(store.renew, credentials)
         except ConfigError as error:
             logger.error("new credentials are not stored, the old ones stay: %s", error)  # noqa: TRY400  no bug
             return

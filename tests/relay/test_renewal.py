@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import trio
+import trustme
 
 from agentproxy.protocol.codes import RejectionCode
 from agentproxy.protocol.errors import ConfigError
@@ -43,6 +44,22 @@ async def test_new_credentials_are_used_and_the_old_connection_ends(runner: Runn
 
     assert tokens(runner) == [TOKEN, FRESH]
     assert store.current.token.read_text().strip() == FRESH
+
+
+async def test_an_oracle_does_not_say_whom_the_relay_trusts_from_now_on(
+    runner: Runner, store: CredentialStore, caplog: pytest.LogCaptureFixture
+) -> None:
+    known = store.current.authority.read_text()
+    other = trustme.CA().cert_pem.bytes().decode()
+    async with runner.both():
+        assert (await runner.sign()).returncode == 0
+        runner.oracle.tell(replace(lasting(runner, FRESH), authority=known + other))
+        await until_token(runner, FRESH)
+        await until_connections(runner, 1)
+
+    assert store.current.authority.read_text() == known
+    assert store.current.token.read_text().strip() == FRESH
+    assert caplog.text.count("another authority, which is not taken") == 1
 
 
 async def test_a_signature_in_flight_comes_over_the_old_connection(runner: Runner, store: CredentialStore) -> None:
