@@ -10,7 +10,6 @@ import os
 import re
 import secrets
 import shutil
-import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -20,6 +19,7 @@ from agentproxy.protocol.errors import ConfigError
 from agentproxy.protocol.oracle_messages import Credentials
 from agentproxy.runtime.files import make_directory, write_atomically
 from agentproxy.runtime.lockfile import held
+from agentproxy.runtime.ownplace import refuse_link
 from agentproxy.runtime.tls import client_context
 
 __all__ = ["CredentialSet", "CredentialStore", "credentials_directory"]
@@ -112,13 +112,7 @@ class CredentialStore:
             ConfigError: a link of somebody else is in the place of the directory.
             OSError: it cannot be looked at.
         """
-        with contextlib.suppress(FileNotFoundError):
-            status = self._directory.lstat()
-            if stat.S_ISLNK(status.st_mode) and status.st_uid not in {0, os.geteuid()}:
-                raise ConfigError(
-                    f"{self._directory}: a symbolic link of uid {status.st_uid}, expected a directory",
-                    "find out who made it; remove it, then enroll --replace makes the directory",
-                )
+        refuse_link(self._directory)
 
     def replace(self, credentials: Credentials, origin: str = "") -> str:
         """Put new credentials in the place of the present ones, whose files stay until `tidy`. It blocks.

@@ -18,6 +18,7 @@ import trio
 
 from agentproxy.protocol.errors import ConfigError
 from agentproxy.runtime.directstream import DirectStream
+from agentproxy.runtime.ownplace import check_place
 
 __all__ = ["MAX_PATH", "Peer", "bind", "check_inherited", "peer_of"]
 
@@ -99,33 +100,9 @@ def _is_same_place(one: Path, other: Path) -> bool:
 
 def _check_directory(directory: Path) -> None:
     try:
-        status = directory.stat()
-        real = directory.resolve(strict=True)
+        check_place(directory, "replace a socket")
     except OSError as error:
         raise ConfigError(f"{directory}: cannot hold a socket: {error.strerror}") from error
-    if not stat.S_ISDIR(status.st_mode):
-        raise ConfigError(f"{directory}: expected a directory")
-    if status.st_uid not in {0, os.geteuid()} or status.st_mode & 0o022:
-        raise ConfigError(
-            f"{directory}: others can write here, so they could replace a socket",
-            f"chown to the daemon's user and chmod go-w {directory}",
-        )
-    # Also the way to it, as it was written and as it is: whoever can rename a directory above can replace ours.
-    for above in {*directory.absolute().parents, *real.parents}:
-        _check_above(above, directory)
-
-
-def _check_above(above: Path, directory: Path) -> None:
-    status = above.stat()
-    # In a sticky directory such as /tmp nobody can rename what belongs to somebody else. Our own group is often ours
-    # alone (umask 002).
-    others = 0o002 if status.st_gid == os.getegid() else 0o022
-    is_open = status.st_mode & others and not status.st_mode & stat.S_ISVTX
-    if status.st_uid not in {0, os.geteuid()} or is_open:
-        raise ConfigError(
-            f"{directory}: others can write {above} above it, so they could replace a socket",
-            f"choose another place, or chown and chmod o-w {above}",
-        )
 
 
 @contextmanager

@@ -1,3 +1,4 @@
+import os
 import stat
 from pathlib import Path
 
@@ -115,6 +116,29 @@ def test_an_existing_empty_directory_is_taken_and_closed_to_others(tmp_path: Pat
     (tmp_path / "s").mkdir(mode=0o755)
     assert blind_oracle("init", tmp_path / "s").status == 0
     assert stat.S_IMODE((tmp_path / "s").stat().st_mode) == 0o700
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a directory away")
+def test_what_somebody_else_has_prepared_is_not_taken(tmp_path: Path) -> None:
+    for name in ("empty", "behind"):
+        (tmp_path / name).mkdir()
+    os.chown(tmp_path / "empty", 12345, 12345)
+    (tmp_path / "link").symlink_to("behind")
+    os.chown(tmp_path / "link", 12345, 12345, follow_symlinks=False)
+    for name, reason in (("empty", "belongs to uid 12345"), ("link", "a symbolic link of uid 12345")):
+        result = blind_oracle("init", tmp_path / name)
+        assert result.status == 1
+        assert f"{tmp_path / name}: {reason}" in result.errors
+        assert list((tmp_path / name).iterdir()) == []
+
+
+def test_a_place_that_others_can_rename_is_not_taken(tmp_path: Path) -> None:
+    (tmp_path / "open").mkdir()
+    (tmp_path / "open").chmod(0o777)
+    result = blind_oracle("init", tmp_path / "open" / "s")
+    assert result.status == 1
+    assert f"others can write {tmp_path / 'open'} above it, so they could replace what is made here" in result.errors
+    assert list((tmp_path / "open").iterdir()) == []
 
 
 def test_a_directory_that_cannot_be_made_is_named(tmp_path: Path) -> None:
