@@ -55,6 +55,16 @@ async def test_a_certificate_that_is_not_there_is_503_and_the_log_says_which(
     assert f"certificate not sent, runner=a reason={file}: cannot be read: No such file" in caplog.text
 
 
+async def test_who_asks_again_and_again_for_a_certificate_that_is_not_there_fills_no_log(
+    api: Api, caplog: pytest.LogCaptureFixture
+) -> None:
+    (api.world.directory / "certificates" / "ed.pgp").unlink()
+    async with api.connect(api.a) as client:
+        replies = [await client.get("/keys/ed.asc", bearer(api.a)) for _ in range(8)]
+    assert {reply.problem for reply in replies} == {(503, "backend")}
+    assert caplog.text.count("certificate not sent, runner=a ") == 5
+
+
 @pytest.mark.parametrize(
     "headers",
     [
