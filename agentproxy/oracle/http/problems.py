@@ -101,6 +101,8 @@ _REFUSALS: Mapping[RefusalCode, HTTPStatus] = {
     RefusalCode.ID_REUSED: HTTPStatus.CONFLICT,
 }
 
+_REUSED = "this Idempotency-Key already stands for a request with another content: choose another key"
+
 # Known, and not allowed in: other credentials would not help. For all others they might.
 _KNOWN = frozenset(
     {
@@ -160,7 +162,9 @@ def _refused(error: RefusedError) -> Problem:
     again = _AGAIN_SECONDS if status == HTTPStatus.SERVICE_UNAVAILABLE else None
     if isinstance(error, LimitedError):
         again = max(1, math.ceil(error.retry_after_ms / 1000))
-    return Problem(status, error.code, str(error), again)
+    # The reason names the request's id, which is made of the key and which no caller knows.
+    detail = _REUSED if error.code == RefusalCode.ID_REUSED else str(error)
+    return Problem(status, error.code, detail, again)
 
 
 def _failed(code: FailureCode, *, retryable: bool) -> Problem:

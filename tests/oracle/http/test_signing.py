@@ -173,6 +173,10 @@ async def test_an_idempotency_key_makes_a_repeat_the_same_request(api: Api) -> N
     assert first.json == again.json
     assert len(api.signer.sealed) == 1
     assert other.problem == (409, "id_reused")
+    # The request's id is ours: its caller never saw it, and chose the header's value only.
+    assert other.json["detail"] == (
+        "this Idempotency-Key already stands for a request with another content: choose another key"
+    )
     assert bad.problem == (422, "invalid")
 
 
