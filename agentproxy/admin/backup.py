@@ -160,10 +160,13 @@ class Backup:
                 closing(sqlite3.connect(temporary)) as target,
             ):
                 source.backup(target)
+                # An emptied file is a database, too, and must not take the place of the last good copy.
+                target.execute("SELECT count(*) FROM runners").fetchone()
                 target.execute("PRAGMA journal_mode=DELETE")
         except sqlite3.Error as error:
             temporary.unlink(missing_ok=True)
-            raise ConfigError(f"{path}: cannot be copied: {error}") from error
+            hint = f"{self.registry}: stays as it was" if self.registry.exists() else ""
+            raise ConfigError(f"{path}: cannot be copied: {error}", hint) from error
         _sync(temporary)
         temporary.replace(self.registry)
 

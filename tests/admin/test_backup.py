@@ -144,6 +144,18 @@ def test_a_copy_without_the_registry_that_its_configuration_names_is_told(state:
     assert "registry.sqlite: is missing" in checked.errors
 
 
+def test_a_registry_that_was_emptied_does_not_replace_its_last_copy(state: Path) -> None:
+    copy, registry = state.parent / "copy", state / "oracle" / "registry.sqlite"
+    assert backup(state, "take", copy).status == 0
+    before = contents(copy)
+    registry.write_bytes(b"")  # to SQLite a database without tables
+    taken = backup(state, "take", copy)
+    assert taken.status == 1
+    assert f"{registry}: cannot be copied: no such table: runners" in taken.errors
+    assert f"{copy}/registry.sqlite: stays as it was" in taken.errors
+    assert contents(copy) == before
+
+
 def test_a_log_in_use_is_copied_without_the_zeros_ahead_of_its_end(state: Path) -> None:
     copy, log = state.parent / "copy", state / "audit" / "n1-000000000001.jsonl"
     whole = log.read_bytes()
