@@ -89,7 +89,8 @@ class Registry:
                 schema.upgrade(connection)
                 connection.commit()
         except CommandError as error:
-            raise ConfigError(f"the registry belongs to another version: {error}", "a later one made it") from error
+            hint = "a later release made it: install that one again, or put back the copy from before"
+            raise ConfigError(f"{self._database}: the registry belongs to another version: {error}", hint) from error
         except SQLAlchemyError as error:
             raise self._failed(error) from error
 

@@ -18,6 +18,7 @@ POLL_SECONDS = 0.25  # revocation acts on open connections within a second
 # removes them: a quiet oracle that did so at each look wrote 11 GB a day.
 UNREAD_SECONDS = 5.0
 OUT_OF_REACH_SECONDS = 10.0  # so long an old picture is better than none; then a revocation may have been missed
+REMIND_SECONDS = 60.0  # how often the log says again that it is out of reach, and for the same reason
 NOTE_SECONDS = 60.0  # how exact a token's last use is
 _THREADS = 2  # one looks, one notes; of our own, or whatever else keeps threads busy would close the doors
 
@@ -38,6 +39,8 @@ class RegistryView:
         self._looked = float("-inf")  # when the last look began that has ended, well or not
         self._read = float("-inf")  # when the registry was read last
         self._mark: object = None  # of the registry, just before that
+        self._trouble = ""  # why it was out of reach at the last look
+        self._told = float("-inf")  # when the log was told of it
         self._lock = trio.Lock()
         self._threads = trio.CapacityLimiter(_THREADS)
         self._used: dict[str, datetime] = {}
@@ -80,8 +83,19 @@ class RegistryView:
             try:
                 await self._look(asked)
             except RegistryError as error:
-                logger.warning("registry out of reach, reason=%s", error)
+                self._tell(str(error), asked)
+            else:
+                self._tell("", asked)
             self._looked = asked
+
+    def _tell(self, trouble: str, now: float) -> None:
+        """Tell the log what has changed: a line for each look would be 300 000 a day."""
+        if trouble and (trouble != self._trouble or now - self._told >= REMIND_SECONDS):
+            logger.warning("registry out of reach, reason=%s", trouble)
+            self._told = now
+        elif self._trouble and not trouble:
+            logger.info("registry in reach again")
+        self._trouble = trouble
 
     async def _look(self, asked: float) -> None:
         mark = await trio.to_thread.run_sync(self._registry.mark, limiter=self._threads)

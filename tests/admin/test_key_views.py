@@ -1,7 +1,9 @@
 """`blind-oracle key list`, `show`, `export` and `for`."""
 
 import json
+import os
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -149,3 +151,13 @@ def test_without_a_fitting_key_none_is_named(state: Layout, words: list[str], er
     result = run(state, "key", "for", *words)
     assert (result.status, result.output) == (1, "")
     assert result.errors.startswith(f"blind-oracle: error: {error}")
+
+
+def test_a_full_disk_behind_an_export_is_told_as_of_all_commands(state: Layout) -> None:
+    environment = {**os.environ, "BLIND_ORACLE_CONFIG": str(state.oracle_config)}
+    with Path("/dev/full").open("w") as full:
+        command = [sys.executable, "-m", "agentproxy.admin", "key", "export", "modern"]
+        done = subprocess.run(
+            command, stdout=full, stderr=subprocess.PIPE, text=True, check=False, timeout=60, env=environment
+        )
+    assert (done.returncode, done.stderr) == (1, "blind-oracle: error: standard output: No space left on device\n")

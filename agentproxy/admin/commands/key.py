@@ -144,6 +144,8 @@ def export_(name: str, output: Path | None, binary: bool, config: Path) -> None:
         else:
             write_atomically(output, content, 0o644)
     except OSError as error:
+        if output is None and error.filename is None:
+            raise  # standard output, of which all commands tell alike
         hint = "blind-oracle key list shows the names" if error.filename == str(path) else ""
         raise ConfigError(f"{error.filename or output}: {error.strerror}", hint) from error
 
