@@ -15,6 +15,7 @@ from pathlib import Path
 
 from agentproxy.admin.changing import changing
 from agentproxy.oracle.config import OracleConfig
+from agentproxy.oracle.database import SqliteFile
 from agentproxy.protocol.errors import ConfigError
 from agentproxy.protocol.fields import Head
 from agentproxy.runtime.config import load
@@ -154,6 +155,7 @@ class Backup:
         temporary.unlink(missing_ok=True)
         temporary.touch(mode=0o600)
         try:
+            SqliteFile(path).check()
             # SQLite's own copy: a file that is being written cannot be copied together with its write-ahead log.
             with (
                 closing(sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True)) as source,

@@ -5,7 +5,9 @@ how to keep others out while the schema changes.
 """
 
 import contextlib
+import os
 import sqlite3
+import stat
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,6 +29,7 @@ ANSWER_SECONDS = 4.0
 # Times of files move in ticks of some milliseconds, and clocks may be set a little: what was written that lately may be
 # written again without a trace.
 _SETTLED_SECONDS = 2.0
+_BESIDE = ("-journal", "-wal", "-shm")  # what SQLite keeps in files of its own
 _LOST_HINT = (
     "put back its copy; without one, docs/OPERATIONS.md, Backup and restore, says how the audit log gives it back"
 )
@@ -80,7 +83,13 @@ class SqliteFile:
     def create(self) -> None:
         """Make an empty file, readable by us alone; see `Database`."""
         try:
-            self.path.touch(mode=0o600, exist_ok=False)
+            descriptor = os.open(self.path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+            try:
+                if os.geteuid() == 0:  # as with all that root makes in a daemon's directory
+                    owner = self.path.parent.stat()
+                    os.fchown(descriptor, owner.st_uid, owner.st_gid)
+            finally:
+                os.close(descriptor)
         except OSError as error:
             raise ConfigError(f"{self.path}: cannot be made: {error.strerror}") from error
 
@@ -94,6 +103,24 @@ class SqliteFile:
         if not is_there:
             raise ConfigError(f"{self.path}: no registry there", _LOST_HINT)
 
+    def check(self) -> None:
+        """See that here lies what SQLite may open: the oracle's user, in whose directory root works, can lay traps.
+
+        Nothing ends SQLite's wait for the other end of a FIFO, not even SIGTERM; and behind a link it would change
+        whatever database it finds.
+
+        Raises:
+            OperationalError: something else lies here; as when SQLite itself cannot open it.
+        """
+        target = os.path.realpath(self.path)  # as SQLite does, which looks for the others beside the link's target
+        for beside in ("", *_BESIDE):
+            with contextlib.suppress(OSError):  # missing, or not for us: SQLite says so where it matters
+                status = os.lstat(f"{target}{beside}")
+                if not stat.S_ISREG(status.st_mode):
+                    message = f"{target}{beside}: expected a file: see who put that there, and remove it"
+                    raise sqlite3.OperationalError(message)
+                _check_owner(self.path, status)
+
     def engine(self) -> sa.Engine:
         """See `Database`."""
         return sa.create_engine("sqlite://", creator=self._connect, poolclass=NullPool)
@@ -101,6 +128,7 @@ class SqliteFile:
     def _connect(self) -> sqlite3.Connection:
         # mode=rw: a database that is gone must be an error, not a new and empty one.
         place = f"file:{quote(str(self.path.absolute()))}?mode=rw"
+        self.check()
         connection = sqlite3.connect(place, uri=True, timeout=BUSY_SECONDS)
         connection.executescript("PRAGMA journal_mode=WAL; PRAGMA synchronous=FULL; PRAGMA foreign_keys=ON;")
         return connection
@@ -121,6 +149,16 @@ class SqliteFile:
         if any(time.time() - file.st_mtime < _SETTLED_SECONDS for file in files):
             return None
         return [(file.st_dev, file.st_ino, file.st_size, file.st_mtime_ns, file.st_ctime_ns) for file in files]
+
+
+def _check_owner(path: Path, status: os.stat_result) -> None:
+    if os.geteuid() != 0:
+        return
+    # Nobody but root puts something into a directory of root's; a link there is meant.
+    owner = path.parent.stat().st_uid
+    if owner not in {0, status.st_uid}:
+        message = f"it belongs to uid {status.st_uid}, expected {owner}, whose directory it lies in: chown it, or see"
+        raise sqlite3.OperationalError(f"{message} where {path} leads")
 
 
 @dataclass(frozen=True, slots=True)

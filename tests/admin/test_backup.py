@@ -248,3 +248,17 @@ def test_the_names_of_what_was_copied_are_on_disk_too(state: Path, monkeypatch: 
     copy.take(oracle, config, load_signer(oracle))
     for directory in (copy.root, copy.audit):
         assert synced.get(directory, set()) >= {entry.name for entry in directory.iterdir()}
+
+
+@pytest.mark.parametrize("place", ["oracle/registry.sqlite", "oracle/registry.sqlite-journal"])
+def test_a_fifo_in_a_daemon_s_directory_is_named_and_keeps_no_copy_waiting(state: Path, place: str) -> None:
+    file = state / place
+    file.unlink(missing_ok=True)
+    os.mkfifo(file)
+    other_end = os.open(file, os.O_RDWR)  # whoever opens the FIFO all the same goes on, and is found out
+    try:
+        taken = backup(state, "take", state.parent / "copy")
+    finally:
+        os.close(other_end)
+    assert taken.status == 1
+    assert f"{file.name}: expected a" in taken.errors

@@ -1,3 +1,4 @@
+import os
 import re
 import shutil
 import sqlite3
@@ -355,6 +356,45 @@ def test_a_registry_that_is_gone_is_noticed_and_not_made_anew(path: Path, regist
     with pytest.raises(RegistryError):
         registry.generation()
     assert not path.exists()
+
+
+@IN_A_FILE
+@pytest.mark.parametrize("beside", ["", "-journal", "-wal", "-shm"])
+def test_a_fifo_in_a_file_s_place_is_named_and_keeps_nobody_waiting(
+    path: Path, registry: Registry, beside: str
+) -> None:
+    file = path.with_name(f"{path.name}{beside}")
+    file.unlink(missing_ok=True)
+    os.mkfifo(file)
+    other_end = os.open(file, os.O_RDWR)  # whoever opens the FIFO all the same goes on, and is found out
+    try:
+        with pytest.raises(RegistryError, match=rf"{re.escape(str(file))}: expected a file"):
+            registry.generation()
+    finally:
+        os.close(other_end)
+
+
+@IN_A_FILE
+def test_a_link_beside_a_registry_leads_nobody_to_another_file(path: Path, registry: Registry) -> None:
+    path.with_name(f"{path.name}-journal").symlink_to(path)
+    with pytest.raises(RegistryError, match="-journal: expected a file"):
+        registry.generation()
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root works in a directory of another user")
+def test_root_changes_no_database_to_which_the_oracles_user_has_led_it(tmp_path: Path) -> None:
+    other, directory = tmp_path / "other.sqlite", tmp_path / "oracle"
+    with sqlite3.connect(other) as made:
+        made.execute("CREATE TABLE theirs (x)")
+    made.close()
+    before = other.read_bytes()
+    directory.mkdir()
+    os.chown(directory, 1, 1)
+    (directory / "registry.sqlite").symlink_to(other)
+    with pytest.raises(ConfigError, match="belongs to uid 0, expected 1, whose directory"):
+        Registry.open(SqliteFile(directory / "registry.sqlite"))
+    assert other.read_bytes() == before
+    assert sorted(one.name for one in tmp_path.iterdir()) == ["oracle", "other.sqlite"]  # and no write-ahead log
 
 
 @IN_A_FILE
