@@ -6,7 +6,6 @@ import json
 import os
 import pwd
 import re
-import shutil
 import socket
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -182,9 +181,17 @@ def _database(layout: Layout | SystemLayout, wanted: Wanted) -> Database:
 
 def _make_directory(wanted: Directory) -> None:
     wanted.path.mkdir(mode=0o700, parents=True, exist_ok=True)
-    if os.geteuid() == 0:
-        shutil.chown(wanted.path, wanted.user, wanted.group)
-    wanted.path.chmod(wanted.mode)
+    # What lies in a daemon's directory may be its link to another's, and by the next line another thing than now.
+    descriptor = os.open(wanted.path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    try:
+        if os.geteuid() == 0:
+            os.fchown(descriptor, pwd.getpwnam(wanted.user).pw_uid, grp.getgrnam(wanted.group).gr_gid)
+        os.fchmod(descriptor, wanted.mode)
+    except OSError as error:
+        error.filename = error.filename or str(wanted.path)  # a descriptor's error has no name
+        raise
+    finally:
+        os.close(descriptor)
 
 
 def _hand_over(layout: Layout | SystemLayout) -> None:
