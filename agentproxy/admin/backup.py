@@ -19,7 +19,7 @@ from agentproxy.oracle.database import SqliteFile
 from agentproxy.protocol.errors import ConfigError
 from agentproxy.protocol.fields import Head
 from agentproxy.runtime.config import load
-from agentproxy.runtime.files import make_directory, sync_directory, write_atomically
+from agentproxy.runtime.files import make_directory, read_beginning, sync_directory, write_atomically
 from agentproxy.signer.config import SignerConfig
 from agentproxy.signer.logkey import LogPublicKey, public_key_path
 from agentproxy.signer.segment import list_segments, mapped_file, whole_length
@@ -96,7 +96,7 @@ class Backup:
         for name, path in _configuration(oracle, oracle_file, signer):
             target = self.configuration / name
             make_directory(target.parent, 0o700)
-            write_atomically(target, path.read_bytes(), 0o600)
+            write_atomically(target, read_beginning(path, -1), 0o600)
         for directory in (self.audit, self.root):  # the names of new files, too, are on disk then
             sync_directory(directory)
         return added

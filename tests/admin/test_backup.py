@@ -250,7 +250,7 @@ def test_the_names_of_what_was_copied_are_on_disk_too(state: Path, monkeypatch: 
         assert synced.get(directory, set()) >= {entry.name for entry in directory.iterdir()}
 
 
-@pytest.mark.parametrize("place", ["oracle/registry.sqlite", "oracle/registry.sqlite-journal"])
+@pytest.mark.parametrize("place", ["oracle/registry.sqlite", "oracle/registry.sqlite-journal", "audit/n1.pub"])
 def test_a_fifo_in_a_daemon_s_directory_is_named_and_keeps_no_copy_waiting(state: Path, place: str) -> None:
     file = state / place
     file.unlink(missing_ok=True)
