@@ -20,6 +20,7 @@ from agentproxy.protocol.errors import ConfigError
 from agentproxy.protocol.fields import Head
 from agentproxy.runtime.config import load
 from agentproxy.runtime.files import make_directory, read_beginning, sync_directory, write_atomically
+from agentproxy.runtime.ownplace import check_place
 from agentproxy.signer.config import SignerConfig
 from agentproxy.signer.logkey import LogPublicKey, public_key_path
 from agentproxy.signer.segment import list_segments, mapped_file, whole_length
@@ -78,7 +79,9 @@ class Backup:
             ConfigError: something cannot be read or written, or the log does not continue the copy.
         """
         try:
-            for directory in (self.root, self.audit, self.configuration):
+            make_directory(self.root, 0o700)
+            check_place(self.root, "have us write elsewhere, and read or change the copy")
+            for directory in (self.audit, self.configuration):
                 make_directory(directory, 0o700)
             with changing(self.audit):  # a timer's run and an operator's would add the same records twice
                 added = self._take(oracle, oracle_file, signer)

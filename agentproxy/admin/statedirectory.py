@@ -20,7 +20,7 @@ from agentproxy.protocol.errors import ConfigError, RemoteProtocolError
 from agentproxy.protocol.fields import Asserted, check_name
 from agentproxy.protocol.signer_requests import CertificateKind, Outcome
 from agentproxy.runtime.files import read_private, write_atomically
-from agentproxy.runtime.ownplace import check_owner, check_way
+from agentproxy.runtime.ownplace import check_owner, check_way, refuse_link
 from agentproxy.signer.authority import Authority, IssuedCertificate, create_authority
 from agentproxy.signer.log import AuditLog
 from agentproxy.signer.logkey import open_log_key
@@ -180,9 +180,12 @@ def _database(layout: Layout | SystemLayout, wanted: Wanted) -> Database:
 
 
 def _make_directory(wanted: Directory) -> None:
+    # What lies in a daemon's directory may be its link to another's, and by the next line another thing than now. A
+    # link of root's, to a larger disk, is meant.
+    refuse_link(wanted.path)
+    follow = 0 if wanted.path.is_symlink() else os.O_NOFOLLOW
     wanted.path.mkdir(mode=0o700, parents=True, exist_ok=True)
-    # What lies in a daemon's directory may be its link to another's, and by the next line another thing than now.
-    descriptor = os.open(wanted.path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    descriptor = os.open(wanted.path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC | follow)
     try:
         if os.geteuid() == 0:
             os.fchown(descriptor, pwd.getpwnam(wanted.user).pw_uid, grp.getgrnam(wanted.group).gr_gid)

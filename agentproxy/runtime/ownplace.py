@@ -29,7 +29,7 @@ def check_place(directory: Path, danger: str) -> None:
     if not _is_ours(status) or status.st_mode & 0o022:
         raise ConfigError(
             f"{directory}: others can write here, so they could {danger}",
-            f"chown to the daemon's user and chmod go-w {directory}",
+            f"chown {directory} to root or to whom this runs as, and chmod go-w it",
         )
     check_way(directory, danger)
 

@@ -262,3 +262,16 @@ def test_a_fifo_in_a_daemon_s_directory_is_named_and_keeps_no_copy_waiting(state
         os.close(other_end)
     assert taken.status == 1
     assert f"{file.name}: expected a" in taken.errors
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a directory away")
+def test_no_copy_goes_where_somebody_else_has_prepared_it(state: Path) -> None:
+    copy, other = state.parent / "copy", state.parent / "other"
+    for directory in (copy, other):
+        directory.mkdir()
+    (copy / "configuration").symlink_to(other)
+    os.chown(copy, 12345, 12345)
+    taken = backup(state, "take", copy)
+    assert taken.status == 1
+    assert f"{copy}: others can write here, so they could have us write elsewhere" in taken.errors
+    assert list(other.iterdir()) == []

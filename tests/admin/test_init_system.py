@@ -107,15 +107,27 @@ def test_without_its_users_nothing_can_begin_and_the_hint_says_who_makes_them(tm
     assert "systemd-sysusers" in caught.value.hint
 
 
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can make files for other users")
 def test_a_link_in_a_daemon_s_directory_gives_it_nothing_of_another_s(tmp_path: Path) -> None:
     layout, other = layout_below(tmp_path / "prefix"), tmp_path / "other"
     other.mkdir(mode=0o755)
     before = other.stat()
     layout.gnupg.parent.mkdir(parents=True)
     layout.gnupg.symlink_to(other)
-    with pytest.raises(ConfigError, match=re.escape(f"{layout.gnupg}: cannot be written: Not a directory")):
+    os.chown(layout.gnupg, 12345, 12345, follow_symlinks=False)
+    with pytest.raises(ConfigError, match=re.escape(f"{layout.gnupg}: a symbolic link of uid 12345")):
         create_system(layout, WANTED)
     assert (other.stat().st_uid, other.stat().st_mode, list(other.iterdir())) == (before.st_uid, before.st_mode, [])
+
+
+def test_a_link_of_our_own_to_another_disk_is_followed(tmp_path: Path) -> None:
+    layout, disk = layout_below(tmp_path / "prefix"), tmp_path / "disk"
+    disk.mkdir()
+    layout.gnupg.parent.parent.mkdir(parents=True)
+    layout.gnupg.parent.symlink_to(disk)
+    create_system(layout, WANTED)
+    assert (disk / layout.gnupg.name).is_dir()
+    assert disk.owner() == layout.signer_user
 
 
 def test_init_wants_a_directory_or_the_system() -> None:
