@@ -20,7 +20,7 @@ from agentproxy.protocol.errors import ConfigError, RemoteProtocolError
 from agentproxy.protocol.fields import Asserted, check_name
 from agentproxy.protocol.signer_requests import CertificateKind, Outcome
 from agentproxy.runtime.files import read_private, write_atomically
-from agentproxy.runtime.ownplace import check_owner, check_way, refuse_link
+from agentproxy.runtime.ownplace import check_owner, refuse_link
 from agentproxy.signer.authority import Authority, IssuedCertificate, create_authority
 from agentproxy.signer.log import AuditLog
 from agentproxy.signer.logkey import open_log_key
@@ -84,7 +84,6 @@ def create(root: Path, wanted: Wanted, note: str = "") -> Layout:
     layout = Layout(root)
     try:
         check_owner(root, "replace what is made here")
-        check_way(root, "replace what is made here")
     except OSError as error:
         raise ConfigError(f"{root}: cannot be looked at: {error.strerror}") from error
     made = _prepare(layout, wanted)

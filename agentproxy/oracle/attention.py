@@ -14,7 +14,8 @@ __all__ = ["Attention"]
 
 # In one go, however many connections it has, before others are heard: shorter than most signatures take.
 SLICE_SECONDS = 0.001
-# Of the thread's time. Whoever asks for less never waits here: as many requests as the signer can serve take less.
+# Of the thread's time. Whoever takes more waits one round of the event loop for each slice, which is short where nobody
+# else has anything.
 SHARE = 0.5
 _AT_ONCE_SECONDS = 0.005
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from agentproxy.protocol.errors import ConfigError
 
-__all__ = ["check_owner", "check_place", "check_way", "refuse_link"]
+__all__ = ["check_owner", "check_place", "refuse_link"]
 
 
 def check_place(directory: Path, danger: str) -> None:
@@ -31,43 +31,20 @@ def check_place(directory: Path, danger: str) -> None:
             f"{directory}: others can write here, so they could {danger}",
             f"chown {directory} to root or to whom this runs as, and chmod go-w it",
         )
-    check_way(directory, danger)
-
-
-def check_way(directory: Path, danger: str) -> None:
-    """See that others can rename nothing above a directory, which need not be there yet.
-
-    Raises:
-        ConfigError: they can.
-        OSError: it cannot be looked at.
-    """
-    # Also the way to it, as it was written and as it is: whoever can rename a directory above can replace ours.
-    for above in {*directory.absolute().parents, *directory.resolve().parents}:
-        try:
-            status = above.stat()
-        except FileNotFoundError:
-            continue
-        # In a sticky directory such as /tmp nobody can rename what belongs to somebody else. Our own group is often
-        # ours alone (umask 002).
-        others = 0o002 if status.st_gid == os.getegid() else 0o022
-        is_open = status.st_mode & others and not status.st_mode & stat.S_ISVTX
-        if not _is_ours(status) or is_open:
-            raise ConfigError(
-                f"{directory}: others can write {above} above it, so they could {danger}",
-                f"choose another place, or chown and chmod o-w {above}",
-            )
+    _check_way(directory, danger)
 
 
 def check_owner(path: Path, danger: str) -> None:
-    """See that what is there, if anything, is ours or root's, and is not reached by somebody else's link.
+    """See that what is there, if anything, is ours or root's, and that nobody else leads us there or can rename it.
 
     Raises:
-        ConfigError: it is somebody else's.
+        ConfigError: it is somebody else's, or they can.
         OSError: it cannot be looked at.
     """
     refuse_link(path)
     if path.exists() and not _is_ours(status := path.stat()):
         raise ConfigError(f"{path}: belongs to uid {status.st_uid}, who could {danger}", "choose another, or chown it")
+    _check_way(path, danger)
 
 
 def refuse_link(path: Path) -> None:
@@ -83,6 +60,24 @@ def refuse_link(path: Path) -> None:
         return
     if stat.S_ISLNK(status.st_mode) and not _is_ours(status):
         raise ConfigError(f"{path}: a symbolic link of uid {status.st_uid}", "find out who made it, and remove it")
+
+
+def _check_way(directory: Path, danger: str) -> None:
+    # Also the way to it, as it was written and as it is: whoever can rename a directory above can replace ours.
+    for above in {*directory.absolute().parents, *directory.resolve().parents}:
+        try:
+            status = above.stat()
+        except FileNotFoundError:
+            continue
+        # In a sticky directory such as /tmp nobody can rename what belongs to somebody else. Our own group is often
+        # ours alone (umask 002).
+        others = 0o002 if status.st_gid == os.getegid() else 0o022
+        is_open = status.st_mode & others and not status.st_mode & stat.S_ISVTX
+        if not _is_ours(status) or is_open:
+            raise ConfigError(
+                f"{directory}: others can write {above} above it, so they could {danger}",
+                f"choose another place, or chown and chmod o-w {above}",
+            )
 
 
 def _is_ours(status: os.stat_result) -> bool:
