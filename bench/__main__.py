@@ -152,8 +152,8 @@ class Bench:
         with HttpLoad(access, address) as load:
             load.rate(self.seconds / 4)  # the first requests find cold code
             for _ in self.rounds:
-                rates.append(load.rate(self.seconds))
                 framed.append(self._framed_rate("ed25519"))
+                rates.append(load.rate(self.seconds))
                 took = load.latencies_ms(rates[-1] / 2, self.seconds)
                 p50s.append(took[len(took) // 2])
                 p99s.append(took[len(took) * 99 // 100])
