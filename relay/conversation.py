@@ -174,6 +174,7 @@ class Conversation:
                     return False
             if session.has_found_key:
                 session.has_found_key = False
+                self._service.expect()
                 # gpg goes on to read its keyring for a millisecond: by PKSIGN nobody waits for what is seen.
                 self._observer.look(self._visitor.peer)
             last = events[-1] if events else None

@@ -93,6 +93,7 @@ async def serve(
                     relay.departures.run,
                     relay.keep_fallback,
                     relay.log.afterwards.run,
+                    relay.wakefulness.run,
                     status,
                 ):
                     nursery.start_soon(task)

@@ -174,6 +174,9 @@ class LocalSigning:
             )
         )
 
+    def expect(self) -> None:
+        """Nothing: the host's own agent takes its time."""
+
     def refused_here(
         self, visitor: Visitor, reason: str, about: HashRefused | None = None, claims: Claims | None = None
     ) -> None:

@@ -9,6 +9,7 @@ import trio
 from agentproxy.protocol.key_messages import ServedKey
 from agentproxy.runtime.directstream import DirectStream
 from agentproxy.runtime.unixsocket import peer_of
+from agentproxy.runtime.wakefulness import Wakefulness
 from relay.caller import Observer
 from relay.client import Client
 from relay.config import RelayConfig
@@ -65,7 +66,9 @@ class Relay:
         self.departures = Departures()
         self.doors = open_doors(config)
         self._observer = Observer(config.claims_ms / 1000)
-        self._service = SigningService(self.client, self.keys, self.log, float(config.deadline_seconds))
+        self.wakefulness = Wakefulness()
+        deadline = float(config.deadline_seconds)
+        self._service = SigningService(self.client, self.keys, self.log, deadline, self.wakefulness.stay)
         self._session_keys: dict[str, tuple[SessionKey, ...]] = {}  # by the socket's name
         self._session_keys_of = -1  # the key list's count of changes that they were made from
         self._patience = Patience()

@@ -85,6 +85,9 @@ class SignatureSource(Protocol):
     def log(self) -> RequestLog:
         """Where each request's end is noted."""
 
+    def expect(self) -> None:
+        """gpg has found its key, and will mostly ask for a signature within milliseconds."""
+
     async def sign(self, need: SignNeeded, visitor: Visitor, claims: Claims | None, deliver: Deliver) -> None:
         """Deliver a signature that the public key confirms, or raise NotSignedError."""
 
@@ -102,7 +105,12 @@ class SigningService:
     keys: KeyList
     log: RequestLog
     deadline_seconds: float
+    stay_awake: Callable[[], None] = lambda: None  # called when a signature is expected, or under way
     verifier: Verifier = field(default_factory=Verifier)
+
+    def expect(self) -> None:
+        """Have processors awake when it comes to signing."""
+        self.stay_awake()
 
     async def sign(self, need: SignNeeded, visitor: Visitor, claims: Claims | None, deliver: Deliver) -> None:
         """Get a signature that the public key confirms.
@@ -114,6 +122,7 @@ class SigningService:
             NotSignedError: with the words for gpg and the reason for the log, which has it already.
         """
         started = time.perf_counter()
+        self.stay_awake()
         request = _request(need, visitor, claims)
         try:
             await self._obtain(need, request, deliver)

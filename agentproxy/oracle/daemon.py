@@ -39,6 +39,7 @@ from agentproxy.runtime.reloads import Reloads
 from agentproxy.runtime.secretfiles import read_secret, secret_path
 from agentproxy.runtime.serve import keep_what_is_loaded, room_for, serve_until_stopped
 from agentproxy.runtime.tls import server_context
+from agentproxy.runtime.wakefulness import Wakefulness
 
 __all__ = ["Oracle", "run"]
 
@@ -87,8 +88,13 @@ class Oracle:
         registry = Registry.open(config.database)
         self._view = RegistryView(registry, self._follow)
         self._ledger = Ledger(registry, self._link, self._view)
+        self._wakefulness = Wakefulness()
         self._service = SigningService(
-            load_policy(config.policy), self._link, time.monotonic, lambda: self._view.is_fresh
+            load_policy(config.policy),
+            self._link,
+            time.monotonic,
+            lambda: self._view.is_fresh,
+            self._wakefulness.stay,
         )
         self._remarks = Remarks(self._service)
         self._reception = Reception(
@@ -154,6 +160,7 @@ class Oracle:
             self._doors.keep_alive,
             self._sweep,
             self._service.afterwards.run,
+            self._wakefulness.run,
             self._warn,
         ):
             nursery.start_soon(part)

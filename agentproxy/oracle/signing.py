@@ -65,6 +65,7 @@ class SigningService:
     Args:
         clock: seconds, never going back.
         is_open: False while revocations may have been missed.
+        stay_awake: called when a signature is under way.
     """
 
     def __init__(
@@ -73,6 +74,7 @@ class SigningService:
         signer: SignatureSource,
         clock: Callable[[], float],
         is_open: Callable[[], bool] = lambda: True,
+        stay_awake: Callable[[], None] = lambda: None,
     ) -> None:
         self.policy = policy  # replaced whole by a reload
         self.keys: dict[Keygrip, KeyFacts] = {}
@@ -82,6 +84,7 @@ class SigningService:
         self.afterwards = Afterwards()  # somebody must run it
         self._signer = signer
         self._is_open = is_open
+        self._stay_awake = stay_awake
         self._clock = clock
         self._limits = Limits(clock)
         self._requests = Requests(clock)
@@ -189,6 +192,7 @@ class SigningService:
             self._drop(job)
             return
         self.tally.queue.observe(job.turn - job.started)
+        self._stay_awake()
         self._signer.sign(_order(self._signer.next_id(), job), lambda answer: self._finish(job, answer))
 
     def _finish(self, job: Job, answer: DigestSigned | StateSealed | BackendError) -> None:

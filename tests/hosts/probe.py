@@ -68,6 +68,8 @@ def main() -> None:
         answers[f"socket {family}"] = _outcome(lambda f=family: socket.socket(getattr(socket, f)).close())  # type: ignore[misc]
     for program in ("/bin/sh", "/usr/bin/gpg"):
         answers[f"execute {program}"] = _outcome(lambda p=program: subprocess.run([p, "--version"], check=False))  # type: ignore[misc]
+    for path in ("/dev/cpu_dma_latency", "/dev/kmsg", "/dev/mem"):
+        answers[f"open {path} for writing"] = _outcome(lambda path=path: os.close(os.open(path, os.O_WRONLY)))  # type: ignore[misc]
     answers["open own key file for writing"] = _outcome(_key_file)
     answers["memory that is writable and executable"] = _outcome(
         lambda: mmap.mmap(-1, 4096, prot=mmap.PROT_READ | mmap.PROT_WRITE | mmap.PROT_EXEC)

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from agentproxy.runtime.wakefulness import DRIVER
 from tests.hosts.machine import Machine
 
 pytestmark = pytest.mark.hosts
@@ -104,6 +105,20 @@ def test_the_relay_writes_its_state_and_nothing_else(relay: Answers) -> None:
 def test_the_relay_sees_the_command_lines_of_others(relay: Answers) -> None:
     assert relay["read /proc/1/cmdline"] == "done"
     assert relay["read /proc/1/environ"] == "EACCES"
+
+
+@pytest.mark.parametrize(("who", "outcome"), [("signer", "ENOENT"), ("oracle", "done"), ("relay", "done")])
+def test_who_waits_for_processors_may_keep_them_awake(who: str, outcome: str, request: pytest.FixtureRequest) -> None:
+    answers: Answers = request.getfixturevalue(who)
+    assert answers["open /dev/cpu_dma_latency for writing"] == outcome
+    assert {answers[f"open {device} for writing"] for device in ("/dev/kmsg", "/dev/mem")} == {"ENOENT"}
+
+
+@pytest.mark.parametrize("unit", ["blind-oracle.service", "blind-oracle-relay.service"])
+def test_the_daemons_keep_the_processors_of_a_guest_awake(unit: str, host: Machine) -> None:
+    host.shell(f"systemctl restart {unit}; journalctl --sync")
+    said = "processors stay awake while a signature is under way" in host.journal(f"--unit={unit}")
+    assert said == (DRIVER.exists() and DRIVER.read_text().strip() == "haltpoll")
 
 
 @pytest.mark.parametrize("who", ["signer", "oracle", "relay"])

@@ -31,6 +31,8 @@ class NoSignatures:
     def __init__(self) -> None:
         self.log = RequestLog(10)
 
+    def expect(self) -> None: ...
+
     async def sign(self, need: SignNeeded, visitor: Visitor, claims: Claims | None, deliver: Deliver) -> None:
         raise AssertionError((need, visitor, claims, deliver))
 
