@@ -70,6 +70,17 @@ async def test_an_allowed_request_reaches_the_signer_with_who_asked() -> None:
     assert signer.records == []
 
 
+async def test_processors_stay_awake_for_what_the_signer_is_asked_and_not_for_refusals() -> None:
+    signer, calls = FakeSource(), list[int]()
+    made = SigningService(policy(), signer, trio.current_time, stay_awake=lambda: calls.append(len(signer.asked)))
+    made.serve_keys(SERVED)
+    with pytest.raises(RefusedError):
+        await made.sign(caller(), sign(key=LEGACY))
+    assert calls == []
+    await answered(made, signer, sign(7))
+    assert calls == [0]  # before the signer has it
+
+
 @pytest.mark.parametrize(
     ("request_", "code"),
     [
