@@ -154,7 +154,8 @@ TARGETS: Mapping[str, Target] = {
     "assuan": Target(
         assuan,
         (
-            b"RESET\nOPTION pinentry-user-data=x\nSIGKEY %s\nSETHASH 8 %s\nPKSIGN\n" % (b"A" * 40, b"1" * 64),
+            b"RESET\nOPTION pinentry-user-data=x\nSIGKEY %s\nSETHASH 8 %s\nPKSIGN\nRESET\nSIGKEY %s\nPKSIGN\n"
+            % (str(KEY.keygrip).encode(), b"1" * 64, b"A" * 40),
             b"HAVEKEY --list=1000\nREADKEY -- %s\nKEYINFO --list\nBYE\n" % str(KEY.keygrip).encode(),
             b"# x\nS KEYINFO a\nD a%0Ab\nERR 1 x\nINQUIRE X y\nOK x\n",
         ),

@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.fuzz.targets import TARGETS
+from relay.session import Session, SignNeeded
+from tests.fuzz.targets import SESSION_KEY, TARGETS
 
 ROOT = Path(__file__).parent.parent.parent
 needs_atheris = pytest.mark.skipif(
@@ -22,6 +23,12 @@ needs_atheris = pytest.mark.skipif(
 def test_the_seeds_reach_the_end_of_their_target(name: str) -> None:
     for seed in TARGETS[name].seeds:
         TARGETS[name].run(seed)
+
+
+def test_a_seed_leads_to_where_a_session_waits_for_signatures() -> None:
+    """What gpg may send meanwhile and afterwards is read there only, and no fuzzer guesses a keygrip on its way."""
+    seeds = TARGETS["assuan"].seeds
+    assert any(isinstance(event, SignNeeded) for seed in seeds for event in Session((SESSION_KEY,)).receive(seed))
 
 
 @needs_atheris
