@@ -22,6 +22,7 @@ from agentproxy.protocol.errors import LocalProtocolError, RemoteProtocolError
 from agentproxy.protocol.jsonobject import decode_object
 from agentproxy.protocol.keys import Fingerprint, Keygrip, PublicKey
 from agentproxy.protocol.signatures import Signature
+from agentproxy.protocol.unreadable import words
 
 __all__ = ["CONVERTER", "MessageCodec", "Tagged", "format_time", "new_converter", "parse_time"]
 
@@ -304,7 +305,7 @@ class MessageCodec(Generic[M]):
             TypeError,
             ValueError,
         ) as error:
-            raise RemoteProtocolError(f"{tag}: {type(error).__name__}: {error}") from error
+            raise RemoteProtocolError(f"{tag}: {words(error)}") from error
         return structured
 
     def _hook(self, cls: type[M]) -> StructureHook:

@@ -51,7 +51,7 @@ ANSWERED = FROM_SIGNER.encode(StateSealed(1, ED25519, Head("node", 1, bytes(32))
         (FROM_SIGNER, ANSWERED, b"2026-11-22T10", b"1970-01-01T00", "1970 and 2106"),
         (FROM_SIGNER, ANSWERED, b"2026-11-22", b"2106-02-08", "1970 and 2106"),
         (FROM_SIGNER, ANSWERED, b'"ef', b'"ef' + b"ef" * 25, "EdDSA halves"),
-        (FROM_SIGNER, ANSWERED, b'"eddsa"', b'"rsa"', "Extra fields"),
+        (FROM_SIGNER, ANSWERED, b'"eddsa"', b'"rsa"', "unknown field"),
     ],
 )
 def test_what_no_seal_can_hold_is_refused_with_the_reason_of_json_and_cattrs(

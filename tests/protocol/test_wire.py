@@ -210,6 +210,39 @@ def test_what_is_no_message_is_a_remote_error(untrusted: bytes) -> None:
             codec.decode(untrusted)
 
 
+def complaint(codec, fields: dict[str, object]) -> str:
+    try:
+        codec.decode(json.dumps(fields).encode())
+    except RemoteProtocolError as error:
+        return str(error)
+    return ""
+
+
+@pytest.mark.parametrize(("codec", "message"), CASES)
+def test_what_is_wrong_with_a_message_is_said_in_our_words(codec, message) -> None:
+    """Logs and `status` show them: a peer must not write lines of its own there, nor fill them."""
+    fields = json.loads(codec.encode(message))
+    made_up = "\n\x1b\u202e" + "x" * 20_000
+    broken = [{**fields, made_up: 1}, *({**fields, name: made_up} for name in fields)]
+    broken += [{**fields, name: {**value, made_up: 1}} for name, value in fields.items() if isinstance(value, dict)]
+    complaints = [complaint(codec, candidate) for candidate in broken]
+    assert all(text.isprintable() and len(text) < 400 for text in complaints), complaints
+    assert complaints[0].startswith(f"{message.tag}: unknown field ")
+
+
+@pytest.mark.parametrize(
+    ("untrusted", "words"),
+    [
+        (b'{"type":"ping"}', "ping: the field 'id' is missing"),
+        (b'{"type":"drain","more":1}', "drain: unknown field 'more'"),
+    ],
+)
+def test_a_field_less_or_more_is_named(untrusted: bytes, words: str) -> None:
+    with pytest.raises(RemoteProtocolError) as caught:
+        FROM_ORACLE.decode(untrusted)
+    assert str(caught.value) == words
+
+
 def sign_with(**changes: object) -> bytes:
     return json.dumps({**json.loads(FROM_RELAY.encode(Sign(ID, GRIP, DIGEST, 5))), **changes}).encode()
 
