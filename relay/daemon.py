@@ -38,11 +38,21 @@ def run(config_path: Path) -> None:
     """
     config = load_config(config_path)
     logs.configure(config.log_level.upper())
-    dialer = Dialer(config)
-    dialer.context()  # what is wrong with the credentials shall show at the start, not at the first signature
-    dialer.hello()
+    _check_credentials(config)
     _make_directories(config)
     trio.run(_until_signal, config)
+
+
+def _check_credentials(config: RelayConfig) -> None:
+    """What is wrong with them shall show at the start, not at the first signature."""
+    dialer = Dialer(config)
+    try:
+        dialer.context()
+        dialer.hello()
+    except ConfigError as error:
+        again = f"blind-oracle runner enroll {config.name} on the oracle's host, and with the file that it writes"
+        hint = f"{again}: blind-oracle-relay enroll FILE --replace"
+        raise ConfigError(str(error), error.hint or hint) from error
 
 
 def _make_directories(config: RelayConfig) -> None:

@@ -381,6 +381,18 @@ async def test_without_a_relay_status_says_so(runner: Runner) -> None:
     assert b"hint: blind-oracle-relay serve" in status.stderr
 
 
+@pytest.mark.parametrize("name", ["token", "client.key", "client.crt", "authority.crt"])
+async def test_without_a_part_of_its_credentials_serve_says_how_to_get_others(runner: Runner, name: str) -> None:
+    async with runner.running_oracle():
+        assert (await command(runner, "enroll", str(enrolment(runner)))).returncode == 0
+    (credentials(runner) / "current" / name).unlink()
+    served = await command(runner, "serve")
+    assert served.returncode == 1
+    assert f"{name}: cannot be read".encode() in served.stderr
+    assert b"hint: blind-oracle runner enroll b1 on the oracle's host" in served.stderr
+    assert b"blind-oracle-relay enroll FILE --replace" in served.stderr
+
+
 async def test_without_a_configuration_serve_says_what_to_do(runner: Runner) -> None:
     served = await command(runner, "serve")
 
