@@ -103,7 +103,7 @@ def _hex(value: object, _: type) -> bytes:
 def _hash_algorithm(value: object, _: type) -> HashAlgorithm:
     algorithm = _HASH_ALGORITHMS.get(_strict_int(value, int))
     if algorithm is None:
-        raise RemoteProtocolError(f"unknown hash algorithm {value}")
+        raise RemoteProtocolError(f"unknown hash algorithm {str(value)[:8]}")  # a peer may write 4000 digits
     return algorithm
 
 

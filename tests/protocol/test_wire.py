@@ -235,6 +235,10 @@ def test_what_is_wrong_with_a_message_is_said_in_our_words(codec, message) -> No
     [
         (b'{"type":"ping"}', "ping: the field 'id' is missing"),
         (b'{"type":"drain","more":1}', "drain: unknown field 'more'"),
+        (
+            FROM_ORACLE.encode(ORACLE_MESSAGES[0]).replace(b"[8,10]", b"[%s]" % (b"9" * 4000)),
+            "welcome: unknown hash algorithm 99999999",
+        ),
     ],
 )
 def test_a_field_less_or_more_is_named(untrusted: bytes, words: str) -> None:
