@@ -175,6 +175,40 @@ async def test_a_limit_beyond_the_deadline_is_not(autojump_clock: trio.testing.M
     assert trio.current_time() - began < 1
 
 
+async def test_many_wait_for_a_limit_as_long_as_one_after_the_other_gets_through(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    given: list[float] = []
+    came: list[Sealed] = []
+
+    def limited(request: Seal) -> FromOracle:
+        now = trio.current_time()
+        if given and now - given[-1] < 10:
+            return Refused(request.id, RefusalCode.RATE_LIMITED, "6 a minute", 1000)
+        given.append(now)
+        return honest(request)
+
+    async with sealer_with(limited) as sealer:
+        await sealer.welcome()
+
+        async def ask() -> None:
+            came.append(await sealer.seal(KEY, STATE))
+
+        async with trio.open_nursery() as files:
+            for _ in range(8):  # the last one's turn comes in 70 s, and a deadline has 30
+                files.start_soon(ask)
+    assert len(came) == len(given) == 8
+
+
+async def test_a_limit_under_which_nobody_gets_through_is_waited_for_until_the_deadline(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    began = trio.current_time()
+    with pytest.raises(NotSealedError, match="60 a minute"):
+        await sealed(lambda request: Refused(request.id, RefusalCode.RATE_LIMITED, "60 a minute", 1000))
+    assert 28 < trio.current_time() - began < 31
+
+
 async def test_who_is_rejected_learns_why_at_once(autojump_clock: trio.testing.MockClock) -> None:
     began = trio.current_time()
     async with sealer_with(greeting=Rejected(RejectionCode.TOKEN_EXPIRED)) as sealer:
