@@ -1,11 +1,13 @@
 """The commands of `blind-oracle-sign` with their options; `relay.sealed.cli` prints their errors."""
 
 import logging
+import signal
 import sys
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Self
+from typing import NoReturn, Self
 
 import click
 import trio
@@ -177,7 +179,7 @@ def _run(common: _Common, total: int, sign: Callable[[Sealer, Way, Report], Awai
             key = await sealer.choose(wanted)
             way = Way(key, hash_algorithm(key, common.digest), wanted.distribution)
             report = Report(total, as_json=common.as_json, quiet=common.quiet)
-            async with report.writing():
+            async with report.writing(), _ended_in_order():
                 await sign(sealer, way, report)
         report.sum()
         return report.is_good
@@ -185,3 +187,25 @@ def _run(common: _Common, total: int, sign: Callable[[Sealer, Way, Report], Awai
     # At checkpoints only: raised in the middle of a step, such as between asking a thread and waiting for it, it would
     # leave behind what can be neither woken nor ended.
     return 0 if trio.run(main, restrict_keyboard_interrupt_to_checkpoints=True) else 1
+
+
+@asynccontextmanager
+async def _ended_in_order() -> AsyncIterator[None]:
+    """Let a job that is cancelled, or loses its terminal, end as Ctrl-C ends one.
+
+    To die at once would leave what is being written under its own name where packages lie.
+    """
+    ends = [each for each in (signal.SIGTERM, signal.SIGHUP) if signal.getsignal(each) is signal.SIG_DFL]  # not nohup's
+    if not ends:
+        yield
+        return
+    with trio.open_signal_receiver(*ends) as signals:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(_interrupt, signals)
+            yield
+            nursery.cancel_scope.cancel()
+
+
+async def _interrupt(signals: AsyncIterator[int]) -> NoReturn:
+    await anext(signals)
+    raise KeyboardInterrupt

@@ -569,6 +569,45 @@ def test_an_interrupt_between_two_steps_ends_the_run_at_once(system: System, pac
     assert (done.returncode, done.stderr) == (130, "")
 
 
+# The signal comes while a package's successor has a name of its own, and has not taken the package's yet.
+ENDED = """
+import os, sys
+
+replace = os.replace
+
+def ended(source, target):
+    if ".blind-oracle-" in os.fspath(source):
+        os.kill(os.getpid(), int(sys.argv[1]))
+    replace(source, target)
+
+os.replace = ended
+
+from relay.sealed.cli import main
+
+main(sys.argv[2:])
+"""
+
+
+def has_a_signature(system: System, package: Path) -> bool:
+    return told(sign(system, "rpm", "--key", "modern", "--existing", "keep", "--json", package))[0]["outcome"] == "kept"
+
+
+@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_who_ends_a_run_finds_no_file_lying_about(system: System, package: Path, how: int) -> None:
+    words = (sys.executable, "-c", ENDED, str(int(how)), "rpm", "--key", "modern", package)
+    done = subprocess.run(words, env=system.environment, capture_output=True, text=True, timeout=SECONDS, check=False)
+    assert (done.returncode, done.stderr) == (130, "")
+    assert [entry.name for entry in package.parent.iterdir()] == [package.name]
+    assert has_a_signature(system, package)
+
+
+def test_a_run_that_ignores_hangups_goes_on(system: System, package: Path) -> None:
+    words = ("nohup", sys.executable, "-c", ENDED, str(int(signal.SIGHUP)), "rpm", "--key", "modern", package)
+    done = subprocess.run(words, env=system.environment, capture_output=True, text=True, timeout=SECONDS, check=False)
+    assert done.returncode == 0, done.stderr
+    assert has_a_signature(system, package)
+
+
 def test_who_interrupts_a_run_does_not_wait_for_the_end_of_a_large_file(system: System, tmp_path: Path) -> None:
     image = tmp_path / "image"
     with image.open("wb") as file:
