@@ -60,6 +60,7 @@ class AuditLog:
         self._limits = limits
         self._clock = clock
         self._dropped = 0
+        self._must_rotate = False  # the next segment's name may be on the disk
         self._take(opened)
         self._end = opened.end  # of what is written, synced or not
         self.credentials = WrittenCredentials(self._end.sequence)
@@ -256,16 +257,19 @@ class AuditLog:
     def _rotate_if_due(self, size: int) -> None:
         written = self._pen.size
         old = (self._clock() - self._born).total_seconds() >= self._limits.rotate_seconds
-        if written == 0 or not (old or written + size > self._limits.rotate_bytes):
+        if written == 0 or not (self._must_rotate or old or written + size > self._limits.rotate_bytes):
             return
         self._seal()
         self.keep_up(sealing=True)
+        # Also when it fails halfway: by that name the next record is the new segment's, not for the old one.
+        self._must_rotate = True
         segment = Segment.named(self._segment.path.parent, self._segment.node, self._end.sequence + 1)
         following = OpenedSegment.create(self._lock, segment, self._end, self._clock())
         with contextlib.suppress(OSError):  # the mode is a hint to people; what proves a segment is the chain
             os.fchmod(self._pen.descriptor, stat.S_IRUSR | stat.S_IRGRP)
         os.close(self._pen.descriptor)
         self._take(following)
+        self._must_rotate = False
 
     def _set_head(self) -> None:
         self.head = self._place(self._end) if self._end.sequence else None

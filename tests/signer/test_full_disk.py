@@ -1,9 +1,11 @@
 """A disk that is full, read-only or failing: no signature leaves, and afterwards the log goes on."""
 
 import contextlib
+import errno
 import os
 import resource
 import signal
+import stat
 import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -123,6 +125,26 @@ def test_a_new_segment_that_cannot_be_made_leaves_the_old_one_in_use(tmp_path: P
         obstacle.rmdir()
         log.append([signed(3)])
     assert [record["request"] for record in records_in(tmp_path)] == [f"{n:032x}" for n in (1, 3)]
+
+
+def test_behind_the_name_of_a_new_segment_the_old_one_takes_no_record(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def failing(descriptor: int) -> None:
+        if stat.S_ISDIR(os.fstat(descriptor).st_mode):
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    limits = LogLimits(reserve_bytes=0, rotate_bytes=4000)
+    with AuditLog.open(tmp_path, NODE, limits) as log:
+        log.append([signed(1)])
+        with monkeypatch.context() as patched:
+            patched.setattr(os, "fsync", failing)
+            with pytest.raises(LogUnavailableError, match="Input/output error"):
+                log.append([signed(number) for number in range(10)])
+        log.append([signed(2)])  # the old one would have had room for it
+    assert verify(tmp_path).damage is None
+    write_log(tmp_path, 1, limits)
+    assert [record["sequence"] for record in records_in(tmp_path)] == [1, 2, 3]
 
 
 def reported(number: int) -> Entry:
