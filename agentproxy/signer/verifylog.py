@@ -143,6 +143,7 @@ def _verify(segments: list[Segment], heads: Sequence[Head], *, archived: bool, p
     chunks = [_chunks(segment, wanted, sealed=segment is not segments[-1]) for segment in segments]
     end, hashes, recovered, reported = start, dict[int, bytes](), list[bytes](), list[bytes]()
     damage: Damage | None = None
+    walked = segments
     with _results([chunk for group in chunks for chunk in group], processes) as results:
         for index, segment in enumerate(segments):
             checked = [next(results) for _ in chunks[index]]
@@ -150,6 +151,7 @@ def _verify(segments: list[Segment], heads: Sequence[Head], *, archived: bool, p
             if damage is None and not _fits(segment, end, checked):
                 damage = diagnose(segments, index, end)
             if damage is not None:
+                walked = segments[: index + 1]  # by their names later ones may hold what stands here
                 break
             for part in checked:
                 end = part.end if part.end is not None else end
@@ -158,7 +160,7 @@ def _verify(segments: list[Segment], heads: Sequence[Head], *, archived: bool, p
                 reported += part.reported
     damage = damage or _check_tails(segments, recovered) or check_heads(segments, heads, start, end, hashes)
     if damage is not None:
-        end = _end_before(damage, segments, start, end)
+        end = _end_before(damage, walked, start, end)
     notes = journal_notes(reported, from_the_first=start.sequence == 0)
     records = end.sequence - start.sequence
     return Report(len(segments), records, start.sequence + 1, _head(segments, end), damage, notes)

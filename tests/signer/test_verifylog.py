@@ -186,6 +186,20 @@ def test_a_rewritten_log_shows_against_a_saved_head(tmp_path: Path) -> None:
     assert "node-2" in str(other)
 
 
+@pytest.mark.parametrize("content", [b"", b"of no log\n", None])
+def test_a_file_behind_the_damage_says_nothing_about_what_is_before_it(tmp_path: Path, content: bytes | None) -> None:
+    write_log(tmp_path, 3)
+    (path,) = tmp_path.iterdir()
+    first, second, _ = path.read_bytes().splitlines(keepends=True)
+    path.write_bytes(first + second + b"not a record\n")
+    forged = second.replace(b'"builder"', b'"burglar"')
+    path.with_name(f"{NODE}-000000000002.jsonl").write_bytes(forged if content is None else content)
+    report = verify(tmp_path)
+    assert report.damage is not None
+    assert (report.damage.sequence, report.records) == (3, 2)
+    assert report.head == Head(NODE, 2, hash_of_line(second.rstrip(b"\n")))
+
+
 @pytest.mark.parametrize("sequence", range(1, 10))
 def test_records_are_counted_up_to_the_damage_and_its_segment_is_named(tmp_path: Path, sequence: int) -> None:
     head = write_log(tmp_path, 9, SMALL)
