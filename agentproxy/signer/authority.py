@@ -53,7 +53,8 @@ def create_authority(name: str, now: datetime) -> tuple[bytes, bytes]:
     key = ec.generate_private_key(ec.SECP256R1())
     subject = _name(f"{name} authority")
     identifier = x509.SubjectKeyIdentifier.from_public_key(key.public_key())
-    builder = _builder(subject, subject, key.public_key(), now, now + timedelta(days=_AUTHORITY_DAYS))
+    end = now + timedelta(days=_AUTHORITY_DAYS)
+    builder = _builder(subject, subject, key.public_key(), now - _BACKDATED, end)
     certificate = (
         builder.add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
         .add_extension(_key_usage(certificates=True), critical=True)
@@ -109,7 +110,7 @@ class Authority:
             common_name: the runner's or the node's name.
             hosts: DNS names and IP addresses of a server; must be empty for a client.
             days: how long it lasts, never beyond the CA itself.
-            now: the present time; the certificate begins five minutes before.
+            now: the present time; a server's certificate begins five minutes before.
 
         Raises:
             RemoteProtocolError: a bad name, host or number of days.
@@ -120,7 +121,8 @@ class Authority:
         names = _alternative_names(kind, common_name, hosts)
         key = ec.generate_private_key(ec.SECP256R1())
         ours = x509.AuthorityKeyIdentifier.from_issuer_public_key(self._key.public_key())
-        builder = _builder(_name(common_name), self._certificate.subject, key.public_key(), now, self._end(now, days))
+        begin, end = self._begin(kind, now), self._end(now, days)
+        builder = _builder(_name(common_name), self._certificate.subject, key.public_key(), begin, end)
         certificate = (
             builder.add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
             .add_extension(_key_usage(certificates=False), critical=True)
@@ -130,6 +132,14 @@ class Authority:
             .sign(self._key, hashes.SHA256())
         )
         return _issued(key, certificate)
+
+    def _begin(self, kind: CertificateKind, now: datetime) -> datetime:
+        # Runners get new ones by themselves, also while our clock is wrong for a moment: with one that is not valid yet
+        # nobody could come back when it is right again. It opens nothing before the registry has it. Not so a server's:
+        # some clients refuse one that lasts for years.
+        if kind is CertificateKind.CLIENT:
+            return self._certificate.not_valid_before_utc
+        return now - _BACKDATED
 
     def _end(self, now: datetime, days: int) -> datetime:
         if now >= self._certificate.not_valid_after_utc:
@@ -172,7 +182,7 @@ def _host(untrusted: str) -> x509.GeneralName:
 
 
 def _builder(
-    subject: x509.Name, issuer: x509.Name, key: ec.EllipticCurvePublicKey, now: datetime, end: datetime
+    subject: x509.Name, issuer: x509.Name, key: ec.EllipticCurvePublicKey, begin: datetime, end: datetime
 ) -> x509.CertificateBuilder:
     return (
         x509.CertificateBuilder()
@@ -180,7 +190,7 @@ def _builder(
         .issuer_name(issuer)
         .public_key(key)
         .serial_number(x509.random_serial_number())
-        .not_valid_before(now - _BACKDATED)
+        .not_valid_before(begin)
         .not_valid_after(end)
     )
 

@@ -43,11 +43,20 @@ def test_a_client_certificate_names_its_runner_and_cannot_serve() -> None:
     PolicyBuilder().store(store).time(NOW).build_client_verifier().verify(leaf, [])
 
 
-def test_a_certificate_begins_five_minutes_ago_and_ends_with_its_days() -> None:
-    issued = authority().issue(CertificateKind.CLIENT, "builder-1", (), 30, NOW)
+def test_an_oracles_certificate_begins_five_minutes_ago_and_ends_with_its_days() -> None:
+    now = NOW + timedelta(days=100)
+    issued = authority().issue(CertificateKind.SERVER, "node1", ("oracle.example.org",), 30, now)
     leaf = x509.load_pem_x509_certificate(issued.certificate)
-    assert leaf.not_valid_before_utc == NOW - timedelta(minutes=5)
-    assert leaf.not_valid_after_utc == issued.expires == NOW + timedelta(days=30)
+    assert leaf.not_valid_before_utc == now - timedelta(minutes=5)
+    assert leaf.not_valid_after_utc == issued.expires == now + timedelta(days=30)
+
+
+def test_what_a_runner_got_while_the_clock_was_ahead_serves_when_it_is_right_again() -> None:
+    ours = authority()
+    issued = ours.issue(CertificateKind.CLIENT, "builder-1", (), 365, NOW + timedelta(days=300))
+    leaf = x509.load_pem_x509_certificate(issued.certificate)
+    store = Store([x509.load_pem_x509_certificate(ours.certificate)])
+    PolicyBuilder().store(store).time(NOW).build_client_verifier().verify(leaf, [])
 
 
 def test_a_certificate_never_outlives_its_authority() -> None:
