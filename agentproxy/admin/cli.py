@@ -1,7 +1,7 @@
 """The operator's command line, `blind-oracle`: finds the command, runs it, prints its errors.
 
-Exit status: 0 done, 1 it did not work, 2 wrong usage, 130 interrupted by Ctrl-C, 143 ended by SIGTERM. Only the
-command that was named is imported, so that help and completion answer at once.
+Exit status: 0 done, 1 it did not work, 2 wrong usage, 129 its terminal went away, 130 interrupted by Ctrl-C, 143 ended
+by SIGTERM. Only the command that was named is imported, so that help and completion answer at once.
 """
 
 import importlib
@@ -24,8 +24,9 @@ FAILED, USAGE, INTERRUPTED = 1, 2, 130
 _COMPLETE = "_BLIND_ORACLE_COMPLETE"  # what click looks for
 
 _EPILOG = (
-    "Exit status: 0 done, 1 it did not work, or the answer is no, 2 wrong usage, 130 interrupted, 143 ended by "
-    "SIGTERM. `check` says 1 for warnings and 2 when somebody must act; docs/OPERATIONS.md has all of them."
+    "Exit status: 0 done, 1 it did not work, or the answer is no, 2 wrong usage, 129 its terminal went away, "
+    "130 interrupted, 143 ended by SIGTERM. `check` says 1 for warnings and 2 when somebody must act; "
+    "docs/OPERATIONS.md has all of them."
 )
 
 # name: module below `commands` whose `command` it is, and what the overview says
@@ -52,7 +53,7 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
     words = list(sys.argv[1:] if arguments is None else arguments)
     serves = words[:1] == ["serve"]
     if not serves:  # systemd takes a daemon that it ends while it starts for failed unless the signal itself ends it
-        signal.signal(signal.SIGTERM, _leave)
+        _take_signals()
     if sys.stdout is None and not serves:  # a daemon may be started so, and prints nothing
         _complain("standard output is closed", "/dev/null takes what nobody wants to read")
         sys.exit(FAILED)
@@ -83,6 +84,12 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
             _complain(str(reason), reason.hint if isinstance(reason, ConfigError) else "")
         sys.exit(FAILED)
     sys.exit(status if isinstance(status, int) else 0)
+
+
+def _take_signals() -> None:
+    signal.signal(signal.SIGTERM, _leave)
+    if signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:  # nohup's word stays
+        signal.signal(signal.SIGHUP, _leave)
 
 
 def _leave(number: int, _frame: FrameType | None) -> None:

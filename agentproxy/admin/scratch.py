@@ -20,7 +20,7 @@ __all__ = ["scratch_home", "time_limit"]
 
 _MEMORY = Path("/dev/shm")  # noqa: S108  so that secrets never touch a disk; the directory below it is private
 _STOP_SECONDS = 30
-_SIGNALS = (signal.SIGINT, signal.SIGTERM)
+_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 _MOST_SOCKETS = 8  # an agent makes four
 _OPTIONS = ["--disable-dirmngr", "--no-auto-check-trustdb", "--trust-model=always"]
 _AGENT_OPTIONS = "disable-scdaemon\nmax-cache-ttl 0\nno-allow-external-cache\n"
@@ -54,7 +54,7 @@ def scratch_home() -> Iterator[tuple[Path, gnupg.GPG]]:
 
 @contextlib.contextmanager
 def _signals_wait() -> Iterator[Callable[[], None]]:
-    """Let SIGINT and SIGTERM interrupt the block once, and not at all from the call of what it gets.
+    """Let SIGINT, SIGTERM and SIGHUP interrupt the block once, and not at all from the call of what it gets.
 
     Somebody who presses Ctrl-C twice, or whose terminal goes away, must not interrupt what takes the secrets away. A
     signal that comes then, and no other came before, is raised behind the block.

@@ -48,16 +48,24 @@ def made_place() -> Iterator[Path]:
         yield place
 
 
+def _import(place: Path, exports: Exports, *before: str) -> subprocess.Popen[bytes]:
+    words = [*before, sys.executable, "-c", _IMPORT, place / "memory", exports.subkeys["locked"], "--name", "locked"]
+    words += ["--passphrase-file", place / "passphrase", "--config", place / "state/oracle.yaml"]
+    environment = {**os.environ, "PATH": f"{place / 'bin'}:{os.environ['PATH']}"}
+    return subprocess.Popen(
+        words, env=environment, start_new_session=True, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE
+    )
+
+
 @pytest.mark.parametrize(
-    ("first", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)], ids=["Ctrl-C twice", "SIGTERM, then Ctrl-C"]
+    ("first", "status"),
+    [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129)],
+    ids=["Ctrl-C twice", "SIGTERM, then Ctrl-C", "the terminal goes away, then Ctrl-C"],
 )
 def test_a_second_signal_leaves_neither_an_agent_nor_a_secret(
     place: Path, exports: Exports, first: signal.Signals, status: int
 ) -> None:
-    words = [sys.executable, "-c", _IMPORT, place / "memory", exports.subkeys["locked"], "--name", "locked"]
-    words += ["--passphrase-file", place / "passphrase", "--config", place / "state/oracle.yaml"]
-    environment = {**os.environ, "PATH": f"{place / 'bin'}:{os.environ['PATH']}"}
-    with subprocess.Popen(words, env=environment, start_new_session=True, stderr=subprocess.PIPE) as process:
+    with _import(place, exports) as process:
         assert (place / "told").read_text() == "signed\n"  # so the agent runs, and has unlocked the key
         assert len(list((place / "memory").iterdir())) == 1
         os.killpg(process.pid, first)
@@ -69,6 +77,18 @@ def test_a_second_signal_leaves_neither_an_agent_nor_a_secret(
     assert process.returncode == status, errors
     assert list((place / "memory").iterdir()) == []
     assert list(find(at=place / "memory")) == []
+
+
+def test_with_nohup_an_import_does_not_mind_that_the_terminal_goes_away(place: Path, exports: Exports) -> None:
+    with _import(place, exports, "nohup") as process:
+        assert (place / "told").read_text() == "signed\n"
+        os.killpg(process.pid, signal.SIGHUP)
+        (place / "go").write_text("go\n")
+        assert (place / "told").read_text() == "stopping\n"
+        (place / "go").write_text("go\n")
+        _, errors = process.communicate(timeout=60)
+    assert process.returncode == 0, errors
+    assert list((place / "memory").iterdir()) == []
 
 
 def test_a_signal_that_comes_while_the_home_is_removed_counts_behind_it(
