@@ -326,6 +326,14 @@ def test_a_path_that_gpg_would_expand_is_refused_at_once(parent: Path) -> None:
     assert not (parent / "$HOME").exists()
 
 
+def test_a_path_that_is_no_utf8_is_refused_at_once(parent: Path) -> None:
+    result = blind_oracle("dev", "start", parent / os.fsdecode(b"caf\xe9"))
+    assert result.status == 1
+    assert "is not UTF-8" in result.errors
+    assert "choose another path" in result.errors
+    assert os.fsencode(parent / "caf") + b"\xe9" not in {os.fsencode(path) for path in parent.iterdir()}
+
+
 def test_keys_are_for_the_first_start(system: System, exports_words: list[str]) -> None:
     result = system.dev("start", *exports_words)
     assert result.status == 1

@@ -32,7 +32,7 @@ class Place:
         """The place in `directory`, which need not exist.
 
         Raises:
-            ConfigError: its path is too long for the sockets in it, cannot stand in what gpg reads, or leads nowhere.
+            ConfigError: its path is too long for the sockets in it, cannot stand in our files, or leads nowhere.
         """
         try:
             place = cls(directory.resolve())
@@ -42,6 +42,8 @@ class Place:
             raise ConfigError(f"{directory}: a symbolic link in it leads to itself", "choose another path") from error
         if any(character in str(place.root) for character in "$\n"):
             raise ConfigError(f"{directory}: what gpg and rpm read cannot hold '$' or a newline", "choose another path")
+        if any("\udc80" <= character <= "\udcff" for character in str(place.root)):  # as Python keeps such bytes
+            raise ConfigError(f"{directory}: is not UTF-8, which the oracle's files are", "choose another path")
         longest = max((place.control, place.socket, place.home / "S.gpg-agent"), key=lambda path: len(str(path)))
         excess = len(os.fsencode(longest)) - MAX_PATH
         if excess > 0:
