@@ -27,8 +27,19 @@ shown() { printf '%s' "$1" | tr '[:cntrl:]' '?'; }
 
 # Below: one file, as a process of its own whose command line names the job, so that the relay's log can be asked for it.
 
-sign_rpm() { # FILE
+run_rpmsign() { # FILE
     rpmsign --define "_gpg_name $SIGN_PACKAGE_USER" --define "__gpg $(command -v gpg)" --addsign "$1"
+}
+
+# rpmsign expands macros in the name that gpg shall write to, and %(...) is a command: such a file gets a plain name first.
+sign_rpm() { # FILE
+    case $1 in *%*) ;; *) run_rpmsign "$1"; return ;; esac
+    (
+        case $1 in */*) cd -- "${1%/*}/" || exit ;; esac
+        ln -T -- "${1##*/}" "$plain" && run_rpmsign "$plain" || exit
+        # shellcheck disable=SC3013 # dash and bash know it; mv refuses when the signature was written in place
+        [ "$plain" -ef "${1##*/}" ] || mv -fT -- "$plain" "${1##*/}"
+    )
 }
 
 good_rpm() { # FILE
@@ -69,8 +80,9 @@ signed() { # FILE RESULT
 if [ "${1:-}" = --worker ]; then # JOB NUMBER FILE
     file=$4
     case $file in -*) file=./$file ;; esac
+    plain=.sign-package.$$.rpm
     # Also when it is interrupted: a repository must not be published with half a signature beside its files.
-    trap 'rm -f -- "$file.asc.$$"' EXIT
+    trap 'rm -f -- "$file.asc.$$" "${file%"${file##*/}"}$plain" "${file%"${file##*/}"}$plain.sig"' EXIT
     trap 'exit 130' INT
     trap 'exit 143' TERM HUP
     if signed "$file" "$SIGN_PACKAGE_WORK/$3.said"; then

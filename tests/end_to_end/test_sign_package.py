@@ -24,6 +24,8 @@ AWKWARD = (
     "`touch intruder`",
     "-dash",
     "percent%s",
+    "%(touch intruder)",
+    "%%",
     "[a]*",
     "new\nline",
     "NOKEY",
@@ -124,6 +126,22 @@ def test_no_name_is_too_strange(system: System, packages: list[Path], place: Pat
     assert {f"{name}.asc" for name in files if name.endswith(".xml")} == {file.name for file in place.glob("*.asc")}
     assert {file.name.removesuffix(".asc") for file in place.iterdir()} == set(files)
     assert "signed: new?line.rpm" in done.stdout
+
+
+def test_a_directory_whose_name_is_a_macro_runs_nothing(
+    system: System, offline: Offline, packages: list[Path], place: Path
+) -> None:
+    """rpmsign expands what it hands to gpg, and a macro can be a command of the shell."""
+    directory = place / "%(touch intruder)"
+    directory.mkdir()
+    package = Path(shutil.copy(packages[0], directory))
+    done = sign(system, place, "--distribution", "el10-x86_64", package, package.relative_to(place))
+    assert (done.returncode, done.stderr) == (0, "")
+    assert {file.relative_to(place) for file in place.rglob("*")} == {
+        directory.relative_to(place),
+        package.relative_to(place),
+    }
+    assert is_signed(system, offline, "modern", Path(package.rename(place / "one.rpm")), place / "rpmdb")
 
 
 def test_more_files_than_one_batch_keep_their_order(system: System, place: Path) -> None:
