@@ -27,7 +27,13 @@ shown() { printf '%s' "$1" | tr '[:cntrl:]' '?'; }
 
 # Below: one file, as a process of its own whose command line names the job, so that the relay's log can be asked for it.
 
+# Between its two steps the signature lies in FILE.sig, and about one that is there gpg would ask at the terminal.
 run_rpmsign() { # FILE
+    if [ -e "$1.sig" ]; then
+        printf '%s: is in the way of rpmsign: move it away, or remove it\n' "$1.sig"
+        return 1
+    fi
+    half=$1.sig
     rpmsign --define "_gpg_name $SIGN_PACKAGE_USER" --define "__gpg $(command -v gpg)" --addsign "$1"
 }
 
@@ -80,9 +86,9 @@ signed() { # FILE RESULT
 if [ "${1:-}" = --worker ]; then # JOB NUMBER FILE
     file=$4
     case $file in -*) file=./$file ;; esac
-    plain=.sign-package.$$.rpm
+    plain=.sign-package.$$.rpm half=$file.asc.$$
     # Also when it is interrupted: a repository must not be published with half a signature beside its files.
-    trap 'rm -f -- "$file.asc.$$" "${file%"${file##*/}"}$plain" "${file%"${file##*/}"}$plain.sig"' EXIT
+    trap 'rm -f -- "$half" "${file%"${file##*/}"}$plain" "${file%"${file##*/}"}$plain.sig"' EXIT
     trap 'exit 130' INT
     trap 'exit 143' TERM HUP
     if signed "$file" "$SIGN_PACKAGE_WORK/$3.said"; then

@@ -202,11 +202,13 @@ def test_without_a_key_nothing_is_tried_and_every_file_counts(system: System, pl
 
 
 @pytest.mark.parametrize("shell", SHELLS)
-def test_an_interrupted_run_leaves_nothing_beside_the_files(system: System, place: Path, shell: str) -> None:
+def test_an_interrupted_run_leaves_nothing_beside_the_files(
+    system: System, packages: list[Path], place: Path, shell: str
+) -> None:
     """As a terminal interrupts it, with all that it runs, while gpg waits for a signature."""
-    names = {"a.xml", "b.xml"}
+    names = {"a.xml", "b.rpm", "%%.rpm"}
     for name in names:
-        (place / name).write_text(name)
+        shutil.copy(packages[0], place / name)
     oracle = system.pid("oracle")
     assert oracle is not None
     os.kill(oracle, signal.SIGSTOP)
@@ -214,12 +216,25 @@ def test_an_interrupted_run_leaves_nothing_beside_the_files(system: System, plac
         process = subprocess.Popen(
             [shell, SCRIPT, "--key-type", "modern", *names], env=system.environment, cwd=place, start_new_session=True
         )
-        until(lambda: len(list(place.iterdir())) == 2 * len(names), "gpg has begun to write")
+        until(lambda: len(list(place.iterdir())) == 2 * len(names) + 1, "each gpg has begun to write")
         os.killpg(process.pid, signal.SIGINT)
         assert process.wait(SECONDS) == 130
         until(lambda: {file.name for file in place.iterdir()} == names, "those who sign have ended, too")
     finally:
         os.kill(oracle, signal.SIGCONT)
+
+
+def test_a_file_where_rpmsign_would_put_its_work_is_named_and_kept(
+    system: System, packages: list[Path], place: Path
+) -> None:
+    """gpg would ask at the terminal whether to overwrite it."""
+    package = Path(shutil.copy(packages[0], place))
+    rest = place / f"{package.name}.sig"
+    rest.write_text("somebody's")
+    done = sign(system, place, "--distribution", "el10-x86_64", package)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr.splitlines()[1] == f"    {rest}: is in the way of rpmsign: move it away, or remove it"
+    assert rest.read_text() == "somebody's"
 
 
 def test_an_rpm_that_is_damaged_is_not_called_signed(system: System, packages: list[Path], place: Path) -> None:
