@@ -43,6 +43,7 @@ _MODE = re.compile(r"0[0-7]{3}")
 _MAX_DEADLINE_SECONDS = 600
 _MAX_IDLE_SECONDS = 86_400
 _MAX_CLAIMS_MS = 10_000
+_LOG_LEVELS = ("debug", "info", "warning", "error", "critical")  # logging's, in lower or upper case
 _MAX_ORACLES = 16  # two are what most have; each head of a node's log goes along in every hello
 
 
@@ -161,6 +162,8 @@ class RelayConfig:
             raise ConfigError(f"claims_ms: expected 0 to {_MAX_CLAIMS_MS}")
         if self.exit_when_idle_seconds is not None and not 1 <= self.exit_when_idle_seconds <= _MAX_IDLE_SECONDS:
             raise ConfigError(f"exit_when_idle_seconds: expected 1 to {_MAX_IDLE_SECONDS}")
+        if self.log_level.lower() not in _LOG_LEVELS:
+            raise ConfigError(f"log_level: expected {', '.join(_LOG_LEVELS[:-1])} or {_LOG_LEVELS[-1]}")
 
     def _check_sockets(self) -> None:
         if not self.sockets:

@@ -88,6 +88,13 @@ def from_yaml(directory: Path, sockets: str) -> RelayConfig:
     return load_config(directory / "relay.yaml")
 
 
+@pytest.mark.parametrize("level", ["trace", "", "20"])
+def test_a_log_level_that_does_not_exist_is_named_when_relay_yaml_is_read(tmp_path: Path, level: str) -> None:
+    with pytest.raises(ConfigError, match=r"relay\.yaml: log_level: expected debug, info, warning, error or critical"):
+        from_yaml(tmp_path, f'  - path: a\nlog_level: "{level}"\n')
+    assert from_yaml(tmp_path, "  - path: a\nlog_level: WARNING\n").log_level == "WARNING"
+
+
 def test_several_sockets_are_read_from_relay_yaml_and_from_its_cache(tmp_path: Path) -> None:
     sockets = """\
   - path: run/S.gpg-agent
