@@ -25,10 +25,19 @@ def _duration(_: click.Context, __: click.Parameter, value: str | None) -> int:
     return sum(int(number) * _UNITS[unit] for number, unit in re.findall(r"([0-9]+)([smhd])", value))
 
 
+def _why(_: click.Context, __: click.Parameter, value: str) -> str:
+    """A reason that tells something; `--reason "$UNSET"` would leave the records without one."""
+    if not value.strip():
+        raise click.BadParameter("expected why, got an empty text")
+    return value
+
+
 _FOR = click.option(
     "--for", "seconds", callback=_duration, required=True, metavar="TIME", help="How long, such as 2h; a week at most."
 )
-_REASON = click.option("--reason", required=True, help="Why, for the journal, the audit log and your colleagues.")
+_REASON = click.option(
+    "--reason", callback=_why, required=True, help="Why, for the journal, the audit log and your colleagues."
+)
 
 
 @click.group("fallback")

@@ -406,6 +406,14 @@ async def test_wrong_usage_has_a_status_of_its_own(runner: Runner) -> None:
     assert (await command(runner, "serve", "--frobnicate")).returncode == 2
 
 
+@pytest.mark.parametrize("reason", ["", "  "])
+def test_no_switch_is_made_for_no_reason(reason: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """As `--reason "$UNSET"` leaves it; records and colleagues would have nothing."""
+    words = ("fallback", "on", "--for", "1h", "--reason", reason, "--config", str(tmp_path / "none.yaml"))
+    assert run_command(list(words)) == 2
+    assert "Invalid value for '--reason': expected why, got an empty text" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("words", [[], ["fallback"]])
 def test_a_group_without_a_command_prints_its_help_and_calls_nothing_an_error(
     words: list[str], capsys: pytest.CaptureFixture[str]
