@@ -11,10 +11,11 @@ from pathlib import Path
 
 from agentproxy.protocol.errors import ConfigError
 
-__all__ = ["GpgView", "ProgramError", "PublicSubkey", "program_version"]
+__all__ = ["GpgView", "ProgramError", "PublicSubkey", "program_version", "refuse_pipes"]
 
 # gpg answers in milliseconds, but one that waits for a hanging relay waits for the relay's deadline.
 SECONDS = 60
+_READ_BY_GPG = ("gpg.conf", "common.conf", "pubring.kbx", "pubring.gpg", "trustdb.gpg", "random_seed")
 _VERSION = re.compile(r"[0-9]+(?:\.[0-9]+)+")
 
 
@@ -44,10 +45,10 @@ class GpgView:
 
         Raises:
             ProgramError: it is missing, or does not end.
-            ConfigError: gpg would not end, for what lies where its options belong.
+            ConfigError: gpg would not end, for what lies where its options or keys belong.
         """
         if words[0] == "gpg":
-            _check_options(self.home / "gpg.conf")
+            refuse_pipes(self.home)
         return _run(words, {"GNUPGHOME": str(self.home)}, text)
 
     @property
@@ -93,7 +94,17 @@ class GpgView:
         return found
 
 
-def _check_options(file: Path) -> None:
+def refuse_pipes(home: Path) -> None:
+    """Look at what gpg opens in a home, before it waits there for ever.
+
+    Raises:
+        ConfigError: one is a pipe or a directory.
+    """
+    for name in _READ_BY_GPG:
+        _check_regular(home / name)
+
+
+def _check_regular(file: Path) -> None:
     try:
         mode = file.stat().st_mode
     except OSError:

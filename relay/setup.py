@@ -19,6 +19,7 @@ import gnupg
 
 from agentproxy.protocol.errors import ConfigError
 from agentproxy.runtime.files import write_atomically
+from relay.gpgview import refuse_pipes
 
 __all__ = ["SetUp", "import_certificates", "rpm_macros", "set_up"]
 
@@ -73,6 +74,7 @@ def set_up(home: Path, relay: Path, certificates: Sequence[bytes], *, shared: bo
         ours = (f"agent-program {shim.absolute()}", "no-permission-warning", *(_SHARED_OPTIONS if shared else ()))
         _write_options(home / "gpg.conf", ours, contrary=("no-autostart", *_SHARED_OPTIONS))
         _write_options(home / "gpg-agent.conf", _AGENT_OPTIONS)
+        refuse_pipes(home)  # python-gnupg waits for gpg without an end, and root works in homes of others
         fingerprints = import_certificates(home, certificates)
         agent_socket = _place_links(home, target)
         if shared:

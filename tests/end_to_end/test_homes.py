@@ -351,12 +351,22 @@ def test_options_in_another_encoding_stay_as_they_are(system: System, homes: Pat
     assert signs(homes / "old").returncode == 0
 
 
-def test_a_pipe_in_place_of_the_options_is_refused_at_once(system: System, homes: Path) -> None:
+@pytest.mark.parametrize("name", ["gpg.conf", "pubring.kbx", "trustdb.gpg"])
+def test_a_pipe_in_place_of_what_gpg_reads_is_refused_at_once(system: System, homes: Path, name: str) -> None:
     (homes / "trap").mkdir(mode=0o700)
-    os.mkfifo(homes / "trap" / "gpg.conf")
+    os.mkfifo(homes / "trap" / name)
     done = relay(system, "setup", "--home", homes / "trap")
     assert done.returncode == 1
-    assert "gpg.conf: is no regular file" in done.stderr
+    assert f"{name}: is no regular file" in done.stderr
+
+
+def test_a_users_pipe_holds_up_no_other_home_that_root_keeps_in_step(system: System, homes: Path) -> None:
+    set_up(system, "--home", homes / "trap", "--home", homes / "other")
+    (homes / "trap" / "pubring.kbx").unlink()
+    os.mkfifo(homes / "trap" / "pubring.kbx")
+    done = relay(system, "keyrings")
+    assert f"{homes / 'trap'}: {homes / 'trap' / 'pubring.kbx'}: is no regular file" in done.stderr
+    assert f"{homes / 'other'}: in step" in done.stdout
 
 
 @pytest.mark.parametrize("name", ["gpg.conf", "gpg-agent.conf"])
