@@ -343,3 +343,23 @@ def test_what_has_no_end_in_a_tree_stops_no_check(tmp_path: Path, gnupg: GnupgHo
     result = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
     assert result.stderr.splitlines() == [f"blind-oracle: error: {line}" for line in wrong]
     assert (result.returncode, result.stdout.count("this oracle made it")) == (1, 1)
+
+
+def test_a_files_name_forges_no_line_and_steers_no_terminal(tmp_path: Path, gnupg: GnupgHome) -> None:
+    tree = tmp_path / "tree"
+    tree.mkdir()
+    name = "a\x1b[2J\u202e\nevil.rpm: header: this oracle made it\udcff"
+    (tree / f"{name}.rpm").write_bytes(b"no RPM")
+    (tree / name).write_bytes(b"evil")
+    foreign = sign_file(tree / name, gnupg, "p256", ".sig")
+    shown = r"a\x1b[2J\u202e\nevil.rpm: header: this oracle made it\udcff"
+    log = log_of(tmp_path / "audit")
+    told = f"{tree}/{shown}.sig: {shown}: this oracle never made it"
+    unread = f"{tree}/{shown}.rpm: expected an RPM,"
+    result = blind_oracle("audit", "reconcile", tree, "--log", log, "--cache", tmp_path / "cache")
+    assert (result.output.splitlines()[0], result.output.count("\n")) == (told, 3)
+    assert result.output.splitlines()[1].startswith(unread)
+    result = who_signed(log, foreign, tree / f"{name}.rpm")
+    assert result.output == f"{told}\n"
+    assert result.errors.startswith(f"blind-oracle: error: {unread}")
+    assert result.errors.count("\n") == 1

@@ -11,6 +11,7 @@ from agentproxy.admin.auditquery import Query, parse_moment
 from agentproxy.admin.auditreconcile import Reconciliation, reconcile
 from agentproxy.admin.commands.auditfiles import key_words, plain_origin, tell_archived
 from agentproxy.admin.layout import config_option
+from agentproxy.admin.visible import visible
 from agentproxy.runtime.filepath import FilePath
 
 __all__ = ["reconcile_"]
@@ -68,7 +69,7 @@ def _words(result: Reconciliation) -> str:
         *(_missing(found) for found in result.missing),
         _sum(result),
     ]
-    return "\n".join(lines)
+    return "\n".join(map(visible, lines))
 
 
 def _sum(result: Reconciliation) -> str:

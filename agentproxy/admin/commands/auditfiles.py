@@ -10,6 +10,7 @@ from agentproxy.admin.auditorigin import Origin, origin_of
 from agentproxy.admin.auditplace import cache_option, configured, directory_option, json_option
 from agentproxy.admin.layout import config_option
 from agentproxy.admin.signedfiles import signatures_of
+from agentproxy.admin.visible import visible
 from agentproxy.protocol.errors import ConfigError
 from agentproxy.runtime.filepath import FilePath
 from agentproxy.signer.record import Entry
@@ -59,17 +60,17 @@ def _tell(file: Path, origins: list[Origin], *, as_json: bool) -> None:
         shown = [plain_origin(origin) for origin in origins]
         click.echo(json.dumps({"file": str(file), "signatures": shown}))
     elif not origins:
-        click.echo(f"{file}: not signed")
+        click.echo(visible(f"{file}: not signed"))
     else:
         for origin in origins:
-            click.echo(f"{file}: {origin.signature.what}: {origin.words}{_record(origin)}")
+            click.echo(visible(f"{file}: {origin.signature.what}: {origin.words}{_record(origin)}"))
 
 
 def _tell_trouble(file: Path, error: ConfigError, *, as_json: bool) -> None:
     if as_json:
         click.echo(json.dumps({"file": str(file), "error": str(error)}))
     else:
-        click.echo(f"blind-oracle: error: {error}", err=True)
+        click.echo(visible(f"blind-oracle: error: {error}"), err=True)
 
 
 def _record(origin: Origin) -> str:

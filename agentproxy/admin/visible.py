@@ -1,0 +1,12 @@
+"""Texts of others for a terminal: names of files, words of a policy, and a log that somebody may have forged."""
+
+__all__ = ["visible"]
+
+
+def visible(text: str) -> str:
+    """The same on one line, with an escape for each character that would end it, steer a terminal or not be seen."""
+    return text if text.isprintable() else "".join(each if each.isprintable() else _escaped(each) for each in text)
+
+
+def _escaped(character: str) -> str:
+    return character.encode("unicode_escape").decode("ascii")
