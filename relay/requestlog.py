@@ -6,6 +6,7 @@ gpg shows only the words of an error code, so this is where a person finds the r
 import enum
 import itertools
 import logging
+import re
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -21,6 +22,7 @@ logger = logging.getLogger(__name__)
 
 MAX_TOLD = 8 * 1024 * 1024  # bytes of JSON; whoever asks the control socket takes twice as much
 _FRAME = 2048  # of an entry's JSON: names, numbers, quotes
+_PLAIN = re.compile(r"[^\s,'\"\\]+")
 
 
 class Outcome(enum.StrEnum):
@@ -142,8 +144,15 @@ def _log(entry: RequestEntry) -> None:
 
 
 def _package(claims: Claims | None) -> str:
-    return (claims.package or claims.file if claims else None) or "-"
+    claimed = claims.package or claims.file if claims else None
+    return _field(claimed) if claimed else "-"
 
 
 def _job(claims: Claims | None) -> str:
-    return ",".join(f"{name}:{value}" for name, value in claims.job.items()) if claims and claims.job else "-"
+    job = claims.job if claims else {}
+    return ",".join(f"{_field(name)}:{_field(value)}" for name, value in job.items()) or "-"
+
+
+def _field(claimed: str) -> str:
+    """A claim as a field's value: with quotes where a blank or a comma in it would begin another field of its own."""
+    return claimed if _PLAIN.fullmatch(claimed) else repr(claimed)
