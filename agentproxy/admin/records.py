@@ -4,6 +4,7 @@ import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
+from agentproxy.admin.visible import visible
 from agentproxy.protocol.errors import ConfigError
 from agentproxy.signer.record import AuditRecord
 from agentproxy.signer.segment import Segment, lines_of, list_segments, mapped_file, whole_length
@@ -94,13 +95,14 @@ def _length(segment: Segment) -> int:
 def summary(record: AuditRecord) -> tuple[str, ...]:
     """A record in the columns that a person looks for first; the last one is only claimed.
 
+    Whoever forged a log may have put any text into it, and nobody has verified it yet: each is shown on one line.
     Where the oracle objects to nothing, the reason of a fallback's record is what the build server's operator gave.
     """
     entry, asserted = record.entry, record.entry.asserted
     digest = "" if entry.digest is None else f"{entry.digest.algorithm.name.lower()} {entry.digest.value.hex()}"
     claims = asserted.claims
     claimed = [] if claims is None else [claims.package or claims.file or "", claims.user or ""]
-    return (
+    shown = (
         str(record.sequence),
         record.time.strftime("%Y-%m-%d %H:%M:%S"),
         entry.operation,
@@ -111,3 +113,4 @@ def summary(record: AuditRecord) -> tuple[str, ...]:
         entry.reason or entry.details.get("reason", ""),
         " ".join(filter(None, claimed)),
     )
+    return tuple(map(visible, shown))

@@ -274,3 +274,16 @@ def test_the_directory_that_the_operator_stands_in_lends_no_code_to_the_signer(s
     )
     assert done.returncode == 0, done.stderr
     assert not (short / "sprung").exists()
+
+
+def test_a_forged_log_steers_no_terminal_and_shows_no_row_that_is_none(log: Path) -> None:
+    *_, last = sorted(log.glob("*.jsonl"))
+    *lines, line = last.read_bytes().rstrip(b"\0").splitlines()
+    forged = b'"reason":"\\u001b[2Jx\\n99 2026-11-27 sign\\u202e"'
+    line = line.replace(b'"reason":"why not"', b'"reason":""').replace(b'"details":{', b'"details":{' + forged)
+    last.write_bytes(b"\n".join([*lines, line, b'{"x":"\x1b[2J\r\xff"}', b""]))
+    result = blind_oracle("audit", "tail", log, "-n", "2")
+    assert r"\x1b[2Jx\n99 2026-11-27 sign\u202e" in result.output
+    assert [row.split()[0] for row in result.output.splitlines()] == ["sequence", "10", "?"]
+    result = blind_oracle("audit", "tail", log, "-n", "2", "--json")
+    assert result.output.splitlines() == [line.decode(), r'{"x":"\x1b[2J\r\xff"}']

@@ -17,6 +17,7 @@ from agentproxy.admin.heads import heads_of
 from agentproxy.admin.layout import config_option, load_oracle, load_signer
 from agentproxy.admin.records import COLUMNS, ends, follow, last_lines, summary
 from agentproxy.admin.signeraccess import ask, signer_for
+from agentproxy.admin.visible import visible
 from agentproxy.protocol.errors import ConfigError, RemoteProtocolError
 from agentproxy.protocol.fields import Head
 from agentproxy.protocol.signer_answers import CheckpointTaken
@@ -138,7 +139,10 @@ def checkpoint_(config: Path) -> None:
 
 def _stream(lines: Iterable[bytes], *, as_json: bool) -> None:
     for line in lines:
-        click.echo(line.decode("ascii", "backslashreplace") if as_json else "  ".join(filter(None, _row(line))))
+        # A record has no character that needs an escape; a line that is none shall not pass for one on a terminal.
+        click.echo(
+            visible(line.decode("ascii", "backslashreplace")) if as_json else "  ".join(filter(None, _row(line)))
+        )
 
 
 def _show(lines: list[bytes]) -> None:
