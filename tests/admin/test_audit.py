@@ -287,3 +287,13 @@ def test_a_forged_log_steers_no_terminal_and_shows_no_row_that_is_none(log: Path
     assert [row.split()[0] for row in result.output.splitlines()] == ["sequence", "10", "?"]
     result = blind_oracle("audit", "tail", log, "-n", "2", "--json")
     assert result.output.splitlines() == [line.decode(), r'{"x":"\x1b[2J\r\xff"}']
+
+
+def test_who_follows_sees_what_is_only_claimed(log: Path) -> None:
+    command = [sys.executable, "-m", "agentproxy.admin", "audit", "tail", log, "-n", "1", "--follow"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as following:
+        try:
+            assert following.stdout is not None
+            assert following.stdout.readline().endswith("  b1  why not  claimed hello-1.0-1.noarch builder\n")
+        finally:
+            following.kill()

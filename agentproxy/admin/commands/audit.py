@@ -140,9 +140,13 @@ def checkpoint_(config: Path) -> None:
 def _stream(lines: Iterable[bytes], *, as_json: bool) -> None:
     for line in lines:
         # A record has no character that needs an escape; a line that is none shall not pass for one on a terminal.
-        click.echo(
-            visible(line.decode("ascii", "backslashreplace")) if as_json else "  ".join(filter(None, _row(line)))
-        )
+        click.echo(visible(line.decode("ascii", "backslashreplace")) if as_json else _words_of(_row(line)))
+
+
+def _words_of(row: tuple[str, ...]) -> str:
+    """A row without columns: nothing stands above the last one to say that it is only claimed."""
+    *proven, claimed = row
+    return "  ".join(filter(None, [*proven, claimed and f"claimed {claimed}"]))
 
 
 def _show(lines: list[bytes]) -> None:
