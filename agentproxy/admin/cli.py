@@ -15,6 +15,7 @@ from typing import NoReturn
 import click
 
 from agentproxy import __version__
+from agentproxy.admin.visible import visible
 from agentproxy.protocol.errors import BlindOracleError, ConfigError
 from agentproxy.runtime.output import give_up_output
 
@@ -134,4 +135,4 @@ def _leaves(error: Exception) -> Iterator[Exception]:
 def _complain(message: str, hint: str) -> None:
     for kind, text in (("error", message), ("hint", hint)):
         for line in text.splitlines():
-            click.echo(f"blind-oracle: {kind}: {line}", err=True)
+            click.echo(f"blind-oracle: {kind}: {visible(line)}", err=True)

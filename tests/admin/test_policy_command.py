@@ -218,3 +218,16 @@ def test_without_the_signers_keys_nothing_is_explained(state: Layout) -> None:
     result = explain(state, "build-01", "modern")
     assert result.status == 1
     assert result.errors.startswith("blind-oracle: error: the signer's keys are not known: ")
+
+
+def test_words_of_a_policy_steer_no_terminal(tmp_path: Path, state: Layout) -> None:
+    text = 'keys: {}\nrunners: {}\n"x\\e[2J\\u202e": 1\n'
+    status, (line, *_) = said(tmp_path, text)
+    assert (status, line[: line.find(": unknown")]) == (1, r":3: error: x\x1b[2J\u202e")
+    errors = explain(state, "b", "modern", "--file", str(tmp_path / "policy.yaml")).errors
+    assert r"policy.yaml: x\x1b[2J\u202e: unknown key" in errors
+    assert errors.replace("\n", "").isprintable()
+    state.policy.write_text(text)
+    output = blind_oracle("check", "--config", state.oracle_config).output
+    assert r"x\x1b[2J\u202e: unknown key" in output
+    assert output.replace("\n", "").isprintable()

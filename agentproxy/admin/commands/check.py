@@ -8,6 +8,7 @@ import click
 from agentproxy.admin.health import Finding, Level, worst
 from agentproxy.admin.healthchecks import examine
 from agentproxy.admin.layout import config_option
+from agentproxy.admin.visible import visible
 
 __all__ = ["command"]
 
@@ -38,9 +39,9 @@ def command(context: click.Context, quiet: bool, as_json: bool, config: Path) ->
 
 def _tell(finding: Finding) -> None:
     for line in finding.message.splitlines():
-        click.echo(f"{finding.level.name.lower():9} {finding.check}: {line}")
+        click.echo(f"{finding.level.name.lower():9} {finding.check}: {visible(line)}")
     for line in finding.hint.splitlines():
-        click.echo(f"{'':9}   {line}")
+        click.echo(f"{'':9}   {visible(line)}")
 
 
 def _plain(finding: Finding) -> dict[str, str]:

@@ -9,6 +9,7 @@ import click
 from agentproxy.admin.layout import config_option, load_oracle
 from agentproxy.admin.policyreport import PolicyReport, judge, line_of, lines_in
 from agentproxy.admin.servedkeys import ServedKeys, served_keys
+from agentproxy.admin.visible import visible
 from agentproxy.oracle.caller import Caller
 from agentproxy.oracle.config import OracleConfig
 from agentproxy.oracle.policy import Allow, Deny, Policy, Question, explain
@@ -89,7 +90,8 @@ def explain_(  # noqa: PLR0913, PLR0917  one parameter for each option
         click.echo(f"priority {rule.priority.value}, {limit}")
     else:
         for denied in explained:
-            click.echo(f"refused, {denied.code}: {denied.reason}  ({_place(path, line_of(lines, denied.rule))})")
+            place = _place(path, line_of(lines, denied.rule))
+            click.echo(visible(f"refused, {denied.code}: {denied.reason}  ({place})"))
     context.exit(0 if isinstance(explained, Allow) else 1)
 
 
@@ -142,7 +144,7 @@ def _words(report: PolicyReport, served: ServedKeys) -> str:
         keys, runners = _count(report.policy.keys, "key"), _count(report.policy.runners, "runner")
         lines.append(f"{report.file}: {keys}, {runners}")
     lines.append(f"{_count(report.errors, 'error')}, {_count(report.warnings, 'warning')}")
-    return "\n".join(lines)
+    return "\n".join(map(visible, lines))
 
 
 def _count(things: Sized, word: str) -> str:
