@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from agentproxy.protocol.errors import ConfigError
+from agentproxy.signer.grammar import is_canonical
 from agentproxy.signer.record import FIRST_PREV, hash_of_line
 from agentproxy.signer.segment import (
     ChainEnd,
@@ -46,7 +47,8 @@ def format_token(end: ChainEnd) -> str:
 def export(directory: Path, after: int, hash_: bytes | None, limit: int | None) -> Iterator[tuple[bytes, ChainEnd]]:
     """Records behind `after`, at most `limit`: each line without its newline, and the place that it ends.
 
-    Each continues the one before, or it does not come out.
+    Each is a record and continues the one before, or it does not come out: so it has nothing that steers a terminal, or
+    that its reader takes for another record.
 
     Raises:
         ConfigError: the log is not there, ends before `after`, begins behind it, or does not continue it.
@@ -63,6 +65,7 @@ def export(directory: Path, after: int, hash_: bytes | None, limit: int | None) 
             if end is None:  # the record before is archived: the log's own word for what it was
                 end = ChainEnd(after, place_of(line)[1])
             end = follow_chain([line], end)
+            _check_record(line)
         except (DamagedError, ValueError) as error:
             hint = "it was rewritten or damaged: blind-oracle audit verify says more"
             raise ConfigError(f"{path}: the log does not continue what was exported: {error}", hint) from error
@@ -72,6 +75,11 @@ def export(directory: Path, after: int, hash_: bytes | None, limit: int | None) 
 def _check_last(line: bytes, hash_: bytes | None) -> None:
     if hash_ is not None and hash_of_line(line) != hash_:
         raise ValueError("the last record of it is another one now")
+
+
+def _check_record(line: bytes) -> None:
+    if not is_canonical(line):
+        raise ValueError("a record is not in its canonical form")
 
 
 def _lines(directory: Path, after: int) -> Iterator[tuple[int, bytes, Path]]:

@@ -77,3 +77,14 @@ def test_a_position_that_is_none_is_told_with_its_file(log: Path, tmp_path: Path
     assert (result.status, result.output) == (1, "")
     assert result.errors.startswith(f"blind-oracle: error: {position}: expected SEQUENCE or SEQUENCE:HASH")
     assert position.read_text() == content
+
+
+@pytest.mark.parametrize("forged", [b"\x1b[2J\r", b"\xff", "\u202e".encode(), b'","outcome":"signed'])
+def test_what_is_no_record_is_not_exported_though_it_continues_the_log(log: Path, forged: bytes) -> None:
+    *_, last = sorted(log.glob("*.jsonl"))
+    *lines, line = last.read_bytes().rstrip(b"\0").splitlines()
+    start, member, rest = line.partition(b'"reason":"')
+    last.write_bytes(b"\n".join([*lines, start + member + forged + rest, b""]))
+    result = export(log)
+    assert (result.status, len(result.output.splitlines())) == (1, 9)
+    assert f"{last}: the log does not continue what was exported: a record is not in its" in result.errors

@@ -45,7 +45,7 @@ def export_(  # noqa: PLR0913, PLR0917  one parameter for each option
     sequence, hash_ = parse_token(after or "0") if kept is None else _kept(kept)
     end: ChainEnd | None = None
     for line, place in export(place_of_log(directory, log, config), sequence, hash_, limit):
-        click.echo(line.decode("ascii", "backslashreplace"))
+        click.echo(line.decode("ascii"))
         end = place
     if position is not None and end is not None:
         _keep(position, end)
