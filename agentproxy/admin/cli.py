@@ -5,6 +5,7 @@ by SIGTERM. Only the command that was named is imported, so that help and comple
 """
 
 import importlib
+import io
 import os
 import signal
 import sys
@@ -58,6 +59,7 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
     if sys.stdout is None and not serves:  # a daemon may be started so, and prints nothing
         _complain("standard output is closed", "/dev/null takes what nobody wants to read")
         sys.exit(FAILED)
+    _take_any_text()
     try:
         status = _group(words).main(words, "blind-oracle", standalone_mode=False)
     except click.exceptions.NoArgsIsHelpError as error:
@@ -91,6 +93,12 @@ def _take_signals() -> None:
     signal.signal(signal.SIGTERM, _leave)
     if signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:  # nohup's word stays
         signal.signal(signal.SIGHUP, _leave)
+
+
+def _take_any_text() -> None:
+    # As on standard error: claims and file names are in any script, and a locale may have one only.
+    if isinstance(sys.stdout, io.TextIOWrapper) and sys.stdout.errors == "strict":
+        sys.stdout.reconfigure(errors="backslashreplace")
 
 
 def _leave(number: int, _frame: FrameType | None) -> None:

@@ -4,7 +4,10 @@ import csv
 import hashlib
 import io
 import json
+import os
 import sqlite3
+import subprocess
+import sys
 from contextlib import closing
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
@@ -243,3 +246,19 @@ def test_a_moment_that_cannot_be_is_no_moment(log: Path, moment: str) -> None:
         result = query(log, option, moment)
         assert result.status == 1
         assert "expected a date or a time" in result.errors
+
+
+@pytest.mark.parametrize("words", [("query",), ("query", "--csv"), ("tail",)])
+def test_a_claim_that_standard_output_cannot_have_hides_no_record(tmp_path: Path, words: tuple[str, ...]) -> None:
+    (tmp_path / "audit").mkdir()
+    with AuditLog.open(tmp_path / "audit", "n1") as log:
+        for package in ("\u041f\u0440\u0438-1-1.noarch", "last-1-1.noarch"):
+            claims = Claims(package=package)
+            log.append([Entry("sign", Outcome.REFUSED, Asserted(runner="b1", claims=claims), reason="no")])
+    command = [sys.executable, "-m", "agentproxy.admin", "audit", *words, "--log", str(tmp_path / "audit")]
+    environment = {**os.environ, "PYTHONIOENCODING": "iso-8859-1:strict", "BLIND_ORACLE_CACHE": str(tmp_path / "cache")}
+    result = subprocess.run(command, capture_output=True, env=environment, encoding="latin-1", check=False, timeout=60)
+    assert result.returncode == 0, result.stderr
+    lines = [line for line in result.stdout.splitlines() if "-1-1.noarch" in line]
+    assert len(lines) == 2
+    assert r"\u041f\u0440\u0438" in lines[0]
