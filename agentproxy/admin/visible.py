@@ -1,6 +1,6 @@
 """Texts of others for a terminal: names of files, words of a policy, and a log that somebody may have forged."""
 
-__all__ = ["visible"]
+__all__ = ["valid", "visible"]
 
 
 def visible(text: str) -> str:
@@ -10,3 +10,11 @@ def visible(text: str) -> str:
 
 def _escaped(character: str) -> str:
     return character.encode("unicode_escape").decode("ascii")
+
+
+def valid(text: str) -> str:
+    """The same for JSON, with an escape for each byte of a file's name that is no UTF-8.
+
+    Otherwise it would be half a surrogate pair, which other readers of JSON refuse, or make another text of.
+    """
+    return text.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")

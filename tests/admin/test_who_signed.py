@@ -363,3 +363,21 @@ def test_a_files_name_forges_no_line_and_steers_no_terminal(tmp_path: Path, gnup
     assert result.output == f"{told}\n"
     assert result.errors.startswith(f"blind-oracle: error: {unread}")
     assert result.errors.count("\n") == 1
+
+
+def test_a_files_name_that_is_no_text_is_one_in_json(tmp_path: Path, gnupg: GnupgHome, built: Path) -> None:
+    tree = tmp_path / "tree"
+    tree.mkdir()
+    shutil.copy(built, tree / "a\udcff.rpm")
+    (tree / "b\udcff.rpm").write_bytes(b"no RPM")
+    (tree / "c\udcff").write_bytes(b"c")
+    sign_file(tree / "c\udcff", gnupg, "p256", ".sig")
+    words = ("--log", log_of(tmp_path / "audit"), "--cache", tmp_path / "cache", "--json")
+    outputs = [blind_oracle("audit", "reconcile", tree, *words).output]
+    outputs += blind_oracle("audit", "who-signed", *sorted(tree.iterdir()), *words).output.splitlines()
+    assert len(outputs) == 5
+    for name, found in zip("abcabcc", [*outputs[:1] * 3, *outputs[1:]], strict=True):
+        plain: object = json.loads(found)
+        text = json.dumps(plain, ensure_ascii=False)
+        text.encode()  # half a surrogate pair could not be
+        assert rf"/{name}\\xff" in text

@@ -11,7 +11,7 @@ from agentproxy.admin.auditquery import Query, parse_moment
 from agentproxy.admin.auditreconcile import Reconciliation, reconcile
 from agentproxy.admin.commands.auditfiles import key_words, plain_origin, tell_archived
 from agentproxy.admin.layout import config_option
-from agentproxy.admin.visible import visible
+from agentproxy.admin.visible import valid, visible
 from agentproxy.runtime.filepath import FilePath
 
 __all__ = ["reconcile_"]
@@ -96,8 +96,8 @@ def _plain(result: Reconciliation) -> dict[str, object]:
         "files": result.files,
         "made": result.made,
         "fallback": result.fallback,
-        "foreign": [{"file": str(origin.signature.file), **plain_origin(origin)} for origin in result.foreign],
-        "unsigned": [str(path) for path in result.unsigned],
-        "unreadable": list(result.unreadable),
+        "foreign": [{"file": valid(str(each.signature.file)), **plain_origin(each)} for each in result.foreign],
+        "unsigned": [valid(str(path)) for path in result.unsigned],
+        "unreadable": list(map(valid, result.unreadable)),
         "missing": [json.loads(found.line) for found in result.missing],
     }

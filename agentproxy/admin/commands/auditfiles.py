@@ -10,7 +10,7 @@ from agentproxy.admin.auditorigin import Origin, origin_of
 from agentproxy.admin.auditplace import cache_option, configured, directory_option, json_option
 from agentproxy.admin.layout import config_option
 from agentproxy.admin.signedfiles import signatures_of
-from agentproxy.admin.visible import visible
+from agentproxy.admin.visible import valid, visible
 from agentproxy.protocol.errors import ConfigError
 from agentproxy.runtime.filepath import FilePath
 from agentproxy.signer.record import Entry
@@ -58,7 +58,7 @@ def who_signed(  # noqa: PLR0913, PLR0917  one parameter for each option
 def _tell(file: Path, origins: list[Origin], *, as_json: bool) -> None:
     if as_json:
         shown = [plain_origin(origin) for origin in origins]
-        click.echo(json.dumps({"file": str(file), "signatures": shown}))
+        click.echo(json.dumps({"file": valid(str(file)), "signatures": shown}))
     elif not origins:
         click.echo(visible(f"{file}: not signed"))
     else:
@@ -68,7 +68,7 @@ def _tell(file: Path, origins: list[Origin], *, as_json: bool) -> None:
 
 def _tell_trouble(file: Path, error: ConfigError, *, as_json: bool) -> None:
     if as_json:
-        click.echo(json.dumps({"file": str(file), "error": str(error)}))
+        click.echo(json.dumps({"file": valid(str(file)), "error": valid(str(error))}))
     else:
         click.echo(visible(f"blind-oracle: error: {error}"), err=True)
 
@@ -91,7 +91,7 @@ def plain_origin(origin: Origin) -> dict[str, object]:
     """For machines."""
     signature = origin.signature
     return {
-        "what": signature.what,
+        "what": valid(signature.what),
         "verdict": origin.verdict.value,
         "hash_algorithm": signature.digest.algorithm.name.lower(),
         "digest": signature.digest.value.hex(),
