@@ -133,6 +133,7 @@ def import_certificates(home: Path, certificates: Sequence[bytes]) -> tuple[str,
     try:
         # Without --no-autostart an import would start an agent of gpg's own, where our link shall be.
         gpg = gnupg.GPG(gnupghome=str(home), options=["--no-autostart"])
+        gpg.encoding = "latin-1"  # takes user IDs of any, as old keys have them
     except (OSError, ValueError) as error:
         raise ConfigError(f"gpg cannot be run: {error}", "apt-get install gnupg") from error
     for certificate in certificates:

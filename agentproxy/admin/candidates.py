@@ -107,7 +107,8 @@ def _candidate(row: Mapping[str, object], primary: Mapping[str, object]) -> Cand
     if created is None:
         raise ConfigError("gpg lists a key without its date")
     uids = primary.get("uids")
-    user_id = str(uids[0]) if isinstance(uids, list) and uids else ""
+    # From the bytes that gpg said, see `scratch_home`.
+    user_id = str(uids[0]).encode("latin-1").decode("utf-8", "replace") if isinstance(uids, list) and uids else ""
     return Candidate(
         fingerprint=Fingerprint.parse(_text(row, "fingerprint")),
         primary=Fingerprint.parse(_text(primary, "fingerprint")),

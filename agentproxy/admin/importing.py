@@ -115,7 +115,8 @@ def _unlock(gpg: gnupg.GPG, chosen: Candidate, passphrase: str | None) -> None:
         raise ConfigError("the passphrase is empty or more than one line")
     never_ask = ["--pinentry-mode", "error"] if passphrase is None else []
     key = f"{chosen.fingerprint}!"
-    result = gpg.sign(_PROBE, keyid=key, passphrase=passphrase, detach=True, binary=True, extra_args=never_ask)
+    told = None if passphrase is None else passphrase.encode().decode(gpg.encoding)  # to gpg it is bytes
+    result = gpg.sign(_PROBE, keyid=key, passphrase=told, detach=True, binary=True, extra_args=never_ask)
     if not result.data:
         with_what = "without a passphrase" if passphrase is None else "and this passphrase"
         hint = "a protected key needs `key import --passphrase-file FILE` with the right one"

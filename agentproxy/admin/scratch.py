@@ -40,7 +40,9 @@ def scratch_home() -> Iterator[tuple[Path, gnupg.GPG]]:
         try:
             (home / "gpg-agent.conf").write_text(_AGENT_OPTIONS, encoding="ascii")
             gpg = gnupg.GPG(gnupghome=str(home), options=_OPTIONS)
-            gpg.encoding = "utf-8"
+            # A character for each byte: gpg tells user IDs as they are, in old keys of any encoding. What cannot be
+            # decoded ends python-gnupg's reader, and what was imported counts for nothing.
+            gpg.encoding = "latin-1"
             yield home, gpg
         except OSError as error:
             raise ConfigError(f"gpg cannot be run: {error}", "install the package gnupg") from error

@@ -19,6 +19,7 @@ from agentproxy.protocol.keys import Fingerprint
 from agentproxy.signer import keyfile, keysfile, verify
 from agentproxy.signer.keysfile import KeyUsage
 from agentproxy.signer.software import SoftwareBackend
+from relay.setup import import_certificates
 from tests.signer.conftest import PASSPHRASE, GnupgHome
 
 DIGEST = Digest(HashAlgorithm.SHA512, b"\x5a" * 64)
@@ -67,6 +68,27 @@ def test_a_signing_subkey_is_taken_and_its_primary_stays_away(
     assert signs(tmp_path / "gnupg", imported)
     files = [path.name for path in (tmp_path / "gnupg/private-keys-v1.d").iterdir()]
     assert files == [f"{imported.entry.keygrip}.key"]
+
+
+@pytest.mark.parametrize(
+    ("raw", "shown"), [(b"J\xf6rg <old@example.org>", "J\ufffdrg <old@example.org>"), ("Jörg ß €".encode(), "Jörg ß €")]
+)
+def test_a_user_id_of_any_encoding_comes_along_and_is_no_hindrance_to_a_relay(
+    empty_home: GnupgHome, tmp_path: Path, raw: bytes, shown: str
+) -> None:
+    passphrase = "zwölf Boxkämpfer €"
+    user = os.fsdecode(raw)
+    empty_home.gpg("--allow-freeform-uid", "--quick-gen-key", user, "ed25519", "cert", "never", passphrase=passphrase)
+    rows = empty_home.gpg("--with-colons", "--list-keys").decode("latin-1").splitlines()
+    primary = next(row.split(":")[9] for row in rows if row.startswith("fpr:"))
+    empty_home.gpg("--quick-add-key", primary, "ed25519", "sign", "1y", passphrase=passphrase)
+    exported = empty_home.gpg("--export-secret-subkeys", primary, passphrase=passphrase)
+    imported = import_key(tmp_path / "gnupg", KeyImport("modern", exported, passphrase=passphrase))
+    assert imported.entry.user_id == shown
+    assert signs(tmp_path / "gnupg", imported, passphrase.encode())
+    home = tmp_path / "home"
+    home.mkdir(mode=0o700)
+    assert import_certificates(home, [imported.certificate]) == (primary,)
 
 
 def test_the_certificate_is_binary_and_holds_no_secret(empty_home: GnupgHome, tmp_path: Path) -> None:
