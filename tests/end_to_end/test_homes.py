@@ -245,8 +245,9 @@ def test_a_setup_of_roots_that_is_ended_leaves_nobody_at_work_in_the_home(
 ) -> None:
     home = homes / "builder"
     home.mkdir(mode=0o700)
-    os.mkfifo(home / "pubring.kbx")  # gpg waits for its other end
-    for path in (home, home / "pubring.kbx"):
+    os.mkfifo(home / "more.kbx")  # gpg waits for its other end
+    (home / "gpg.conf").write_text("no-default-keyring\nkeyring more.kbx\n")
+    for path in (home, *home.iterdir()):
         os.chown(path, BUILDER, BUILDER)
     program = [sys.executable, "-m", "relay.cli", "setup", "--home", home, "--socket", public_socket]
     with subprocess.Popen(program, env=system.environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE) as setup:
