@@ -200,6 +200,8 @@ class _StrictLoader(yaml.SafeLoader):
             raise _refused(f"tags are not allowed, such as {event.tag}", event)
         if isinstance(event, yaml.ScalarEvent) and _SURROGATE.search(event.value) is not None:
             raise _refused("half a character is not allowed", event)
+        if isinstance(event, yaml.ScalarEvent) and "\0" in event.value:  # no path or name can hold it
+            raise _refused("the character 0 is not allowed", event)
         if self._depth >= MAX_DEPTH:
             raise _refused(f"nested deeper than {MAX_DEPTH} levels", event)
         self._depth += 1

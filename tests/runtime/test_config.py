@@ -113,6 +113,7 @@ def test_an_absolute_path_stays_and_text_without_a_file_leaves_paths_alone(tmp_p
         ("name: ! n", "policy.yaml: line 1: tags are not allowed, such as !"),
         ('name: n\nstate: "\\UFFFFFFFF"', "policy.yaml: line 2: not YAML: "),
         ('name: n\nstate: "\\ud800"', "policy.yaml: line 2: half a character is not allowed"),
+        ('name: n\nstate: "a\\0b"', "policy.yaml: line 2: the character 0 is not allowed"),
         (f"name: n\nrunners: {{b1: {{rate: {'9' * 5000}}}}}", "policy.yaml: line 2: not YAML: "),
         ("name: n\n---\nname: m\n", "policy.yaml: line 2: but found another document"),
         ("name: [", "policy.yaml: line 1: "),
