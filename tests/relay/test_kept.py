@@ -153,13 +153,18 @@ def test_a_name_of_an_oracle_that_nobody_can_look_up_is_refused_with_its_place(t
 
 
 @pytest.mark.parametrize(
-    "name", ["", ".example", "a..b", "a" * 64, "a." * 150, "a\0b", "a b", "\u00e9" * 64, "\u00e9..x", "*.example"]
+    "name", ["", ".example", "a..b", "a" * 64, "a." * 150, "a b", "\u00e9" * 64, "\u00e9..x", "*.example"]
 )
 def test_a_server_name_that_tls_does_not_take_is_refused_with_its_place(tmp_path: Path, name: str) -> None:
     file = tmp_path / "relay.yaml"
     file.write_text(YAML.replace("localhost", json.dumps(name)))
     with pytest.raises(ConfigError, match=r"relay\.yaml: oracles\[0\]: server_name: expected a host's name"):
         load_config(file)
+
+
+def test_a_server_name_with_the_character_0_is_none_wherever_it_comes_from() -> None:
+    with pytest.raises(ConfigError, match="server_name: expected a host's name"):
+        OracleAddress("[::1]:7443", "a\0b")
 
 
 @pytest.mark.parametrize(
