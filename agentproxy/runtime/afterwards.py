@@ -11,6 +11,8 @@ from typing import NoReturn
 
 import trio
 
+from agentproxy.runtime.alarm import Alarm
+
 __all__ = ["Afterwards"]
 
 logger = logging.getLogger(__name__)
@@ -24,7 +26,7 @@ class Afterwards:
 
     def __init__(self) -> None:
         self._pieces: list[Callable[[], object]] = []
-        self._pause = trio.CancelScope()
+        self._alarm = Alarm()
         self._is_over = False
 
     def put_off(self, piece: Callable[[], object]) -> None:
@@ -37,12 +39,12 @@ class Afterwards:
             self.do()
         elif len(self._pieces) == 1:
             # To wake a task would make the event loop go round once more right now.
-            self._pause.deadline = trio.current_time() + DELAY_SECONDS
+            self._alarm.set(trio.current_time() + DELAY_SECONDS)
 
     def do(self) -> None:
         """Do all that waits now."""
         pieces, self._pieces = self._pieces, []
-        self._pause.deadline = inf
+        self._alarm.set(inf)
         for piece in pieces:
             try:
                 piece()
@@ -53,9 +55,7 @@ class Afterwards:
         """Do what is put off, until cancelled; then what is left, and what others still have to put off, at once."""
         try:
             while True:
-                with self._pause:
-                    await trio.sleep_forever()
-                self._pause = trio.CancelScope()
+                await self._alarm.wait()
                 self.do()
         finally:
             self._is_over = True

@@ -198,10 +198,8 @@ class _StrictLoader(yaml.SafeLoader):
             raise _refused("aliases are not allowed", event)
         if isinstance(event, yaml.ScalarEvent | yaml.CollectionStartEvent) and event.tag is not None:
             raise _refused(f"tags are not allowed, such as {event.tag}", event)
-        if isinstance(event, yaml.ScalarEvent) and _SURROGATE.search(event.value) is not None:
-            raise _refused("half a character is not allowed", event)
-        if isinstance(event, yaml.ScalarEvent) and "\0" in event.value:  # no path or name can hold it
-            raise _refused("the character 0 is not allowed", event)
+        if isinstance(event, yaml.ScalarEvent):
+            _check_text(event)
         if self._depth >= MAX_DEPTH:
             raise _refused(f"nested deeper than {MAX_DEPTH} levels", event)
         self._depth += 1
@@ -231,6 +229,13 @@ class _StrictLoader(yaml.SafeLoader):
 
 
 _StrictLoader.add_constructor("tag:yaml.org,2002:int", _StrictLoader.construct_yaml_int)
+
+
+def _check_text(event: yaml.ScalarEvent) -> None:
+    if _SURROGATE.search(event.value) is not None:
+        raise _refused("half a character is not allowed", event)
+    if "\0" in event.value:  # no path and no user's name can hold it
+        raise _refused("the character 0 is not allowed", event)
 
 
 def _refused(problem: str, at: yaml.Event | yaml.Node) -> yaml.MarkedYAMLError:

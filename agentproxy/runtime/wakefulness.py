@@ -15,6 +15,8 @@ from typing import NoReturn
 
 import trio
 
+from agentproxy.runtime.alarm import Alarm
+
 __all__ = ["Wakefulness"]
 
 logger = logging.getLogger(__name__)
@@ -43,7 +45,7 @@ class Wakefulness:
         self._descriptor = _opened(device, driver)
         self._is_awake = False
         self._until = -inf
-        self._pause = trio.CancelScope()
+        self._alarm = Alarm()
 
     def stay(self) -> None:
         """Let no processor sleep for the next STAY_SECONDS."""
@@ -52,18 +54,16 @@ class Wakefulness:
         self._until = trio.current_time() + STAY_SECONDS
         if not self._is_awake:
             self._is_awake = True
-            self._pause.deadline = self._until
+            self._alarm.set(self._until)
             self._allow(_NO_SLEEP)
 
     async def run(self) -> NoReturn:
         """Let processors sleep again when it is time, until cancelled; from then on they may."""
         try:
             while True:
-                with self._pause:
-                    await trio.sleep_forever()
-                self._pause = trio.CancelScope()
+                await self._alarm.wait()
                 if trio.current_time() < self._until:
-                    self._pause.deadline = self._until
+                    self._alarm.set(self._until)
                 else:
                     self._is_awake = False
                     self._allow(_ANY_SLEEP)
