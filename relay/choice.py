@@ -1,7 +1,8 @@
 """Which oracle requests go to, and which are worth a connection. Values in, a decision out."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+
+from agentproxy.protocol.values import frozen
 
 __all__ = ["Candidate", "order", "wanted"]
 
@@ -9,7 +10,7 @@ __all__ = ["Candidate", "order", "wanted"]
 CONNECTIONS = 2
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Candidate:
     """One oracle, as far as the choice depends on it. Times are seconds on one clock."""
 

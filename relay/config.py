@@ -2,12 +2,12 @@
 
 import os
 import re
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from agentproxy.protocol.errors import ConfigError, RemoteProtocolError
 from agentproxy.protocol.fields import check_name
+from agentproxy.protocol.values import frozen
 from agentproxy.runtime.metricsconfig import MetricsConfig
 from relay.configcache import recall, remember, seen
 from relay.fallbackmode import FallbackConfig
@@ -47,7 +47,7 @@ _LOG_LEVELS = ("debug", "info", "warning", "error", "critical")  # logging's, in
 _MAX_ORACLES = 16  # two are what most have; each head of a node's log goes along in every hello
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class OracleAddress:
     """Where an oracle listens, and the name that its certificate must show."""
 
@@ -83,7 +83,7 @@ class OracleAddress:
         return int(self.address.rpartition(":")[2])
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class SocketConfig:
     """A Unix socket that gpg processes connect to.
 
@@ -119,7 +119,7 @@ class SocketConfig:
         return int(self.mode, 8)
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class RelayConfig:
     """Everything that `blind-oracle-relay serve` is told."""
 
@@ -141,7 +141,7 @@ class RelayConfig:
     exit_when_idle_seconds: int | None = None
     log_level: str = "info"
     metrics: MetricsConfig | None = None  # None: told to nobody
-    fallback: FallbackConfig = FallbackConfig()  # noqa: RUF009  it is frozen
+    fallback: FallbackConfig = FallbackConfig()
 
     def __post_init__(self) -> None:
         if not self.oracles:

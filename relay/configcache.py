@@ -7,13 +7,13 @@ strictly, and a relay that cannot write it works without. Whoever can write here
 import hashlib
 import json
 import os
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
 import cattrs
 
 from agentproxy.protocol.unreadable import UNREADABLE
+from agentproxy.protocol.values import frozen
 from agentproxy.protocol.wire import new_converter
 from agentproxy.runtime.files import write_atomically
 
@@ -25,7 +25,7 @@ _FORMAT = 4  # changes with the fields of the configuration
 T = TypeVar("T")
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Seen:
     """A file at one moment; the same again means that nobody wrote it or put another in its place in between."""
 

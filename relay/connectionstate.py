@@ -1,8 +1,9 @@
 """How the way to the oracles is: the client keeps it, `status` shows it."""
 
 import enum
-from dataclasses import dataclass
 from datetime import datetime
+
+from agentproxy.protocol.values import frozen
 
 __all__ = ["MAX_CLOCK_SECONDS", "ConnectionState", "OracleState", "Standing"]
 
@@ -10,7 +11,7 @@ __all__ = ["MAX_CLOCK_SECONDS", "ConnectionState", "OracleState", "Standing"]
 MAX_CLOCK_SECONDS = 120
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class ConnectionState:
     """Whether requests can be sent, and where they go."""
 
@@ -33,7 +34,7 @@ class Standing(enum.StrEnum):
     SPARE = "spare"  # not needed: two that come before it are well
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class OracleState:
     """One oracle of the configuration."""
 

@@ -12,11 +12,12 @@ import secrets
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 from agentproxy.protocol.errors import ConfigError
 from agentproxy.protocol.oracle_messages import Credentials
+from agentproxy.protocol.values import frozen
 from agentproxy.runtime.files import make_directory, write_atomically
 from agentproxy.runtime.lockfile import held
 from agentproxy.runtime.ownplace import refuse_link
@@ -36,7 +37,7 @@ def credentials_directory(state: Path) -> Path:
     return state / "credentials"
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class CredentialSet:
     """The files of one set, in one directory."""
 

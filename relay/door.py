@@ -8,11 +8,11 @@ import logging
 import pwd
 import stat
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 from agentproxy.protocol.errors import ConfigError
 from agentproxy.protocol.key_messages import ServedKey
+from agentproxy.protocol.values import frozen
 from agentproxy.runtime.unixsocket import Peer
 from relay.config import RelayConfig, SocketConfig
 
@@ -29,7 +29,7 @@ _STRANGER = (
 _FOR_OTHERS = stat.S_IWOTH  # who may write to a socket may connect
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Door:
     """One socket, its accounts resolved to numbers."""
 
@@ -63,7 +63,7 @@ class Door:
         return not self.keys or key.facts.name in self.keys
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Visitor:
     """A process that came in, and where."""
 

@@ -1,19 +1,20 @@
 """A record of the relay's journal before it has its place there."""
 
 import secrets
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from datetime import datetime
 
 from agentproxy.protocol.digests import Digest
 from agentproxy.protocol.fields import Claims
 from agentproxy.protocol.journal import MAX_RECORD, JournalOperation, JournalRecord
 from agentproxy.protocol.keys import Fingerprint, Keygrip
+from agentproxy.protocol.values import frozen
 from relay.journalchain import JournalEnd
 
 __all__ = ["Draft"]
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Draft:
     """A record without its place; the fields are `JournalRecord`'s."""
 

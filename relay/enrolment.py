@@ -8,7 +8,7 @@ import dataclasses
 import hashlib
 import secrets
 import shutil
-from dataclasses import dataclass, field
+from dataclasses import field
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Self
@@ -17,6 +17,7 @@ from agentproxy.protocol.codes import RejectionCode
 from agentproxy.protocol.errors import ConfigError, RemoteProtocolError
 from agentproxy.protocol.fields import check_name
 from agentproxy.protocol.oracle_messages import Credentials
+from agentproxy.protocol.values import frozen
 from agentproxy.runtime.config import load
 from agentproxy.runtime.files import make_directory, write_atomically
 from agentproxy.runtime.lockfile import held
@@ -40,7 +41,7 @@ _HINTS = {  # where another file would be refused as well
 }
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Enrolment:
     """What an enrolment file says."""
 
@@ -73,7 +74,7 @@ class Enrolment:
         return dataclasses.replace(self, oracles=tuple(oracles))
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Places:
     """Where an enrolled relay keeps its things."""
 

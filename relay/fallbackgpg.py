@@ -7,12 +7,12 @@ import os
 import subprocess
 import tempfile
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
 from agentproxy.protocol.errors import ConfigError, RemoteProtocolError
 from agentproxy.protocol.keys import Fingerprint, Keygrip
+from agentproxy.protocol.values import frozen
 from relay.localagent import gpgconf
 
 __all__ = ["ListedKey", "generate", "import_secret", "list_secret", "run", "show_file"]
@@ -21,7 +21,7 @@ GPG_SECONDS = 300  # making an RSA-4096 key on a busy host takes a minute
 _LISTING = ("--with-colons", "--with-keygrip", "--with-subkey-fingerprint", "--fixed-list-mode")
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class ListedKey:
     """A key, as gpg lists it."""
 

@@ -6,13 +6,13 @@ The relay contains no OpenPGP parser, so what a key's certificate says is read o
 import json
 import logging
 from collections.abc import Collection, Iterable
-from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 
 from agentproxy.protocol.fields import KeyFacts
 from agentproxy.protocol.keys import Fingerprint, Keygrip
 from agentproxy.protocol.unreadable import UNREADABLE
+from agentproxy.protocol.values import frozen
 from agentproxy.protocol.wire import new_converter
 
 __all__ = ["FallbackKeys", "KeyFile", "usable"]
@@ -22,7 +22,7 @@ logger = logging.getLogger(__name__)
 _MAX_FILE = 1_048_576  # bytes
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class KeyFile:
     """The file's content."""
 

@@ -1,11 +1,11 @@
 """When a host may sign by itself: the modes, and what relay.yaml says of them."""
 
 import enum
-from dataclasses import dataclass
 from pathlib import Path
 
 from agentproxy.protocol.errors import ConfigError
 from agentproxy.protocol.keys import Fingerprint
+from agentproxy.protocol.values import frozen
 
 __all__ = ["FallbackConfig", "FallbackMode", "FallbackPlaces"]
 
@@ -20,7 +20,7 @@ class FallbackMode(enum.StrEnum):
     FORCED = "forced"  # whatever the oracles do; only an operator's command says so, and for a bounded time
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class FallbackConfig:
     """`fallback:` in relay.yaml: what holds while no operator has switched."""
 
@@ -40,7 +40,7 @@ class FallbackConfig:
             raise ConfigError(f"after_seconds: expected 1 to {_MAX_AFTER_SECONDS}")
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class FallbackPlaces:
     """Where everything about falling back lies on this host."""
 

@@ -1,15 +1,15 @@
 """What `status` tells about falling back."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 from datetime import datetime
 
 from agentproxy.protocol.keys import Fingerprint
+from agentproxy.protocol.values import frozen
 
 __all__ = ["FallbackKeyReport", "FallbackReport", "JournalReport", "fallback_lines"]
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class FallbackKeyReport:
     """A key of the host's own that may sign."""
 
@@ -19,7 +19,7 @@ class FallbackKeyReport:
     expires: datetime | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class JournalReport:
     """How the journal is."""
 
@@ -29,7 +29,7 @@ class JournalReport:
     trouble: str = ""
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class FallbackReport:
     """Whether this host signs by itself, and why, or why not."""
 

@@ -8,7 +8,6 @@ import json
 import os
 import socket
 from collections.abc import Iterable
-from dataclasses import dataclass
 from pathlib import Path
 
 import trio
@@ -16,6 +15,7 @@ import trio
 from agentproxy.protocol.digests import Digest, HashAlgorithm
 from agentproxy.protocol.errors import BackendError, ConfigError
 from agentproxy.protocol.fields import KeyFacts
+from agentproxy.protocol.values import frozen
 from agentproxy.protocol.wire import new_converter
 from agentproxy.runtime.files import read_beginning, write_atomically
 from relay import fallbackgpg
@@ -35,7 +35,7 @@ _AGENT_OPTIONS = "disable-scdaemon\nno-allow-external-cache\nmax-cache-ttl 86400
 _MAX_EXPORT = 1_048_576  # bytes
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Wish:
     """Which key it shall be."""
 
@@ -44,7 +44,7 @@ class Wish:
     expire: str
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class FallbackSetUp:
     """What there is now."""
 

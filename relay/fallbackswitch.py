@@ -10,7 +10,7 @@ import logging
 import secrets
 import threading
 import time
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Protocol
@@ -18,6 +18,7 @@ from typing import Protocol
 from agentproxy.protocol.errors import RemoteProtocolError
 from agentproxy.protocol.fields import check_text
 from agentproxy.protocol.unreadable import UNREADABLE
+from agentproxy.protocol.values import frozen
 from agentproxy.protocol.wire import new_converter
 from agentproxy.runtime.files import write_atomically
 from relay.fallbackmode import FallbackMode
@@ -64,7 +65,7 @@ class HostClock:
             return f"hidden-{secrets.token_hex(16)}"
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Switch:
     """One decision of an operator."""
 

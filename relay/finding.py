@@ -1,7 +1,8 @@
 """What `doctor` finds: one line for each step of the way from gpg to a signature."""
 
 import enum
-from dataclasses import dataclass
+
+from agentproxy.protocol.values import frozen
 
 __all__ = ["Finding", "Verdict", "bad", "good", "skipped", "warning"]
 
@@ -15,7 +16,7 @@ class Verdict(enum.StrEnum):
     SKIPPED = "skipped"  # nothing can be said, because of something before it or of what is not here
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Finding:
     """One step."""
 

@@ -5,11 +5,11 @@ import re
 import stat
 import subprocess
 from collections.abc import Mapping
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
 from agentproxy.protocol.errors import ConfigError
+from agentproxy.protocol.values import frozen
 
 __all__ = ["GpgView", "ProgramError", "PublicSubkey", "program_version", "refuse_pipes"]
 
@@ -23,7 +23,7 @@ class ProgramError(Exception):
     """A program is missing, or does not end."""
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class PublicSubkey:
     """A key in the home that may sign."""
 
@@ -34,7 +34,7 @@ class PublicSubkey:
     fault: str  # why gpg does not use it, such as "expired on 2026-01-01"; empty: it does
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class GpgView:
     """gpg with one home, as the user has it."""
 

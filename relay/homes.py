@@ -5,10 +5,11 @@
 
 import os
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 from agentproxy.protocol.errors import ConfigError
+from agentproxy.protocol.values import frozen
 from agentproxy.runtime.config import load
 from agentproxy.runtime.files import write_atomically
 from agentproxy.runtime.lockfile import held
@@ -19,7 +20,7 @@ __all__ = ["Homes", "KeptHome", "change_homes", "homes_file", "joined", "load_ho
 PATIENCE_SECONDS = 10.0  # the list is read and written in milliseconds
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class KeptHome:
     """A GnuPG home as `setup` made it."""
 
@@ -28,7 +29,7 @@ class KeptHome:
     shared: bool = False  # others read it
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Homes:
     """All that `keyrings` keeps in step."""
 

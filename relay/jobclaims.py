@@ -7,10 +7,11 @@ from inside a container, over ssh. Its format: the word `blind-oracle`, then NAM
 
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
 
 from agentproxy.protocol.errors import RemoteProtocolError
 from agentproxy.protocol.fields import check_name
+from agentproxy.protocol.values import frozen
 from relay.cleaning import clean
 
 __all__ = ["WANTED_VARIABLES", "EnvironmentClaims", "claims_of_disttag", "claims_of_environment", "claims_of_hint"]
@@ -35,7 +36,7 @@ _USER_OF_URL = re.compile(r"//[^/]*@")  # up to the last @: a password may hold 
 _RELEASE = re.compile(r"\.?([A-Za-z]+[0-9]*)(?![A-Za-z0-9-]).*", re.DOTALL)
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class EnvironmentClaims:
     """What an environment, or a package, says."""
 

@@ -3,12 +3,12 @@
 import hashlib
 import json
 import re
-from dataclasses import dataclass
 from pathlib import Path
 
 from agentproxy.protocol.errors import BackendError, RemoteProtocolError
 from agentproxy.protocol.journal import FIRST_PREV, parse_line
 from agentproxy.protocol.unreadable import UNREADABLE
+from agentproxy.protocol.values import frozen
 from agentproxy.protocol.wire import new_converter
 
 __all__ = [
@@ -30,7 +30,7 @@ class JournalDamagedError(JournalUnavailableError):
     """The file is not what this relay wrote: somebody must look at it before it is gone on with."""
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class JournalEnd:
     """Where a journal stands."""
 
@@ -39,7 +39,7 @@ class JournalEnd:
     hash: bytes = FIRST_PREV
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Delivered:
     """Up to where an oracle has the records."""
 

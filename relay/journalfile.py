@@ -8,10 +8,10 @@ import errno
 import os
 import time
 from contextlib import suppress
-from dataclasses import dataclass
 from pathlib import Path
 
 from agentproxy.protocol.journal import MAX_RECORD
+from agentproxy.protocol.values import frozen
 
 __all__ = ["Stamp", "content", "leave", "require_room", "stamp_at", "sync_directory", "write_all"]
 
@@ -19,7 +19,7 @@ __all__ = ["Stamp", "content", "leave", "require_room", "stamp_at", "sync_direct
 _ROOM = 2 * MAX_RECORD
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Stamp:
     """What changes whenever somebody writes into a file, or puts another in its place."""
 

@@ -1,16 +1,16 @@
 """Reads a relay's journal for people: is it whole, and what is in it; it may run beside the relay."""
 
-from dataclasses import dataclass
 from pathlib import Path
 
 from agentproxy.protocol.errors import ConfigError
+from agentproxy.protocol.values import frozen
 from agentproxy.runtime.files import read_beginning
 from relay.journalchain import Delivered, JournalDamagedError, JournalEnd, follow, read_mark, whole_length
 
 __all__ = ["Reading", "read"]
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Reading:
     """What was found."""
 

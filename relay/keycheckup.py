@@ -3,9 +3,9 @@
 import os
 import tempfile
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
+from agentproxy.protocol.values import frozen
 from relay.control_call import ask
 from relay.doctor import Case, Check
 from relay.finding import Finding, bad, good, skipped, warning
@@ -20,7 +20,7 @@ _ASKED = 20  # requests; ours is the last one, unless this host is busy
 _RPM_SINCE = {"ed25519": (4, 18), "ed448": (99,), "nistp256": (4, 20), "nistp384": (4, 20), "nistp521": (4, 20)}
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class _Key:
     """What gpg is to sign with."""
 

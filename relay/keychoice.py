@@ -1,11 +1,11 @@
 """Which key a build script should name to gpg, for a distribution or by its type; and what became of its requests."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 from agentproxy.protocol.errors import ConfigError
 from agentproxy.protocol.keys import Fingerprint
+from agentproxy.protocol.values import frozen
 from relay.control_call import ask
 from relay.homes import Homes
 from relay.requestlog import Outcome, RequestEntry
@@ -14,7 +14,7 @@ from relay.status import ControlRequest, KeyReport, StatusReport
 __all__ = ["Choice", "choose_key", "home_for", "outcome_line", "requests_by"]
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Choice:
     """A key, and how gpg is to be told of it.
 

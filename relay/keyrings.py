@@ -6,11 +6,11 @@ A small program for root: the relay has no rights there. It also mends what a st
 import subprocess
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
 from agentproxy.protocol.errors import ConfigError
+from agentproxy.protocol.values import frozen
 from relay.homes import Homes, KeptHome
 from relay.owner import as_owner_of
 from relay.setup import set_up
@@ -21,7 +21,7 @@ SQ_SECONDS = 60
 _NEEDED = "it must be sq 1.0 or newer, such as Debian 13's"
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Kept:
     """One home or store, and what came of it."""
 

@@ -3,7 +3,7 @@
 import hashlib
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import field
 from datetime import UTC, datetime
 
 import trio
@@ -14,6 +14,7 @@ from agentproxy.protocol.gpgerror import GpgError
 from agentproxy.protocol.journal import JournalOperation
 from agentproxy.protocol.keys import Keygrip
 from agentproxy.protocol.signatures import RsaSignature, Signature
+from agentproxy.protocol.values import frozen
 from relay.door import Visitor
 from relay.draft import Draft
 from relay.fallbackmode import FallbackMode
@@ -33,7 +34,7 @@ __all__ = ["LocalSigning", "Parts"]
 MOST_AT_ONCE = 4
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Parts:
     """What all local signatures of a relay share."""
 
@@ -47,7 +48,7 @@ class Parts:
     verifier: Verifier
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class _Asked:
     """One request, and since when there is no answer."""
 
@@ -58,7 +59,7 @@ class _Asked:
     started: float = field(default_factory=time.perf_counter)
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class LocalSigning:
     """What one connection of gpg gets that began while fallback was active.
 

@@ -5,10 +5,10 @@ Only within one boot: what the host did while it was down nobody can say.
 
 import json
 import logging
-from dataclasses import dataclass
 from pathlib import Path
 
 from agentproxy.protocol.unreadable import UNREADABLE
+from agentproxy.protocol.values import frozen
 from agentproxy.protocol.wire import new_converter
 from agentproxy.runtime.files import write_atomically
 from relay.fallbackswitch import Clock
@@ -22,7 +22,7 @@ RESTART_SECONDS = 10.0
 _MAX_FILE = 4096  # bytes
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class _Began:
     boot: str
     since_boot_ms: int

@@ -6,7 +6,6 @@ has not. So an operator of the oracle decides, and the relay keeps to it while n
 
 import json
 import logging
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -14,6 +13,7 @@ import trio
 
 from agentproxy.protocol.codes import RejectionCode
 from agentproxy.protocol.unreadable import UNREADABLE
+from agentproxy.protocol.values import frozen
 from agentproxy.protocol.wire import new_converter
 from agentproxy.runtime.files import write_atomically
 from relay.link import RejectedError
@@ -40,7 +40,7 @@ _TAKEN_BACK = frozenset(
 _BACK = "taken back: "  # before the reason, in the file, too; no node's name has a space
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Verdict:
     """What was heard last."""
 

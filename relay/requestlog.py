@@ -9,11 +9,11 @@ import logging
 import re
 from collections import deque
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from datetime import datetime
 
 from agentproxy.protocol.fields import Claims
 from agentproxy.protocol.timings import Timings
+from agentproxy.protocol.values import frozen
 from agentproxy.runtime.afterwards import Afterwards
 
 __all__ = ["MAX_TOLD", "Outcome", "RequestEntry", "RequestLog"]
@@ -34,7 +34,7 @@ class Outcome(enum.StrEnum):
     ABANDONED = "abandoned"  # gpg went away before the answer
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class RequestEntry:
     """One request."""
 

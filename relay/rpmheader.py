@@ -7,9 +7,9 @@ places, whatever the file's size. Source: rpm, docs/manual/format.md.
 import os
 import struct
 from collections.abc import Mapping
-from dataclasses import dataclass
 
 from agentproxy.protocol.errors import RemoteProtocolError
+from agentproxy.protocol.values import frozen
 
 __all__ = ["Package", "read_package"]
 
@@ -28,7 +28,7 @@ _SOURCE_RPM, _DISTTAG = 1044, 1155
 _INT32, _TEXTS = 4, frozenset({6, 8, 9})  # types: number; string, array of strings, translated string
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Package:
     """What the header says; nobody has checked its signature."""
 

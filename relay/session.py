@@ -7,7 +7,6 @@ which: gpg-agent.texi, Agent Protocol; recorded conversations in tests/vectors.
 
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import ClassVar
 
 from agentproxy.protocol.assuan import Command, LineReader, data_lines, ok_line, parse_command, status_line
@@ -17,6 +16,7 @@ from agentproxy.protocol.gpgerror import GpgError, err_line
 from agentproxy.protocol.keys import Keygrip, PublicKey
 from agentproxy.protocol.sexp import encode_public_key, encode_signature
 from agentproxy.protocol.signatures import Signature
+from agentproxy.protocol.values import frozen
 from relay.commands import (
     REFUSED_COMMANDS,
     CommandError,
@@ -36,7 +36,7 @@ _MAX_HINT = 1024  # characters
 _NUMBER = re.compile(r"[0-9]{1,6}")
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class SessionKey:
     """A key that this client may use."""
 
@@ -46,7 +46,7 @@ class SessionKey:
     name: str = ""
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class HashRefused:
     """A hash algorithm that is not allowed."""
 
@@ -54,7 +54,7 @@ class HashRefused:
     key: SessionKey | None  # None: there are several, and none was chosen
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Reply:
     """Bytes for the client."""
 
@@ -63,7 +63,7 @@ class Reply:
     about: HashRefused | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class SignNeeded:
     """The client waits for a signature: answer with `Session.signed` or `Session.failed`."""
 
@@ -74,7 +74,7 @@ class SignNeeded:
     digest: Digest
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Close:
     """The conversation is over; what came before this event still goes out, and then its own bytes."""
 

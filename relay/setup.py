@@ -11,13 +11,13 @@ import stat
 import subprocess
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
 
 import gnupg
 
 from agentproxy.protocol.errors import ConfigError
+from agentproxy.protocol.values import frozen
 from agentproxy.runtime.files import write_atomically
 from relay.gpgview import refuse_pipes
 
@@ -40,7 +40,7 @@ _AGENT_OPTIONS = ("ignore-invalid-option supervised", "supervised")
 _SHARED_OPTIONS = ("lock-never",)
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class SetUp:
     """A GnuPG home that is ready."""
 

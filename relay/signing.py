@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
 from datetime import UTC, datetime
 from typing import Protocol
 
@@ -14,6 +14,7 @@ from agentproxy.protocol.fields import Claims
 from agentproxy.protocol.gpgerror import GpgError
 from agentproxy.protocol.oracle_messages import Failed, Refused, Signed
 from agentproxy.protocol.signatures import Signature
+from agentproxy.protocol.values import frozen
 from relay.client import Client
 from relay.door import Visitor
 from relay.keylist import KeyList
@@ -72,7 +73,7 @@ class NotSignedError(BlindOracleError):
         self.code = code
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class _End:
     time: datetime
     took_ms: int
@@ -97,7 +98,7 @@ class SignatureSource(Protocol):
         """Note that the relay itself refused a command."""
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class SigningService:
     """Gets signatures from the oracle, checks them, and says in the log what became of each request."""
 

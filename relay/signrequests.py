@@ -1,6 +1,6 @@
 """What gpg or a client of our own wants signed, as the relay asks an oracle for it."""
 
-from dataclasses import dataclass, field
+from dataclasses import field
 
 from agentproxy.protocol.digests import Digest
 from agentproxy.protocol.fields import Claims
@@ -8,11 +8,12 @@ from agentproxy.protocol.hashstates import HashState
 from agentproxy.protocol.keys import Keygrip
 from agentproxy.protocol.relay_messages import Sign
 from agentproxy.protocol.seal_messages import Seal
+from agentproxy.protocol.values import frozen
 
 __all__ = ["SealRequest", "SignRequest"]
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class SignRequest:
     """What gpg wants signed, and what the relay knows about it."""
 
@@ -31,7 +32,7 @@ class SignRequest:
         )  # fmt: skip
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class SealRequest:
     """A document to be signed, by the state of its hash."""
 

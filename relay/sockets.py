@@ -3,10 +3,10 @@
 import logging
 import socket
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 
 import trio
 
+from agentproxy.protocol.values import frozen
 from agentproxy.runtime import systemd
 from agentproxy.runtime.unixsocket import bind, check_inherited
 from relay.config import CONTROL_NAME, RelayConfig
@@ -17,7 +17,7 @@ __all__ = ["Sockets", "open_sockets"]
 logger = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Sockets:
     """Listeners; whoever gets them closes them."""
 

@@ -1,10 +1,10 @@
 """What the running relay tells about itself, as types that both its control socket and the command line know."""
 
-from dataclasses import dataclass
 from datetime import datetime
 
 from agentproxy.protocol.fields import Head
 from agentproxy.protocol.keys import Fingerprint, Keygrip
+from agentproxy.protocol.values import frozen
 from relay.connectionstate import ConnectionState, OracleState
 from relay.fallbackmode import FallbackMode
 from relay.fallbackreport import FallbackReport
@@ -24,7 +24,7 @@ __all__ = [
 MAX_QUESTION = 16_384
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class ControlRequest:
     """What is asked on the control socket: one line of JSON."""
 
@@ -37,7 +37,7 @@ class ControlRequest:
     reason: str = ""
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class ControlError:
     """The answer when there is none."""
 
@@ -45,7 +45,7 @@ class ControlError:
     hint: str = ""
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class KeyReport:
     """A key that this runner may use."""
 
@@ -60,7 +60,7 @@ class KeyReport:
     expires: datetime | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class SocketReport:
     """A socket for gpg."""
 
@@ -70,7 +70,7 @@ class SocketReport:
     distribution: str | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class StatusReport:
     """The answer to `status`."""
 
@@ -91,7 +91,7 @@ class StatusReport:
     last: tuple[RequestEntry, ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class CertificateReport:
     """The answer to `certificates`: OpenPGP certificates, binary, each once."""
 

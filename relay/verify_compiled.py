@@ -5,7 +5,6 @@ Ed25519 is checked by libsodium where PyNaCl is there too.
 
 import functools
 from collections.abc import Callable
-from dataclasses import dataclass
 
 from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives import hashes
@@ -14,6 +13,7 @@ from cryptography.hazmat.primitives.asymmetric import dsa, ec, ed448, ed25519, p
 from agentproxy.protocol.digests import Digest, HashAlgorithm, digest_info
 from agentproxy.protocol.keys import Curve, DsaPublicKey, EccPublicKey, PublicKey, RsaPublicKey
 from agentproxy.protocol.signatures import DsaSignature, EcdsaSignature, EddsaSignature, RsaSignature, Signature
+from agentproxy.protocol.values import frozen
 
 __all__ = ["is_good"]
 
@@ -32,7 +32,7 @@ _HASHES: dict[HashAlgorithm, hashes.HashAlgorithm] = {
 }
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class _EddsaKey:
     verify: Callable[[bytes, bytes], None]  # signature, message; raises InvalidSignature or ValueError
 

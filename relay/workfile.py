@@ -2,10 +2,10 @@
 
 import os
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from agentproxy.protocol.errors import RemoteProtocolError
+from agentproxy.protocol.values import frozen
 from relay import procfs
 from relay.procfs import Process
 
@@ -60,7 +60,7 @@ _GPG_VALUES = frozenset(
 )
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class WorkFile:
     """A file that somebody has signed."""
 

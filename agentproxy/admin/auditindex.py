@@ -11,7 +11,6 @@ import json
 import os
 import sqlite3
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Self, TypedDict
@@ -19,6 +18,7 @@ from typing import Self, TypedDict
 from agentproxy.admin.auditfold import Place, fold
 from agentproxy.admin.auditquery import Query, file_name, job_values, package_name, without_epoch
 from agentproxy.protocol.errors import ConfigError, RemoteProtocolError
+from agentproxy.protocol.values import frozen
 from agentproxy.signer.grammar import is_canonical
 from agentproxy.signer.record import AuditRecord, hash_of_line
 from agentproxy.signer.segment import (
@@ -87,7 +87,7 @@ _Row = tuple[
 ]  # fmt: skip
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Found:
     """A record, and where it was repeated; `auditfold` says what a repetition is."""
 

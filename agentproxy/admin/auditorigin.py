@@ -1,12 +1,12 @@
 """Whether this oracle made a signature: what the log says about one that was found in a file."""
 
 import enum
-from dataclasses import dataclass
 
 from agentproxy.admin.auditindex import AuditIndex, Found
 from agentproxy.admin.auditquery import Query
 from agentproxy.admin.signedfiles import FileSignature
 from agentproxy.protocol.signer_requests import Outcome
+from agentproxy.protocol.values import frozen
 from agentproxy.signer.record import Entry
 
 __all__ = ["Origin", "Verdict", "origin_of"]
@@ -31,7 +31,7 @@ _WORDS = {
 }
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Origin:
     """One signature, and its record."""
 

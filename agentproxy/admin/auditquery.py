@@ -3,12 +3,12 @@
 import fnmatch
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import PurePosixPath
 
 from agentproxy.protocol.errors import ConfigError
 from agentproxy.protocol.fields import Claims
+from agentproxy.protocol.values import frozen
 from agentproxy.protocol.wire import format_time
 from agentproxy.signer.record import AuditRecord
 
@@ -48,7 +48,7 @@ def file_name(file: str) -> str:
     return PurePosixPath(file).name.removesuffix(".rpm")
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Query:
     """All that is given must fit. Package, file and job are claims, which nobody proved."""
 

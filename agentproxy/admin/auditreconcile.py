@@ -2,7 +2,6 @@
 
 import os
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
 from agentproxy.admin.auditindex import AuditIndex, Found
@@ -10,11 +9,12 @@ from agentproxy.admin.auditorigin import Origin, Verdict, origin_of
 from agentproxy.admin.auditquery import Query
 from agentproxy.admin.signedfiles import SIGNATURE_SUFFIXES, signatures_of
 from agentproxy.protocol.errors import ConfigError
+from agentproxy.protocol.values import frozen
 
 __all__ = ["Reconciliation", "reconcile"]
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Reconciliation:
     """What fits and what does not."""
 

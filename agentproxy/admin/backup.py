@@ -10,7 +10,6 @@ import os
 import sqlite3
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 
 from agentproxy.admin.changing import changing
@@ -18,6 +17,7 @@ from agentproxy.oracle.config import OracleConfig
 from agentproxy.oracle.database import SqliteFile
 from agentproxy.protocol.errors import ConfigError
 from agentproxy.protocol.fields import Head
+from agentproxy.protocol.values import frozen
 from agentproxy.runtime.config import load
 from agentproxy.runtime.files import make_directory, read_beginning, sync_directory, write_atomically
 from agentproxy.runtime.ownplace import check_place
@@ -32,7 +32,7 @@ _COMPARED = 65_536  # bytes before the end of what was copied: some sixty record
 _CHUNK = 1 << 20
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Copied:
     """What one run added."""
 
@@ -40,7 +40,7 @@ class Copied:
     registry: bool  # False: it lies in PostgreSQL, which has means of its own
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Drill:
     """What a restored oracle would begin with."""
 
@@ -51,7 +51,7 @@ class Drill:
     behind: int | None  # records that are newer than the registry: changes among them are replayed
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Backup:
     """A directory with copies, readable by us alone."""
 

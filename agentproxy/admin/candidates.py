@@ -2,11 +2,11 @@
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from datetime import UTC, datetime
 
 from agentproxy.protocol.errors import ConfigError
 from agentproxy.protocol.keys import Fingerprint, Keygrip
+from agentproxy.protocol.values import frozen
 from agentproxy.signer.keysfile import KeyUsage
 
 __all__ = ["Candidate", "candidates", "choose"]
@@ -23,7 +23,7 @@ _SECRET_IS_HERE = "+"  # noqa: S105  doc/DETAILS, field 15; `#` is a missing sec
 _MAX_USER_ID = 256
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Candidate:
     """A key that can sign and whose secret part is here."""
 

@@ -1,14 +1,14 @@
 """Runners and tokens as rows for people and machines. Values in, values out; secrets are not among them."""
 
-from dataclasses import dataclass
 from datetime import datetime
 
 from agentproxy.oracle.credentials import Credentials, RunnerEntry, TokenEntry, TokenKind
+from agentproxy.protocol.values import frozen
 
 __all__ = ["CertificateRow", "RunnerRow", "TokenRow", "runner_row", "runner_rows", "token_rows"]
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class TokenRow:
     """One token; its id says nothing about it."""
 
@@ -21,7 +21,7 @@ class TokenRow:
     last_used: datetime | None
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class CertificateRow:
     """One certificate, by the two names that it has; either of them revokes it."""
 
@@ -32,7 +32,7 @@ class CertificateRow:
     expires: datetime | None
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class RunnerRow:
     """One runner."""
 

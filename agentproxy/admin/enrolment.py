@@ -8,7 +8,7 @@ import json
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
+from dataclasses import field
 from datetime import datetime
 from pathlib import Path
 
@@ -26,6 +26,7 @@ from agentproxy.protocol.fields import Asserted, Claims
 from agentproxy.protocol.signer_answers import Issued
 from agentproxy.protocol.signer_messages import FromSigner, ToSigner
 from agentproxy.protocol.signer_requests import CertificateKind, Issue
+from agentproxy.protocol.values import frozen
 from agentproxy.protocol.wire import format_time
 
 __all__ = [
@@ -42,7 +43,7 @@ BOOTSTRAP_DAYS = 1  # how long an enrolment file can be used
 _ANYWHERE = frozenset({"0.0.0.0", "::"})  # noqa: S104  compared with, not bound
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class RegistryDesk:
     """Where a command changes credentials: registry and signer, open for as long as it works."""
 
@@ -88,7 +89,7 @@ class RegistryDesk:
                 self.change(change, runner)
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Bootstrap:
     """What an enrolment file holds."""
 

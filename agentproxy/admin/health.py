@@ -2,13 +2,13 @@
 
 import enum
 from collections.abc import Iterable
-from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 
 from agentproxy.admin.servedkeys import ServedKeys
 from agentproxy.oracle.config import OracleConfig
 from agentproxy.protocol.expiry import ExpiryNotice
+from agentproxy.protocol.values import frozen
 from agentproxy.signer.config import SignerConfig
 
 __all__ = ["Finding", "Level", "Subject", "of_notices", "worst"]
@@ -24,7 +24,7 @@ class Level(enum.IntEnum):
     CRITICAL = 2  # somebody must act: signatures fail, or will soon, or could be made by the wrong hands
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Finding:
     """One thing that was looked at."""
 
@@ -34,7 +34,7 @@ class Finding:
     hint: str = ""
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Subject:
     """The oracle that is looked at."""
 

@@ -6,7 +6,7 @@ that is installed.
 """
 
 import os
-from dataclasses import dataclass, field
+from dataclasses import field
 from pathlib import Path
 
 import gnupg
@@ -17,6 +17,7 @@ from agentproxy.protocol.digests import HashAlgorithm
 from agentproxy.protocol.errors import ConfigError, KeyUnavailableError, RemoteProtocolError
 from agentproxy.protocol.fields import check_name
 from agentproxy.protocol.keys import Fingerprint
+from agentproxy.protocol.values import frozen
 from agentproxy.runtime.files import write_atomically
 from agentproxy.signer import keyfile
 from agentproxy.signer.keysfile import KeyEntry
@@ -30,7 +31,7 @@ _GPG_SECONDS = 120.0  # the slowest real import, with a passphrase, takes about 
 _PROBE = b"blind-oracle: does this key sign?"
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class ImportedKey:
     """What an export gives: the signer's key file, the entry for keys.yaml, and the certificate for everybody."""
 
@@ -41,7 +42,7 @@ class ImportedKey:
     is_protected: bool  # the signer needs the passphrase at its start
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class KeyImport:
     """What is to be imported, and what the operator accepts."""
 

@@ -1,20 +1,20 @@
 """What `key list`, `key show` and `check` tell of the served keys; printing is left to those."""
 
 from collections.abc import Iterable
-from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 
 from agentproxy.oracle.policy import Policy
 from agentproxy.protocol.errors import ConfigError
 from agentproxy.protocol.expiry import ExpiryNotice, expiry_notices
+from agentproxy.protocol.values import frozen
 from agentproxy.signer import keyfile, keysfile
 from agentproxy.signer.keysfile import KeyEntry
 
 __all__ = ["KeyRow", "KeyUse", "key_row", "key_rows", "key_use", "key_warnings"]
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class KeyRow:
     """One key of keys.yaml, with what an operator has to know about it."""
 
@@ -25,7 +25,7 @@ class KeyRow:
     notice: ExpiryNotice | None
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class KeyUse:
     """What the policy says of a key."""
 

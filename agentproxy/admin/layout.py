@@ -1,13 +1,13 @@
 """Where things lie, in one state directory or all over a system, and which configuration a command works with."""
 
 import os
-from dataclasses import dataclass
 from pathlib import Path
 
 import click
 
 from agentproxy.oracle.config import OracleConfig
 from agentproxy.protocol.errors import ConfigError
+from agentproxy.protocol.values import frozen
 from agentproxy.runtime.config import load
 from agentproxy.runtime.filepath import FilePath
 from agentproxy.signer.config import SignerConfig
@@ -37,7 +37,7 @@ config_option = click.option(
 )
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Directory:
     """A directory that `init` makes: what it is for decides who may enter it."""
 
@@ -47,7 +47,7 @@ class Directory:
     group: str = "root"
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Layout:
     """The files of a state directory as `init` makes it; afterwards the configuration says where they are.
 
@@ -118,7 +118,7 @@ class Layout:
         return self.root / "run"
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class SystemLayout:
     """The files of an oracle whose processes systemd runs, each as a user of its own.
 

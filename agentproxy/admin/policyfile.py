@@ -6,7 +6,7 @@ nothing else, the change is given up and the lines are shown for somebody to put
 
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 import yaml
@@ -16,13 +16,14 @@ from agentproxy.oracle.policy import DEFAULT_HASH_ALGORITHMS, KeyRule, Policy, R
 from agentproxy.protocol.digests import HashAlgorithm
 from agentproxy.protocol.errors import ConfigError
 from agentproxy.protocol.keys import Fingerprint
+from agentproxy.protocol.values import frozen
 from agentproxy.runtime.config import load, parse
 from agentproxy.runtime.files import write_atomically
 
 __all__ = ["Addition", "add", "key_addition", "runner_addition"]
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Addition:
     """An entry for one section of the policy."""
 

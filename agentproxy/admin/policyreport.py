@@ -1,20 +1,20 @@
 """Judges a policy file for people: every mistake and every risk, with its path and its line."""
 
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 
 from agentproxy.oracle.policy import Policy
 from agentproxy.oracle.policycheck import check
 from agentproxy.protocol.errors import ConfigError
 from agentproxy.protocol.fields import KeyFacts
+from agentproxy.protocol.values import frozen
 from agentproxy.runtime.config import MAX_BYTES, line_numbers, load
 from agentproxy.runtime.files import read_beginning
 
 __all__ = ["Finding", "PolicyReport", "judge", "line_of", "lines_in"]
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Finding:
     """One mistake, or one risk to know of (`warning`)."""
 
@@ -25,7 +25,7 @@ class Finding:
     warning: bool = False
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class PolicyReport:
     """What a policy file says and what is to be said of it."""
 

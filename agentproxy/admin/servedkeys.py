@@ -1,6 +1,5 @@
 """The real keys, for a command that judges a policy by them: asked of the running signer, or opened as it would."""
 
-from dataclasses import dataclass
 from datetime import UTC, datetime
 
 from agentproxy.admin.layout import load_signer
@@ -11,12 +10,13 @@ from agentproxy.protocol.errors import ConfigError
 from agentproxy.protocol.fields import KeyFacts
 from agentproxy.protocol.signer_answers import Keys
 from agentproxy.protocol.signer_requests import ListKeys
+from agentproxy.protocol.values import frozen
 from agentproxy.signer.keyring import open_keyring
 
 __all__ = ["ServedKeys", "served_keys"]
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class ServedKeys:
     """The keys, and how far they are known."""
 

@@ -7,10 +7,10 @@ is hashed), 6.2 (armor); RFC 4880, 4.2.1 (the old format's lengths).
 import base64
 import binascii
 import re
-from dataclasses import dataclass
 
 from agentproxy.protocol.digests import HashAlgorithm
 from agentproxy.protocol.errors import RemoteProtocolError
+from agentproxy.protocol.values import frozen
 
 __all__ = ["MAX_SIGNATURES", "SignaturePacket", "read_signatures"]
 
@@ -27,7 +27,7 @@ _NUMBERS = {1: 1, 3: 1, 17: 2, 19: 2, 22: 2}  # public-key algorithm: how many n
 _EDDSA = 22
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class SignaturePacket:
     """One signature of version 4, or of version 5 as GnuPG makes it with Ed448."""
 

@@ -4,7 +4,6 @@ import hashlib
 import os
 import stat
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
@@ -12,6 +11,7 @@ from agentproxy.admin.signaturepackets import MAX_SIGNATURES, SignaturePacket, r
 from agentproxy.protocol.digests import Digest
 from agentproxy.protocol.errors import ConfigError, RemoteProtocolError
 from agentproxy.protocol.rpmfile import MAGIC, read_rpm
+from agentproxy.protocol.values import frozen
 
 __all__ = ["SIGNATURE_SUFFIXES", "FileSignature", "signatures_of"]
 
@@ -20,7 +20,7 @@ _BLOCK = 1 << 20  # bytes
 _DOCUMENT = 0  # RFC 9580, 5.2.1
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class FileSignature:
     """One signature in a file."""
 

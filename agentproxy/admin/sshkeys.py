@@ -6,12 +6,12 @@ import re
 import shlex
 import shutil
 import sys
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
 
 from agentproxy.oracle.config import AttachConfig
 from agentproxy.protocol.errors import ConfigError
+from agentproxy.protocol.values import frozen
 
 __all__ = ["SshKey", "authorized_line"]
 
@@ -22,7 +22,7 @@ _KINDS = re.compile(
 _BASE64 = re.compile(r"[A-Za-z0-9+/]+={0,2}")
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class SshKey:
     """A public key as sshd(8) has it in authorized_keys, without options and comment."""
 

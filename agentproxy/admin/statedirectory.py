@@ -7,7 +7,7 @@ import os
 import pwd
 import re
 import socket
-from dataclasses import dataclass, field
+from dataclasses import field
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -19,6 +19,7 @@ from agentproxy.oracle.registry import Registry
 from agentproxy.protocol.errors import ConfigError, RemoteProtocolError
 from agentproxy.protocol.fields import Asserted, check_name
 from agentproxy.protocol.signer_requests import CertificateKind, Outcome
+from agentproxy.protocol.values import frozen
 from agentproxy.runtime.files import read_private, write_atomically
 from agentproxy.runtime.ownplace import check_owner, refuse_link
 from agentproxy.signer.authority import Authority, IssuedCertificate, create_authority
@@ -33,7 +34,7 @@ _LOCAL_HOSTS = ("localhost", "127.0.0.1", "::1")
 _HOST = re.compile(r"[a-z0-9]([a-z0-9.-]{0,251}[a-z0-9])?")
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Wanted:
     """What the operator decides at the start."""
 
@@ -46,7 +47,7 @@ class Wanted:
     other_oracles: tuple[str, ...] = ()  # host:port of oracles that share both
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class _Made:
     """What can go wrong before anything is written: the first credentials, and where the registry will lie."""
 

@@ -8,20 +8,21 @@ import functools
 import hashlib
 import ipaddress
 import re
-from dataclasses import dataclass, field
+from dataclasses import field
 from datetime import datetime
 
 from agentproxy.oracle.caller import Caller
 from agentproxy.oracle.credentials import CertificateEntry, Credentials, TokenEntry, TokenKind
 from agentproxy.oracle.policy import Policy
 from agentproxy.protocol.codes import RejectionCode
+from agentproxy.protocol.values import frozen
 
 __all__ = ["Newcomer", "Proof", "Rejection", "authenticate", "prove", "recheck"]
 
 _TOKEN = re.compile(r"bo_[A-Za-z0-9_-]{43}")
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Proof:
     """What a connection showed of itself."""
 
@@ -32,7 +33,7 @@ class Proof:
     attached: str | None = None  # the runner whose ssh key sshd has checked, in the place of a certificate
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Rejection:
     """No. The peer gets the code; the reason, with names, is for our log."""
 
@@ -40,7 +41,7 @@ class Rejection:
     reason: str
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Newcomer:
     """A host with an enrolment file: it gets lasting credentials, and nothing else."""
 

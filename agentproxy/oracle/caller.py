@@ -1,13 +1,14 @@
 """Who asks: what stays known of a connection after it has proven itself."""
 
-from dataclasses import dataclass, field
+from dataclasses import field
 
 from agentproxy.protocol.fields import Asserted, Claims, check_name
+from agentproxy.protocol.values import frozen
 
 __all__ = ["Caller"]
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Caller:
     """An authenticated runner on one connection."""
 

@@ -5,7 +5,6 @@ SHA-256, which opens nothing: nobody finds 256 random bits by their hash.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from datetime import datetime
 from typing import ClassVar
 
@@ -14,6 +13,7 @@ import cattrs
 from agentproxy.oracle.credentials import TokenKind
 from agentproxy.protocol.errors import RemoteProtocolError
 from agentproxy.protocol.fields import check_name
+from agentproxy.protocol.values import frozen
 from agentproxy.protocol.wire import new_converter
 
 __all__ = [
@@ -41,7 +41,7 @@ def token_id(sha256: bytes) -> str:
     return sha256.hex()[:12]
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class RunnerAdded:
     """A runner that can do nothing yet."""
 
@@ -52,7 +52,7 @@ class RunnerAdded:
         check_name(self.runner, "runner")
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class RunnerDisabled:
     """A runner may do nothing, whatever it holds, until it is enabled again."""
 
@@ -60,7 +60,7 @@ class RunnerDisabled:
     runner: str
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class RunnerEnabled:
     """The end of `runner_disabled`."""
 
@@ -68,7 +68,7 @@ class RunnerEnabled:
     runner: str
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class RunnerRemoved:
     """Its tokens go; its certificates' public keys stay revoked for ever."""
 
@@ -76,7 +76,7 @@ class RunnerRemoved:
     runner: str
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class CredentialsIssued:
     """A certificate and a token, made together."""
 
@@ -91,7 +91,7 @@ class CredentialsIssued:
     replaces: str | None = None  # id of the token that ends when these are used
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Enrolled:
     """The first use of a token that replaces a bootstrap token, which is revoked with its certificate."""
 
@@ -101,7 +101,7 @@ class Enrolled:
     replaces: str
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Renewed:
     """The first use of a token that replaces another, which ends with its certificate after an overlap."""
 
@@ -112,7 +112,7 @@ class Renewed:
     ends: datetime
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class TokenIssued:
     """A token alone, made by the operator; the runner's other tokens end at `ends` at the latest."""
 
@@ -123,7 +123,7 @@ class TokenIssued:
     ends: datetime | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class TokenRevoked:
     """A token is dead for ever."""
 
@@ -131,7 +131,7 @@ class TokenRevoked:
     token: str
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class CertificateRevoked:
     """Every certificate with this public key is dead for ever, also one that nobody recorded."""
 

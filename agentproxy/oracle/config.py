@@ -2,13 +2,14 @@
 
 import ipaddress
 import re
-from dataclasses import dataclass, field
+from dataclasses import field
 from pathlib import Path
 
 from agentproxy.oracle.database import Database, Postgresql, SqliteFile
 from agentproxy.protocol.addresses import SshAddress
 from agentproxy.protocol.errors import RemoteProtocolError
 from agentproxy.protocol.fields import check_name
+from agentproxy.protocol.values import frozen
 from agentproxy.runtime.metricsconfig import MetricsConfig
 
 __all__ = [
@@ -25,7 +26,7 @@ __all__ = [
 _MODE = re.compile(r"0[0-7]{3}")
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class ListenAddress:
     """Where the oracle listens."""
 
@@ -55,7 +56,7 @@ def parse_address(text: str) -> ListenAddress:
     return ListenAddress(host, int(port))
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class TlsConfig:
     """The oracle's own certificate, and the authority whose clients it accepts."""
 
@@ -64,7 +65,7 @@ class TlsConfig:
     authority: Path
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class SignerConfig:
     """How to reach the signer."""
 
@@ -78,7 +79,7 @@ class SignerConfig:
         return self.start and self.config is not None
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class AttachConfig:
     """Relays whose streams come through sshd instead of TLS."""
 
@@ -93,7 +94,7 @@ class AttachConfig:
             SshAddress.parse(self.address)
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class CredentialsConfig:
     """How long runners' credentials last; relays renew them long before, by themselves."""
 
@@ -110,7 +111,7 @@ class CredentialsConfig:
             raise RemoteProtocolError("expected overlap_minutes from 0 to 10080")
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class ProxyConfig:
     """The Unix socket for a reverse proxy on this host, whose word about its clients is believed."""
 
@@ -130,7 +131,7 @@ class ProxyConfig:
         return int(self.mode, 8)
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class HttpConfig:
     """The HTTP API; sockets may also come from systemd, named http and http-proxy."""
 
@@ -145,7 +146,7 @@ class HttpConfig:
             raise RemoteProtocolError("expected max_connections from 1")
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class OracleConfig:
     """The whole of oracle.yaml."""
 

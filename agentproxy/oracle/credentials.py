@@ -6,8 +6,10 @@ use, because a guess's hash is not the guess.
 
 import enum
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
 from datetime import datetime
+
+from agentproxy.protocol.values import frozen
 
 __all__ = ["CertificateEntry", "Credentials", "RunnerEntry", "TokenEntry", "TokenKind"]
 
@@ -19,7 +21,7 @@ class TokenKind(enum.StrEnum):
     BOOTSTRAP = "bootstrap"  # it opens nothing but the exchange for lasting credentials, once
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class RunnerEntry:
     """A runner that somebody added."""
 
@@ -28,7 +30,7 @@ class RunnerEntry:
     disabled: bool = False
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class TokenEntry:
     """A token that was given out."""
 
@@ -49,7 +51,7 @@ class TokenEntry:
         return self.replaces is not None and self.confirmed is None
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class CertificateEntry:
     """A client certificate that was issued."""
 
@@ -61,7 +63,7 @@ class CertificateEntry:
     token: str | None = None  # id of the token that was issued together with it
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Credentials:
     """Everything, at one generation of the registry."""
 

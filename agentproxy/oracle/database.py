@@ -9,7 +9,6 @@ import os
 import sqlite3
 import stat
 import time
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 from urllib.parse import quote
@@ -19,6 +18,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.pool import NullPool
 
 from agentproxy.protocol.errors import ConfigError
+from agentproxy.protocol.values import frozen
 
 __all__ = ["Database", "Postgresql", "SqliteFile"]
 
@@ -71,7 +71,7 @@ class Database(Protocol):
         """
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class SqliteFile:
     """A file in WAL mode."""
 
@@ -161,7 +161,7 @@ def _check_owner(path: Path, status: os.stat_result) -> None:
         raise sqlite3.OperationalError(f"{message} where {path} leads")
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Postgresql:
     """A database of a PostgreSQL server, in libpq's words: `host=db.example.org dbname=oracle sslmode=verify-full`.
 

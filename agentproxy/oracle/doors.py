@@ -6,7 +6,6 @@ import hashlib
 import logging
 import ssl
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass
 
 import trio
 
@@ -15,6 +14,7 @@ from agentproxy.oracle.reception import Reception
 from agentproxy.oracle.shares import network_of
 from agentproxy.oracle.stream import RelayStream
 from agentproxy.protocol.errors import RemoteProtocolError
+from agentproxy.protocol.values import frozen
 from agentproxy.runtime.shares import Shares
 from agentproxy.runtime.streams import FramedStream
 from agentproxy.runtime.tls import handshake
@@ -27,7 +27,7 @@ logger = logging.getLogger(__name__)
 KEEP_ALIVE_SECONDS = 5.0  # how often silent connections are looked for
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Way:
     """Where relays come in, and how a connection there becomes a stream of frames."""
 

@@ -9,7 +9,6 @@ import hashlib
 import logging
 import secrets
 import ssl
-from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
 from agentproxy.oracle.caller import Caller
@@ -23,6 +22,7 @@ from agentproxy.protocol.codes import RejectionCode
 from agentproxy.protocol.errors import BackendError, RefusedError
 from agentproxy.protocol.signer_answers import Issued
 from agentproxy.protocol.signer_requests import CertificateKind, Issue
+from agentproxy.protocol.values import frozen
 
 __all__ = ["Issuer", "is_due", "issued_change", "new_token"]
 
@@ -64,7 +64,7 @@ def _replacing(credentials: Credentials, token: str) -> list[TokenEntry]:
     return [entry for entry in credentials.tokens.values() if entry.replaces == token and entry.revoked is None]
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Issuer:
     """Issues and confirms, recorded before it counts."""
 

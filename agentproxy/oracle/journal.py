@@ -1,7 +1,6 @@
 """The registry's journal: the audit log, reached through the signer."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
 
 from agentproxy.oracle.changes import Change, details_of
 from agentproxy.protocol.errors import BackendError
@@ -9,11 +8,12 @@ from agentproxy.protocol.fields import Asserted
 from agentproxy.protocol.signer_answers import CredentialRecords, Keys, Recorded
 from agentproxy.protocol.signer_messages import FromSigner, ToSigner
 from agentproxy.protocol.signer_requests import ListCredentialRecords, ListKeys, Outcome, Record
+from agentproxy.protocol.values import frozen
 
 __all__ = ["SignerJournal"]
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class SignerJournal:
     """Asks a signer; fits `agentproxy.oracle.registry.Journal`.
 

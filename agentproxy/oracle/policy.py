@@ -8,7 +8,7 @@ import enum
 import fnmatch
 import re
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import field
 
 from agentproxy.oracle.caller import Caller
 from agentproxy.protocol.codes import RefusalCode
@@ -16,6 +16,7 @@ from agentproxy.protocol.digests import HashAlgorithm
 from agentproxy.protocol.fields import KeyFacts
 from agentproxy.protocol.key_messages import ServedKey
 from agentproxy.protocol.keys import Curve, EccPublicKey, Fingerprint, PublicKey
+from agentproxy.protocol.values import frozen
 
 __all__ = [
     "DEFAULT_HASH_ALGORITHMS",
@@ -47,7 +48,7 @@ class Priority(enum.Enum):
     BULK = "bulk"  # mass rebuilds
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class KeyRule:
     """One entry of `keys`."""
 
@@ -57,7 +58,7 @@ class KeyRule:
     hash_algorithms: tuple[HashAlgorithm, ...] = DEFAULT_HASH_ALGORITHMS
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class RunnerRule:
     """One entry of `runners`."""
 
@@ -73,7 +74,7 @@ class RunnerRule:
     fallback: bool = False  # may sign with a key of its own while no oracle can, and report that
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Policy:
     """The whole file."""
 
@@ -89,7 +90,7 @@ class Policy:
         return self._names.get(fingerprint)
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Question:
     """What somebody wants to do with a key."""
 
@@ -100,7 +101,7 @@ class Question:
     seal: bool = False  # the signer itself finishes the hash, so it cannot be a certification
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Allow:
     """Yes, by this line."""
 
@@ -109,7 +110,7 @@ class Allow:
     runner: RunnerRule
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Deny:
     """No. The reason names the line, and nothing that the runner may not know."""
 

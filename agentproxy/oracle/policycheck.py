@@ -4,7 +4,6 @@ import ipaddress
 import re
 from collections import Counter
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
 
 from agentproxy.oracle.policy import KeyRule, Policy, RunnerRule, mismatch, served_keys
 from agentproxy.protocol.errors import RemoteProtocolError
@@ -13,6 +12,7 @@ from agentproxy.protocol.frames import MAX_PAYLOAD
 from agentproxy.protocol.key_messages import ServedKey
 from agentproxy.protocol.messages import FROM_ORACLE
 from agentproxy.protocol.oracle_messages import KeysChanged
+from agentproxy.protocol.values import frozen
 
 __all__ = ["MAX_KEYS_BYTES", "Problem", "check"]
 
@@ -22,7 +22,7 @@ MAX_KEYS_BYTES = MAX_PAYLOAD - 1024
 _PATTERN = re.compile(r"[A-Za-z0-9*?][A-Za-z0-9._+*?-]{0,63}")
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Problem:
     """One mistake, or one thing to know (`warning`), at its path in the file."""
 

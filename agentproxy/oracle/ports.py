@@ -2,12 +2,13 @@
 
 import socket
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import field
 
 import trio
 
 from agentproxy.oracle.config import ListenAddress, parse_address
 from agentproxy.protocol.errors import ConfigError
+from agentproxy.protocol.values import frozen
 from agentproxy.runtime import systemd
 
 __all__ = [
@@ -32,7 +33,7 @@ BACKLOG = 1024
 Passed = Mapping[str, Sequence[trio.SocketListener]]  # systemd's sockets, by FileDescriptorName=
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Ports:
     """Listeners by what is spoken there; whoever gets them closes them."""
 

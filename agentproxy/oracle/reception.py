@@ -2,7 +2,7 @@
 
 import time
 from collections import defaultdict
-from dataclasses import dataclass, field
+from dataclasses import field
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -29,6 +29,7 @@ from agentproxy.protocol.fields import MAX_CLAIM, Head
 from agentproxy.protocol.key_messages import SelectedKey, SelectKey, ServedKey
 from agentproxy.protocol.keys import Fingerprint
 from agentproxy.protocol.oracle_messages import Refused
+from agentproxy.protocol.values import frozen
 
 __all__ = ["PART_SIZE", "SOFTWARE", "Reception"]
 
@@ -49,7 +50,7 @@ def _software() -> str:
 SOFTWARE = _software()
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Reception:
     """One oracle's doors."""
 

@@ -1,15 +1,16 @@
 """What an oracle counts of its work: numbers that grow, and that somebody may read. No I/O, and no library."""
 
 from collections import Counter
-from dataclasses import dataclass, field
+from dataclasses import field
 
 from agentproxy.protocol.keys import Keygrip
 from agentproxy.protocol.timings import Timings
+from agentproxy.protocol.values import frozen
 
 __all__ = ["Tally"]
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Tally:
     """Since the start."""
 

@@ -1,10 +1,10 @@
 """`ssh://user@host[:port]`, the other kind of address that an oracle may have beside host:port."""
 
 import re
-from dataclasses import dataclass
 from typing import Self
 
 from agentproxy.protocol.errors import RemoteProtocolError
+from agentproxy.protocol.values import frozen
 
 __all__ = ["SshAddress"]
 
@@ -14,7 +14,7 @@ _FORM = re.compile(
 )
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class SshAddress:
     """Whom to log in as, and where."""
 

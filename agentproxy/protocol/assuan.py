@@ -6,9 +6,9 @@ Sources: libassuan's manual, 2 (protocol); assuan.h (ASSUAN_LINELENGTH 1002).
 
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass
 
 from agentproxy.protocol.errors import LocalProtocolError, RemoteProtocolError
+from agentproxy.protocol.values import frozen
 
 __all__ = [
     "MAX_LINE",
@@ -98,7 +98,7 @@ def unescape_leniently(untrusted: bytes) -> bytes:
     return _ESCAPE.sub(lambda found: bytes.fromhex(found[1].decode("ascii")), untrusted)
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Command:
     """One line of a client.
 
@@ -193,14 +193,14 @@ def _sent(line: bytes) -> bytes:
     return line + b"\n"
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Ok:
     """The command succeeded."""
 
     text: bytes = b""
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Err:
     """The command failed."""
 
@@ -208,14 +208,14 @@ class Err:
     text: bytes = b""
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Data:
     """A part of the reply's data, escapes undone."""
 
     data: bytes
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class StatusLine:
     """A note before the reply's end."""
 
@@ -223,7 +223,7 @@ class StatusLine:
     text: bytes = b""
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Inquire:
     """A question, which the client answers with data lines and END, or with CAN."""
 

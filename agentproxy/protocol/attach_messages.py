@@ -3,11 +3,11 @@
 Behind this one frame the relay's own frames follow, unchanged, both ways.
 """
 
-from dataclasses import dataclass
 from typing import ClassVar
 
 from agentproxy.protocol.errors import RemoteProtocolError
 from agentproxy.protocol.fields import check_name, check_text
+from agentproxy.protocol.values import frozen
 from agentproxy.protocol.wire import MessageCodec
 
 __all__ = ["FROM_ATTACHER", "Attach"]
@@ -15,7 +15,7 @@ __all__ = ["FROM_ATTACHER", "Attach"]
 _MOST_ADDRESS = 64  # characters; the longest IPv6 address with a scope and a port is shorter
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Attach:
     """A stream whose other end has proven to sshd that it holds this runner's key."""
 

@@ -4,9 +4,9 @@ Sources: RFC 9580, 9.5 (numbers, and the DigestInfo prefixes of 5.2.2); RFC 8017
 """
 
 import enum
-from dataclasses import dataclass
 
 from agentproxy.protocol.errors import RemoteProtocolError
+from agentproxy.protocol.values import frozen
 
 __all__ = ["Digest", "HashAlgorithm", "digest_info", "pkcs1_encoded"]
 
@@ -55,7 +55,7 @@ _DIGEST_INFO = {
 }
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Digest:
     """What is to be signed: the output of a hash algorithm, of exactly that algorithm's length.
 

@@ -1,8 +1,9 @@
 """When to warn that a key, certificate or token is about to expire: 60, 30 and 7 days before."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from datetime import datetime, timedelta
+
+from agentproxy.protocol.values import frozen
 
 __all__ = ["THRESHOLD_DAYS", "ExpiryNotice", "expiry_notices", "threshold"]
 
@@ -10,7 +11,7 @@ THRESHOLD_DAYS = (60, 30, 7)
 _DAY = timedelta(days=1)
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class ExpiryNotice:
     """Something expires soon, or has expired."""
 

@@ -2,13 +2,14 @@
 
 import re
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import field
 from datetime import datetime
 from json.encoder import encode_basestring_ascii
 
 from agentproxy.protocol.digests import HashAlgorithm
 from agentproxy.protocol.errors import RemoteProtocolError
 from agentproxy.protocol.keys import Fingerprint, Keygrip, PublicKey
+from agentproxy.protocol.values import frozen
 
 __all__ = [
     "Asserted",
@@ -86,7 +87,7 @@ def size_of_texts(texts: Iterable[str]) -> int:
     return sum(len(encode_basestring_ascii(text)) + 1 for text in texts)
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Claims:
     """What a relay saw of its caller: claimed, never proven, and never a reason to allow anything."""
 
@@ -124,7 +125,7 @@ class Claims:
             check_name(name, "claims: distribution")
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Asserted:
     """What the oracle says about a request; the signer writes it into the record and believes none of it."""
 
@@ -143,7 +144,7 @@ class Asserted:
                 check_text(text, what, MAX_ASSERTED)
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Head:
     """The end of an audit log: whoever keeps one can later prove that nothing up to it was cut or rewritten."""
 
@@ -161,7 +162,7 @@ class Head:
         return self if other is None or other.sequence <= self.sequence else other
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class KeyFacts:
     """A key that the signer serves, as far as the public may know it."""
 

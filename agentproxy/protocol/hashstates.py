@@ -9,12 +9,12 @@ with hex in lower case, LENGTH in decimal without leading zeros, and REST empty 
 """
 
 import re
-from dataclasses import dataclass
 from typing import Self
 
 from agentproxy.protocol.digests import Digest, HashAlgorithm
 from agentproxy.protocol.errors import RemoteProtocolError
 from agentproxy.protocol.sha2 import FUNCTIONS
+from agentproxy.protocol.values import frozen
 
 __all__ = ["MAX_LENGTH", "HashState"]
 
@@ -25,7 +25,7 @@ _STATE = r"sha(256|512)-state:([0-9a-f]+):(0|[1-9][0-9]{0,18}):([0-9a-f]*)"
 _ALGORITHMS = {"256": HashAlgorithm.SHA256, "512": HashAlgorithm.SHA512}
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class HashState:
     """A state that can be.
 

@@ -7,7 +7,6 @@ a line, so the oracle, which gets its fields, knows the line's hash, too.
 import enum
 import hashlib
 import re
-from dataclasses import dataclass
 from datetime import datetime
 from typing import ClassVar
 
@@ -15,6 +14,7 @@ from agentproxy.protocol.digests import Digest
 from agentproxy.protocol.errors import RemoteProtocolError
 from agentproxy.protocol.fields import Claims, Head, check_name, check_request_id, check_text
 from agentproxy.protocol.keys import Fingerprint, Keygrip
+from agentproxy.protocol.values import frozen
 from agentproxy.protocol.wire import MessageCodec
 
 __all__ = [
@@ -45,7 +45,7 @@ class JournalOperation(enum.StrEnum):
     RECOVERED = "recovered"  # a crash had torn the journal's end; `reason` names what was put aside
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class JournalRecord:
     """One record of a relay's journal."""
 
@@ -110,7 +110,7 @@ def parse_line(untrusted: bytes) -> JournalRecord:
     return record
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Report:
     """Records of one journal, in order; answered by `reported`, `refused` (later) or `failed`."""
 
@@ -131,7 +131,7 @@ class Report:
                 raise RemoteProtocolError(f"records: expected at most {MAX_RECORD} bytes each as a line")
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Reported:
     """All records of a report stand in the audit log, and the disk has them."""
 

@@ -1,14 +1,14 @@
 """A key as a runner is told of it, and the question which key is for a distribution."""
 
-from dataclasses import dataclass
 from typing import ClassVar
 
 from agentproxy.protocol.fields import KeyFacts, check_name, check_request_id, check_text
+from agentproxy.protocol.values import frozen
 
 __all__ = ["SelectKey", "SelectedKey", "ServedKey"]
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class ServedKey:
     """A key that this runner may use, and for what."""
 
@@ -22,7 +22,7 @@ class ServedKey:
             check_text(pattern, "distributions", 64)
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class SelectKey:
     """Which key is for this distribution; answered by `selected_key` or `refused`."""
 
@@ -38,7 +38,7 @@ class SelectKey:
             check_name(self.key_type, "key_type")
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class SelectedKey:
     """The one key that this runner should use there."""
 

@@ -12,6 +12,7 @@ from typing import ClassVar, Self
 
 from agentproxy.protocol.errors import RemoteProtocolError
 from agentproxy.protocol.signatures import unsigned
+from agentproxy.protocol.values import frozen
 
 __all__ = [
     "Curve",
@@ -106,7 +107,7 @@ class Curve(enum.Enum):
 _FIELD_SIZES = {Curve.ED25519: 32, Curve.ED448: 57, Curve.P256: 32, Curve.P384: 48, Curve.P521: 66}
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class RsaPublicKey:
     """Modulus and exponent, big-endian without leading zero octets."""
 
@@ -128,7 +129,7 @@ class RsaPublicKey:
         return Keygrip(_sha1(_signed(self.n)))
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class DsaPublicKey:
     """FIPS 186-4 domain parameters and public value, big-endian without leading zero octets."""
 
@@ -153,7 +154,7 @@ class DsaPublicKey:
         return Keygrip(_sha1(b"".join(_element(name, _signed(value)) for name, value in pairs)))
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class EccPublicKey:
     """A point on one of our curves.
 

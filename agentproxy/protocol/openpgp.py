@@ -8,7 +8,6 @@ GnuPG 2.4 makes Ed448 keys of version 5 only, and signs with them in version 5 (
 version 4 as well, if the issuer's fingerprint tells the key's version and the halves keep their leading zeros.
 """
 
-from dataclasses import dataclass
 from datetime import datetime
 
 from agentproxy.protocol.armor import armored
@@ -16,6 +15,7 @@ from agentproxy.protocol.digests import Digest, HashAlgorithm
 from agentproxy.protocol.errors import RemoteProtocolError
 from agentproxy.protocol.keys import Curve, DsaPublicKey, EccPublicKey, Fingerprint, PublicKey, RsaPublicKey
 from agentproxy.protocol.signatures import DsaSignature, EcdsaSignature, EddsaSignature, RsaSignature, Signature
+from agentproxy.protocol.values import frozen
 
 __all__ = ["DocumentSignature", "algorithm_of", "trailer"]
 
@@ -94,7 +94,7 @@ def _whole(half: bytes) -> bytes:
     return bits.to_bytes(2, "big") + half
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class DocumentSignature:
     """A detached signature over a binary document.
 

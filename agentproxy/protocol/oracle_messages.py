@@ -1,7 +1,7 @@
 """What an oracle says to a relay; the messages about seals, keys and journals have modules of their own."""
 
 import re
-from dataclasses import dataclass, field
+from dataclasses import field
 from datetime import datetime
 from typing import ClassVar, Self
 
@@ -12,6 +12,7 @@ from agentproxy.protocol.fields import Head, check_name, check_request_id, check
 from agentproxy.protocol.fieldtexts import head_text, signature_text
 from agentproxy.protocol.key_messages import ServedKey
 from agentproxy.protocol.signatures import Signature
+from agentproxy.protocol.values import frozen
 
 __all__ = [
     "Certificate",
@@ -29,7 +30,7 @@ MAX_PEM = 16_384  # characters; a certificate has about 800
 MAX_RETRY_MS = 86_400_000  # a limit is by the minute; what is no number of seconds to wait would end a client
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Welcome:
     """The oracle's answer to a good `hello`."""
 
@@ -50,7 +51,7 @@ class Welcome:
         check_text(self.software, "software", 64)
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Rejected:
     """The oracle's answer to a bad `hello`, or its last word when credentials were revoked; the connection ends."""
 
@@ -58,7 +59,7 @@ class Rejected:
     code: RejectionCode
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Signed:
     """A signature, and the end of the audit log that holds its record."""
 
@@ -82,7 +83,7 @@ class Signed:
         return cls(id_, signature_of(algorithm, r, s), head_of(node, sequence, value))
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Refused:
     """The policy said no."""
 
@@ -99,7 +100,7 @@ class Refused:
             raise RemoteProtocolError(f"retry_after_ms: expected 0 to {MAX_RETRY_MS}")
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Failed:
     """The policy said yes and yet there is no signature."""
 
@@ -112,7 +113,7 @@ class Failed:
         check_request_id(self.id)
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Certificate:
     """One part of a certificate: parts come in order, counted from 1."""
 
@@ -128,7 +129,7 @@ class Certificate:
             raise RemoteProtocolError("certificate: expected parts from 1 to 64")
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class KeysChanged:
     """The keys that this runner may use from now on, and whether it may fall back."""
 
@@ -137,14 +138,14 @@ class KeysChanged:
     fallback: bool = False
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Drain:
     """This oracle is going away: finish what is in flight and connect elsewhere."""
 
     tag: ClassVar[str] = "drain"
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Credentials:
     """Fresh credentials for this runner: the answer to a `hello` with a bootstrap token, or a renewal at any time.
 

@@ -4,7 +4,7 @@ The messages about seals, keys and journals have modules of their own.
 """
 
 import re
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import ClassVar, Self
 
 from agentproxy.protocol.digests import Digest
@@ -13,6 +13,7 @@ from agentproxy.protocol.fieldpatterns import DIGEST, KEYGRIP, TEXT, WANTED, cla
 from agentproxy.protocol.fields import Claims, Head, check_request_id, check_text, check_wanted
 from agentproxy.protocol.fieldtexts import digest_text, wanted_text
 from agentproxy.protocol.keys import Fingerprint, Keygrip
+from agentproxy.protocol.values import frozen
 
 __all__ = [
     "FetchCertificate",
@@ -25,7 +26,7 @@ __all__ = [
 MAX_HEADS = 64  # nodes that one relay can know; far more than anybody runs
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Hello:
     """The relay's first message."""
 
@@ -42,7 +43,7 @@ class Hello:
             raise RemoteProtocolError(f"heads: at most {MAX_HEADS}")
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Sign:
     """Sign this digest with this key."""
 
@@ -79,7 +80,7 @@ class Sign:
         )
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class FetchCertificate:
     """Send the OpenPGP certificate that this key stands in."""
 
@@ -91,7 +92,7 @@ class FetchCertificate:
         check_request_id(self.id)
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Ping:
     """Is the other side alive; either may ask."""
 
@@ -102,7 +103,7 @@ class Ping:
         check_request_id(self.id)
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Pong:
     """Yes."""
 

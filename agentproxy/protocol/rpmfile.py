@@ -5,10 +5,10 @@ format_header.md and lib/header.c of rpm; sizes as rpm limits them.
 """
 
 import struct
-from dataclasses import dataclass
 from typing import BinaryIO, Self
 
 from agentproxy.protocol.errors import RemoteProtocolError
+from agentproxy.protocol.values import frozen
 
 __all__ = ["MAGIC", "Entry", "Header", "RpmFront", "RpmSignatures", "read_front", "read_rpm"]
 
@@ -31,7 +31,7 @@ _HEADER_TAGS = frozenset({267, 268})  # DSAHEADER (also ECDSA and EdDSA), RSAHEA
 _PACKAGE_TAGS = frozenset({1002, 1005})  # PGP, GPG
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Entry:
     """One tag of a header."""
 
@@ -51,7 +51,7 @@ class Entry:
         return self.value.split(b"\0")[: self.count] if self.kind in _TEXTS else []
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Header:
     """A signature header's tags, in the order of its index."""
 
@@ -101,7 +101,7 @@ def _entry(data: bytes, tag: int, kind: int, offset: int, count: int) -> Entry:
     return Entry(tag, kind, count, data[offset:end])
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class RpmFront:
     """Everything in an RPM before its payload."""
 
@@ -147,7 +147,7 @@ class RpmFront:
         return _entry(self.header[end:], *found[0]) if found else None
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class RpmSignatures:
     """What stands in an RPM's signature header, and where what was signed is."""
 

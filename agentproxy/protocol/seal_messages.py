@@ -1,7 +1,6 @@
 """Messages about signatures that the signer writes whole, and for which it gets the state of a hash."""
 
 import re
-from dataclasses import dataclass
 from typing import ClassVar, Self
 
 from agentproxy.protocol.fieldpatterns import (
@@ -24,11 +23,12 @@ from agentproxy.protocol.fieldtexts import asserted_text, head_text, seal_text, 
 from agentproxy.protocol.hashstates import HashState
 from agentproxy.protocol.keys import Keygrip
 from agentproxy.protocol.openpgp import DocumentSignature
+from agentproxy.protocol.values import frozen
 
 __all__ = ["Seal", "SealState", "Sealed", "StateSealed"]
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Seal:
     """Relay to oracle: sign the document behind this state. Nothing in it can choose type, time or issuer."""
 
@@ -65,7 +65,7 @@ class Seal:
         )
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Sealed:
     """Oracle to relay: the signature, and the end of the audit log that holds its record."""
 
@@ -89,7 +89,7 @@ class Sealed:
         return cls(id_, seal_of(seal), head_of(node, sequence, value))
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class SealState:
     """Oracle to signer: finish this hash, sign, record, release; answered by `state_sealed` or `not_done`."""
 
@@ -126,7 +126,7 @@ class SealState:
         )
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class StateSealed:
     """Signer to oracle: a signature whose record is on disk."""
 

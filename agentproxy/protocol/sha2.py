@@ -7,11 +7,11 @@ has the content lets OpenSSL hash it; the signer finishes a hash, which is one b
 import functools
 import struct
 from collections.abc import Callable
-from dataclasses import dataclass
 from itertools import count
 from math import isqrt
 
 from agentproxy.protocol.digests import HashAlgorithm
+from agentproxy.protocol.values import frozen
 
 __all__ = ["FUNCTIONS", "HashFunction"]
 
@@ -95,7 +95,7 @@ def _compress512(state: _Words, block: bytes) -> _Words:
     return tuple([(old + new) & mask for old, new in zip(state, (a, b, c, d, e, f, g, h), strict=True)])
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class HashFunction:
     """One of the two, with the sizes of its parts in bytes."""
 

@@ -4,10 +4,10 @@ RSA, DSA and ECDSA numbers are big-endian without leading zero octets: gpg accep
 and rpm 4.20 do not. EdDSA halves keep their full length, as RFC 8032 writes them.
 """
 
-from dataclasses import dataclass
 from typing import ClassVar
 
 from agentproxy.protocol.errors import RemoteProtocolError
+from agentproxy.protocol.values import frozen
 
 __all__ = ["DsaSignature", "EcdsaSignature", "EddsaSignature", "RsaSignature", "Signature", "unsigned"]
 
@@ -29,7 +29,7 @@ def _check_number(name: str, value: bytes, longest: int) -> None:
         )
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class RsaSignature:
     """`s` of RSASSA-PKCS1-v1_5."""
 
@@ -40,7 +40,7 @@ class RsaSignature:
         _check_number("s", self.s, _MAX_RSA)
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class DsaSignature:
     """`r` and `s` of FIPS 186-4."""
 
@@ -53,7 +53,7 @@ class DsaSignature:
         _check_number("s", self.s, _MAX_DSA)
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class EcdsaSignature:
     """`r` and `s` of ECDSA over a NIST curve."""
 
@@ -66,7 +66,7 @@ class EcdsaSignature:
         _check_number("s", self.s, _MAX_ECDSA)
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class EddsaSignature:
     """The two halves of an Ed25519 (2 x 32 bytes) or Ed448 (2 x 57 bytes) signature."""
 

@@ -1,7 +1,7 @@
 """What the signer answers; each answer carries its request's id."""
 
 import re
-from dataclasses import dataclass, field
+from dataclasses import field
 from datetime import datetime
 from typing import ClassVar, Self
 
@@ -12,6 +12,7 @@ from agentproxy.protocol.fields import Head, KeyFacts, check_name
 from agentproxy.protocol.fieldtexts import head_text, signature_text
 from agentproxy.protocol.signatures import Signature
 from agentproxy.protocol.timings import TimingsReport
+from agentproxy.protocol.values import frozen
 
 __all__ = [
     "CREDENTIAL_OPERATIONS",
@@ -45,7 +46,7 @@ CREDENTIAL_OPERATIONS = frozenset(
 )
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Keys:
     """The keys that are served."""
 
@@ -56,7 +57,7 @@ class Keys:
     head: Head | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class DigestSigned:
     """A signature whose record is on disk."""
 
@@ -77,7 +78,7 @@ class DigestSigned:
         return cls(int(id_), signature_of(algorithm, r, s), head_of(node, sequence, value))
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Recorded:
     """A record is written (and on disk, when `durable` was asked)."""
 
@@ -86,7 +87,7 @@ class Recorded:
     head: Head
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Issued:
     """A certificate with its key, PEM; the signer keeps no copy of the key."""
 
@@ -99,7 +100,7 @@ class Issued:
     expires: datetime
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class CredentialRecord:
     """One record of CREDENTIAL_OPERATIONS, as far as a replay needs it."""
 
@@ -112,7 +113,7 @@ class CredentialRecord:
         check_name(self.operation, "operation")
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class HeadCompared:
     """Whether the log holds a head."""
 
@@ -122,7 +123,7 @@ class HeadCompared:
     reason: str  # why not; empty when it fits
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class CredentialRecords:
     """A part of the records that were asked for; when `through` is below `last`, ask again after `through`."""
 
@@ -139,7 +140,7 @@ class CredentialRecords:
             raise RemoteProtocolError("through: expected a record's sequence up to the last")
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class CheckpointTaken:
     """The end of the audit log, signed with the log's key; it is in the log's file of checkpoints too."""
 
@@ -155,7 +156,7 @@ class CheckpointTaken:
             raise RemoteProtocolError("checkpoint: expected a key's id of 32 bytes and a signature of 64")
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class StatusReport:
     """What a health check wants to know of the signer."""
 
@@ -172,7 +173,7 @@ class StatusReport:
     last_checkpoint: datetime | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class NotDone:
     """The request had no effect except its record."""
 

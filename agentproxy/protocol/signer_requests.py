@@ -5,7 +5,7 @@ Ids are integers of the asking side, one per request on a connection.
 
 import enum
 import re
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import ClassVar, Self
 
 from agentproxy.protocol.digests import Digest
@@ -14,6 +14,7 @@ from agentproxy.protocol.fieldpatterns import ASSERTED, DIGEST, KEYGRIP, NUMBER,
 from agentproxy.protocol.fields import Asserted, Head, check_name, check_request_id, check_text, size_of_texts
 from agentproxy.protocol.fieldtexts import asserted_text, digest_text
 from agentproxy.protocol.keys import Keygrip
+from agentproxy.protocol.values import frozen
 
 __all__ = [
     "SIGNERS_OWN",
@@ -55,7 +56,7 @@ class CertificateKind(enum.StrEnum):
     SERVER = "server"
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class ListKeys:
     """Which keys are served; answered by `keys`."""
 
@@ -63,7 +64,7 @@ class ListKeys:
     id: int
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class SignDigest:
     """Sign, record, release; answered by `digest_signed` or `not_done`."""
 
@@ -100,7 +101,7 @@ class SignDigest:
         )
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Record:
     """Write a record of something that was not a signature; answered by `recorded` or `not_done`."""
 
@@ -135,7 +136,7 @@ class Record:
             raise RemoteProtocolError(f"details: expected at most {_MAX_DETAILS} bytes in ASCII, with escapes")
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Issue:
     """Issue a certificate with a fresh key; answered by `issued` or `not_done`."""
 
@@ -155,7 +156,7 @@ class Issue:
             raise RemoteProtocolError("days: expected 1 to 3660")
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class ListCredentialRecords:
     """What the audit log says about credentials behind a record; answered by `credential_records` or `not_done`.
 
@@ -171,7 +172,7 @@ class ListCredentialRecords:
             raise RemoteProtocolError("after: expected a record's sequence, or 0")
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class CompareHead:
     """Does this head, which a relay kept, lie in the log; answered by `head_compared`."""
 
@@ -180,7 +181,7 @@ class CompareHead:
     head: Head
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class TakeCheckpoint:
     """Sign the end of the audit log now; answered by `checkpoint_taken` or `not_done`."""
 
@@ -188,7 +189,7 @@ class TakeCheckpoint:
     id: int
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Status:
     """How is the signer; answered by `status_report`."""
 

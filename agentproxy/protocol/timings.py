@@ -4,9 +4,9 @@ An observation costs a search among sixteen numbers and two additions; whoever w
 """
 
 from bisect import bisect_left
-from dataclasses import dataclass
 
 from agentproxy.protocol.errors import RemoteProtocolError
+from agentproxy.protocol.values import frozen
 
 __all__ = ["BOUNDS", "Timings", "TimingsReport"]
 
@@ -14,7 +14,7 @@ __all__ = ["BOUNDS", "Timings", "TimingsReport"]
 BOUNDS = (0.0001, 0.0002, 0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0)
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class TimingsReport:
     """The counts of one moment."""
 

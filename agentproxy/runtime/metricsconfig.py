@@ -1,14 +1,14 @@
 """Where a daemon tells its metrics, apart from the telling, which needs h11."""
 
-from dataclasses import dataclass
 from pathlib import Path
 
 from agentproxy.protocol.errors import RemoteProtocolError
+from agentproxy.protocol.values import frozen
 
 __all__ = ["MetricsConfig"]
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class MetricsConfig:
     """Where metrics are told: exactly one of the two."""
 

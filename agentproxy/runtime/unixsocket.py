@@ -11,12 +11,12 @@ import stat
 import struct
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 
 import trio
 
 from agentproxy.protocol.errors import ConfigError
+from agentproxy.protocol.values import frozen
 from agentproxy.runtime.directstream import DirectStream
 from agentproxy.runtime.ownplace import check_place
 
@@ -30,7 +30,7 @@ _CREDENTIALS = struct.Struct("iII")
 _MOST_GROUPS = 256  # getsockopt() of the socket module takes no buffer above 1024 bytes
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Peer:
     """The process that connected; its pid may be gone, and used again, by now."""
 

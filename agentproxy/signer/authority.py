@@ -6,7 +6,7 @@ It issues end certificates only, each with a fresh key: a client's names the run
 import hashlib
 import ipaddress
 import re
-from dataclasses import dataclass, field
+from dataclasses import field
 from datetime import datetime, timedelta
 from typing import Self
 
@@ -18,6 +18,7 @@ from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 from agentproxy.protocol.errors import ConfigError, RemoteProtocolError
 from agentproxy.protocol.fields import MAX_CLAIM, check_name
 from agentproxy.protocol.signer_requests import CertificateKind
+from agentproxy.protocol.values import frozen
 
 __all__ = ["Authority", "IssuedCertificate", "create_authority", "runner_uri"]
 
@@ -32,7 +33,7 @@ _USAGE = {
 }
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class IssuedCertificate:
     """A certificate and its key, PEM; nobody else has the key."""
 

@@ -4,7 +4,6 @@ What is signed is a text of five lines that says what it is for: no other use of
 """
 
 import re
-from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 from typing import Self
@@ -13,6 +12,7 @@ from cryptography.exceptions import InvalidSignature
 
 from agentproxy.protocol.errors import RemoteProtocolError
 from agentproxy.protocol.fields import Head
+from agentproxy.protocol.values import frozen
 from agentproxy.protocol.wire import format_time, parse_time
 from agentproxy.signer.logkey import LogKey, LogPublicKey
 
@@ -29,7 +29,7 @@ def checkpoints_path(directory: Path, node: str) -> Path:
     return directory / f"{node}.checkpoints"
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Checkpoint:
     """The log's key says: this was the log's head."""
 

@@ -3,11 +3,11 @@
 import contextlib
 import os
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 from agentproxy.protocol.errors import ConfigError, RemoteProtocolError
 from agentproxy.protocol.fields import Head
+from agentproxy.protocol.values import frozen
 from agentproxy.signer.checkpoint import Checkpoint, checkpoints_path
 from agentproxy.signer.diagnosis import Damage, DamageKind
 from agentproxy.signer.logkey import LogPublicKey
@@ -18,7 +18,7 @@ __all__ = ["Proof", "check_coverage", "last_head", "newest_head", "read_proof"]
 _TAIL = 65_536  # bytes: more than a hundred checkpoints
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Proof:
     """What a public key says about a log."""
 

@@ -2,11 +2,12 @@
 
 import os
 import pwd
-from dataclasses import dataclass, field
+from dataclasses import field
 from pathlib import Path
 
 from agentproxy.protocol.errors import ConfigError, RemoteProtocolError
 from agentproxy.protocol.fields import check_name
+from agentproxy.protocol.values import frozen
 from agentproxy.signer.loglimits import LogLimits
 
 __all__ = ["AuditConfig", "AuthorityConfig", "SignerConfig"]
@@ -18,7 +19,7 @@ def _own_uid_and_root() -> tuple[int, ...]:
     return tuple(sorted({0, os.geteuid()}))
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class AuditConfig:
     """Where the audit log lies and how much of the disk it keeps for itself."""
 
@@ -42,7 +43,7 @@ class AuditConfig:
         return LogLimits(self.reserve_bytes, self.rotate_bytes, self.rotate_days * 86_400)
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class AuthorityConfig:
     """The built-in CA: it signs the certificates of runners and oracles."""
 
@@ -50,7 +51,7 @@ class AuthorityConfig:
     key: Path
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class SignerConfig:
     """The signer's whole configuration."""
 

@@ -10,12 +10,12 @@ import contextlib
 import os
 import re
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 from agentproxy.protocol.errors import BackendError
 from agentproxy.protocol.signer_answers import CREDENTIAL_OPERATIONS, CredentialRecord
 from agentproxy.protocol.signer_requests import Outcome
+from agentproxy.protocol.values import frozen
 from agentproxy.signer.record import AuditRecord
 from agentproxy.signer.segment import list_segments, place_of
 
@@ -37,7 +37,7 @@ _OF_CREDENTIALS = re.compile(
 _Written = tuple[CredentialRecord, int]  # with its line's length
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class CredentialsPage:
     """The credential records of one part of the log."""
 

@@ -1,9 +1,9 @@
 """What kind of damage it is, once a segment is known to be damaged. Slow and thorough; used by `verifylog`."""
 
 import enum
-from dataclasses import dataclass
 
 from agentproxy.protocol.errors import RemoteProtocolError
+from agentproxy.protocol.values import frozen
 from agentproxy.signer.grammar import is_canonical
 from agentproxy.signer.record import AuditRecord, hash_of_line
 from agentproxy.signer.segment import ChainEnd, Segment, lines_of, mapped_file, place_of, whole_length
@@ -23,7 +23,7 @@ class DamageKind(enum.StrEnum):
     UNPROVEN = "unproven"  # records that a checkpoint must cover, and none does
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Damage:
     """The first place where a log is not what a signer wrote."""
 

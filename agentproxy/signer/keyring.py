@@ -2,7 +2,6 @@
 
 import stat
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 
@@ -12,6 +11,7 @@ from agentproxy.protocol.frames import MAX_PAYLOAD
 from agentproxy.protocol.keys import Keygrip
 from agentproxy.protocol.signer_answers import Keys
 from agentproxy.protocol.signer_messages import FROM_SIGNER
+from agentproxy.protocol.values import frozen
 from agentproxy.signer import keyfile, keysfile, passphrases
 from agentproxy.signer.backend import Backend
 from agentproxy.signer.config import SignerConfig
@@ -23,7 +23,7 @@ from agentproxy.signer.strength import smallest_digest
 __all__ = ["Keyring", "open_keyring"]
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Keyring:
     """What may be signed with, and by what; both halves name the same keys."""
 

@@ -8,7 +8,7 @@ import enum
 import os
 import stat
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
 from datetime import datetime
 from pathlib import Path
 
@@ -16,6 +16,7 @@ from agentproxy.protocol.digests import HashAlgorithm
 from agentproxy.protocol.errors import ConfigError, RemoteProtocolError
 from agentproxy.protocol.fields import check_name, check_text
 from agentproxy.protocol.keys import Fingerprint, Keygrip
+from agentproxy.protocol.values import frozen
 from agentproxy.runtime import config
 
 __all__ = ["KeyEntry", "KeyUsage", "KeysFile", "Problem", "load", "problems", "refusal"]
@@ -33,7 +34,7 @@ class KeyUsage(enum.StrEnum):
     AUTHENTICATE = "authenticate"
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class KeyEntry:
     """One key of keys.yaml, as `blind-oracle key import` wrote it."""
 
@@ -61,7 +62,7 @@ class KeyEntry:
         return KeyUsage.CERTIFY in self.usage
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class KeysFile:
     """keys.yaml: keys under the names that policies and relays use."""
 
@@ -72,7 +73,7 @@ class KeysFile:
             check_name(name, "key name")
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Problem:
     """Something that keeps keys from being served: where it stands, what it is, what to do."""
 

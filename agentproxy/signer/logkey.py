@@ -1,7 +1,7 @@
 """The audit log's own Ed25519 key: it signs checkpoints and nothing else, and stays in the signer's directory."""
 
 import hashlib
-from dataclasses import dataclass, field
+from dataclasses import field
 from pathlib import Path
 from typing import Self
 
@@ -10,6 +10,7 @@ from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 
 from agentproxy.protocol.errors import ConfigError
+from agentproxy.protocol.values import frozen
 from agentproxy.runtime.files import write_atomically
 from agentproxy.runtime.secretfiles import read_secret, secret_path
 
@@ -18,7 +19,7 @@ __all__ = ["LogKey", "LogPublicKey", "open_log_key", "public_key_path", "read_pu
 _HINT = "blind-oracle audit key prints the right one; the log's directory has it as NODE.pub"
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class LogPublicKey:
     """What auditors hold, on another machine."""
 
@@ -35,7 +36,7 @@ class LogPublicKey:
         return self.key.public_bytes(serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo)
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class LogKey:
     """What signs checkpoints."""
 

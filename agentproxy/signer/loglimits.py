@@ -3,9 +3,9 @@
 import errno
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 from agentproxy.protocol.signer_requests import Outcome
+from agentproxy.protocol.values import frozen
 from agentproxy.signer.record import Entry
 
 __all__ = ["LogLimits", "require_room"]
@@ -24,7 +24,7 @@ def require_room(descriptor: int, size: int) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class LogLimits:
     """How large things may become."""
 

@@ -11,7 +11,6 @@ import queue
 import threading
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from datetime import datetime
 
 import trio
@@ -22,6 +21,7 @@ from agentproxy.protocol.fields import Head
 from agentproxy.protocol.signer_answers import NotDone
 from agentproxy.protocol.signer_messages import FROM_SIGNER, FromSigner
 from agentproxy.protocol.timings import Timings
+from agentproxy.protocol.values import frozen
 from agentproxy.signer.checkpoint import Checkpoint
 from agentproxy.signer.credentiallog import WrittenCredentials
 from agentproxy.signer.log import AuditLog, LogUnavailableError
@@ -46,7 +46,7 @@ class PipelineFullError(BackendError):
     """More jobs are pending than anybody would wait for."""
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Draft:
     """What a job came to, before its record is written."""
 
@@ -55,7 +55,7 @@ class Draft:
     durable: bool = True  # answer only when the disk has the record
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Job:
     """A request on its way."""
 

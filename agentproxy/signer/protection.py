@@ -9,13 +9,13 @@ Source: GnuPG's agent/keyformat.txt and agent/protect.c; RFC 9580, 3.7.1.3 (iter
 import hashlib
 import hmac
 import re
-from dataclasses import dataclass
 
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
 from cryptography.hazmat.primitives.ciphers.aead import AESOCB3
 
 from agentproxy.protocol.errors import KeyUnavailableError
+from agentproxy.protocol.values import frozen
 from agentproxy.signer.keytext import Node, canonical, parse_expression
 
 __all__ = ["unlocked"]
@@ -39,7 +39,7 @@ _NATIVE_HINT = (
 )
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class _Sealed:
     """The parts of `(protected MODE ((sha1 SALT COUNT) NONCE) CIPHERTEXT)`."""
 

@@ -6,7 +6,7 @@ a member does not apply. So a record has one form, and a line that parses and is
 
 import hashlib
 import json
-from dataclasses import dataclass, field
+from dataclasses import field
 from datetime import datetime
 from typing import Self
 
@@ -19,6 +19,7 @@ from agentproxy.protocol.fieldtexts import claims_text, quoted, texts_text
 from agentproxy.protocol.keys import Fingerprint, Keygrip
 from agentproxy.protocol.signatures import RsaSignature, Signature
 from agentproxy.protocol.signer_requests import Outcome
+from agentproxy.protocol.values import frozen
 from agentproxy.protocol.wire import format_time, new_converter, parse_time
 
 __all__ = ["FIRST_PREV", "MAX_LINE", "MEMBERS", "AuditRecord", "Entry", "hash_of_line", "signature_sha256"]
@@ -46,7 +47,7 @@ def signature_sha256(signature: Signature) -> bytes:
     return hashlib.sha256(signature.r + signature.s).digest()
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Entry:
     """What happened: a record that has no place in the log yet."""
 
@@ -74,7 +75,7 @@ class Entry:
             raise RemoteProtocolError("signature_sha256: expected 32 bytes")
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class AuditRecord:
     """A record in its place in a log."""
 

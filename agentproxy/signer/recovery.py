@@ -10,13 +10,13 @@ import mmap
 import os
 import re
 from collections.abc import Callable
-from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 from typing import Self
 
 from agentproxy.protocol.errors import ConfigError, RemoteProtocolError
 from agentproxy.protocol.fields import Head
+from agentproxy.protocol.values import frozen
 from agentproxy.runtime.files import write_atomically
 from agentproxy.signer.checkpoint import checkpoints_path
 from agentproxy.signer.checkpointcheck import newest_head
@@ -58,7 +58,7 @@ _RECOVERED = re.compile(
 _VERIFY_HINT = "blind-oracle audit verify shows the first damaged record; keep the directory as evidence"
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class OpenedSegment:
     """The segment that records go into, and all that the log must know of it."""
 

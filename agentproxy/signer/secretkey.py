@@ -4,13 +4,14 @@ Every relation between the numbers is checked, by `cryptography` where it has a 
 must not become a key that signs wrongly, since one wrong RSA signature gives the factors away.
 """
 
-from dataclasses import dataclass, field
+from dataclasses import field
 
 from cryptography.hazmat.primitives.asymmetric import dsa, ec, ed448, ed25519, rsa
 
 from agentproxy.protocol.errors import KeyUnavailableError, RemoteProtocolError
 from agentproxy.protocol.keys import Curve, DsaPublicKey, EccPublicKey, PublicKey, RsaPublicKey
 from agentproxy.protocol.signatures import unsigned
+from agentproxy.protocol.values import frozen
 from agentproxy.signer.keytext import Node
 from agentproxy.signer.protection import unlocked
 from agentproxy.signer.strength import OTHER_KEY_HINT, check_strength
@@ -36,7 +37,7 @@ _CARD_HINT = (
 )
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class SecretKey:
     """A private key with its public half; neither its repr nor an error shows a secret number."""
 

@@ -12,11 +12,11 @@ import os
 import re
 import stat
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
 
 from agentproxy.protocol.errors import BlindOracleError
+from agentproxy.protocol.values import frozen
 from agentproxy.signer.record import FIRST_PREV, hash_of_line
 
 __all__ = [
@@ -59,7 +59,7 @@ class DamagedError(BlindOracleError):
         self.line = line
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Segment:
     """One file of a log, by its name."""
 
@@ -80,7 +80,7 @@ class Segment:
         return [part for number, part in sorted(numbered, key=lambda pair: (len(pair[0]), pair)) if number.isdecimal()]
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class ChainEnd:
     """Where a chain stands: what the next record must continue."""
 

@@ -28,6 +28,7 @@ from agentproxy.protocol.signer_answers import DigestSigned, NotDone
 from agentproxy.protocol.signer_messages import FromSigner
 from agentproxy.protocol.signer_requests import Outcome, SignDigest
 from agentproxy.protocol.timings import Timings
+from agentproxy.protocol.values import frozen
 from agentproxy.protocol.wire import format_time
 from agentproxy.signer.keyring import Keyring
 from agentproxy.signer.log import LogUnavailableError
@@ -44,7 +45,7 @@ class WrongSignatureError(BackendError):
     """The backend made a signature that the public key does not confirm."""
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class _Wanted:
     """What is asked for, once it is known what exactly would be signed."""
 

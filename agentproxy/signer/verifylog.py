@@ -11,12 +11,13 @@ import itertools
 import os
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass, field, replace
+from dataclasses import field, replace
 from multiprocessing import get_context
 from pathlib import Path
 
 from agentproxy.protocol.errors import ConfigError, RemoteProtocolError
 from agentproxy.protocol.fields import Head
+from agentproxy.protocol.values import frozen
 from agentproxy.signer.checkpointcheck import Proof, check_coverage, last_head, read_proof
 from agentproxy.signer.diagnosis import Damage, DamageKind, diagnose
 from agentproxy.signer.grammar import is_canonical
@@ -43,7 +44,7 @@ __all__ = ["Damage", "DamageKind", "Report", "verify"]
 _CHUNK = 4 << 20  # bytes that one process checks at a time
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Report:
     """What a verification found."""
 
@@ -57,7 +58,7 @@ class Report:
     covered: int = 0  # sequence of the last record under one of them
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class _Chunk:
     path: Path
     node: str
@@ -66,7 +67,7 @@ class _Chunk:
     wanted: frozenset[int]  # sequences whose hashes are asked for
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class _Checked:
     """What holds within a chunk; None as `end` says that something does not."""
 

@@ -4,7 +4,6 @@ import contextlib
 import enum
 import os
 from collections.abc import Awaitable, Callable, Iterable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO, TypeVar
 
@@ -15,6 +14,7 @@ from agentproxy.protocol.errors import BlindOracleError, LocalProtocolError
 from agentproxy.protocol.hashstates import HashState
 from agentproxy.protocol.key_messages import ServedKey
 from agentproxy.protocol.seal_messages import Sealed
+from agentproxy.protocol.values import frozen
 from agentproxy.runtime.serve import room_for
 from relay.link import RejectedError
 from relay.pending import DeadlineError, UnreachableError
@@ -56,7 +56,7 @@ class Existing(enum.StrEnum):
     REFUSE = "refuse"
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Result:
     """One file's fate."""
 
@@ -69,7 +69,7 @@ class Result:
     sealed: Sealed | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Way:
     """How files are signed."""
 

@@ -5,7 +5,7 @@ import signal
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import NoReturn, Self
 
@@ -16,6 +16,7 @@ from agentproxy import __version__
 from agentproxy.protocol.digests import HashAlgorithm
 from agentproxy.protocol.errors import ConfigError, RemoteProtocolError
 from agentproxy.protocol.fields import check_name
+from agentproxy.protocol.values import frozen
 from agentproxy.runtime.filepath import FilePath
 from relay.config import CONFIG_VARIABLE, config_path, load_config
 from relay.sealed.batch import Batch, Existing, Way
@@ -45,7 +46,7 @@ def run_command(words: Sequence[str]) -> int:
     return status if isinstance(status, int) else 0
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class _Common:
     """What every command can be told."""
 

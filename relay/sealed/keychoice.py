@@ -2,19 +2,19 @@
 
 import fnmatch
 from collections.abc import Iterable
-from dataclasses import dataclass
 
 from agentproxy.protocol.digests import HashAlgorithm
 from agentproxy.protocol.errors import ConfigError
 from agentproxy.protocol.key_messages import ServedKey
 from agentproxy.protocol.keys import Curve, EccPublicKey
+from agentproxy.protocol.values import frozen
 
 __all__ = ["KeyWanted", "check_for_rpm", "choose", "hash_algorithm"]
 
 _STATES = (HashAlgorithm.SHA256, HashAlgorithm.SHA512)  # the ones whose states can travel
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class KeyWanted:
     """What is known about the key; None: anything will do."""
 

@@ -8,12 +8,12 @@ import ctypes
 import functools
 import importlib
 import sys
-from dataclasses import dataclass
 from typing import ClassVar, Self
 
 from agentproxy.protocol.digests import Digest, HashAlgorithm
 from agentproxy.protocol.errors import RemoteProtocolError
 from agentproxy.protocol.hashstates import HashState
+from agentproxy.protocol.values import frozen
 
 __all__ = ["Libcrypto", "LibcryptoHash", "find"]
 
@@ -47,7 +47,7 @@ class _Sha512(ctypes.Structure):
     ]
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class _Functions:
     context: type[_Sha256 | _Sha512]
     word: int  # bytes
@@ -62,7 +62,7 @@ _FUNCTIONS = {
 }
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class _Library:
     """One library, called in two ways."""
 
@@ -126,7 +126,7 @@ class LibcryptoHash:
         return HashState(self._algorithm, value, bits // 8, bytes(context.data[: context.num]))
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Libcrypto:
     """A libcrypto that passed the comparison for one algorithm."""
 

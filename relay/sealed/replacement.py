@@ -14,10 +14,10 @@ import secrets
 import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
+from agentproxy.protocol.values import frozen
 from relay.sealed.errors import UnfitError
 
 __all__ = ["Original", "created", "opened", "replacement", "sync_directory"]
@@ -30,7 +30,7 @@ _OURS = secrets.token_hex(8)
 _numbers = itertools.count()
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Original:
     """An open file, and what it was when it was opened."""
 

@@ -2,7 +2,6 @@
 
 import hashlib
 import re
-from dataclasses import dataclass
 from io import BytesIO
 from types import TracebackType
 from typing import BinaryIO
@@ -13,6 +12,7 @@ from agentproxy.protocol.errors import RemoteProtocolError
 from agentproxy.protocol.openpgp import DocumentSignature
 from agentproxy.protocol.rpmfile import RpmFront, read_front
 from agentproxy.protocol.signatures import RsaSignature
+from agentproxy.protocol.values import frozen
 from relay.cleaning import clean
 from relay.sealed.errors import UnfitError
 from relay.sealed.signatureheader import has_signature, with_signature
@@ -28,7 +28,7 @@ _RSA, _OTHER = 1, 0
 _MOST_TOLD = 200  # characters of what rpm-rs says, which repeats what stands in the package
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Rpm:
     """A package that can be signed."""
 

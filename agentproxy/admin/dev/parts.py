@@ -5,7 +5,6 @@ import sys
 import time
 from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import dataclass
 from pathlib import Path
 
 from agentproxy.admin.dev import processes
@@ -14,6 +13,7 @@ from agentproxy.admin.dev.processes import Process
 from agentproxy.admin.layout import Layout
 from agentproxy.admin.readiness import ReadySocket
 from agentproxy.protocol.errors import ConfigError
+from agentproxy.protocol.values import frozen
 from relay.connectionstate import Standing
 from relay.control_call import ask
 from relay.setup import set_up
@@ -45,7 +45,7 @@ _LOG_LINES = 12
 _NOT_YET = frozenset({Standing.AWAY, Standing.DRAINING})
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Part:
     """A process of the system."""
 

@@ -6,11 +6,11 @@ import shutil
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 
 from agentproxy.admin.layout import Layout
 from agentproxy.protocol.errors import ConfigError
+from agentproxy.protocol.values import frozen
 from agentproxy.runtime.unixsocket import MAX_PATH
 from relay.credentials import CredentialSet, CredentialStore, credentials_directory
 
@@ -21,7 +21,7 @@ WAIT_SECONDS = 60.0  # a start ends soon when what it waits for is stopped; one 
 _LOOK_SECONDS = 0.05
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Place:
     """A state directory as `init` makes it, with a relay, a GnuPG home and logs beside it."""
 

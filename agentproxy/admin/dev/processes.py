@@ -10,10 +10,10 @@ import re
 import select
 import signal
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 from agentproxy.protocol.errors import ConfigError
+from agentproxy.protocol.values import frozen
 from agentproxy.runtime.files import write_atomically
 
 __all__ = ["Process", "end", "find", "recall", "remember", "spawn"]
@@ -24,7 +24,7 @@ _PID = re.compile(r"[1-9][0-9]*")
 _KILL_SECONDS = 10.0
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Process:
     """One process since the machine's start."""
 

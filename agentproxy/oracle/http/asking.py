@@ -7,7 +7,6 @@ signed, and the answer says so; for the state of a hash it is the content.
 import hashlib
 import re
 import secrets
-from dataclasses import dataclass
 from datetime import UTC
 
 from pydantic import TypeAdapter, ValidationError
@@ -20,6 +19,7 @@ from agentproxy.protocol.errors import RemoteProtocolError
 from agentproxy.protocol.fields import Claims, KeyFacts, without_controls
 from agentproxy.protocol.hashstates import HashState
 from agentproxy.protocol.seal_messages import Seal, Sealed
+from agentproxy.protocol.values import frozen
 
 __all__ = ["Asked", "item_of", "reported", "request_id", "seal_for", "the_hash"]
 
@@ -30,7 +30,7 @@ _ITEM = TypeAdapter(BatchItem)
 _MOST_ERRORS = 8  # told of one item: more than it has fields
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Asked:
     """One signature that somebody wants, whichever body it stood in."""
 

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from ipaddress import ip_address
 
 from agentproxy.protocol.errors import RemoteProtocolError
+from agentproxy.protocol.values import frozen
 
 __all__ = ["IDENTITY_HEADERS", "Peer", "Visit", "identify"]
 
@@ -19,7 +20,7 @@ IDENTITY_HEADERS = frozenset({_VERIFY, _CERTIFICATE, _ADDRESS})
 _SUCCESS, _NONE = b"SUCCESS", b"NONE"
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Peer:
     """Who sends a request."""
 

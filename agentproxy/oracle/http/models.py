@@ -3,12 +3,13 @@
 There is no field for a signature's time, type or subpackets: those are the signer's alone.
 """
 
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import Annotated
 
 from pydantic import BeforeValidator, ConfigDict, Field
 
 from agentproxy.protocol.fields import MAX_CLAIM, MAX_JOB_FIELDS
+from agentproxy.protocol.values import frozen
 
 __all__ = [
     "MAX_ITEMS",
@@ -47,7 +48,7 @@ Token = Annotated[str, Field(max_length=256, description="unless it stands in Au
 Text = Annotated[str, Field(max_length=MAX_CLAIM, description="A control character becomes a question mark.")]
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class ClaimsField:
     """What the audit log shall say about the request: claimed, never proven, and never a reason to allow anything."""
 
@@ -57,7 +58,7 @@ class ClaimsField:
     job: Annotated[dict[str, Text], Field(max_length=MAX_JOB_FIELDS)] = field(default_factory=dict)
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class RpmRequest:
     """A signature for the header of an RPM."""
 
@@ -69,7 +70,7 @@ class RpmRequest:
     claims: ClaimsField | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class RepodataRequest:
     """A signature for repomd.xml or another file."""
 
@@ -81,7 +82,7 @@ class RepodataRequest:
     claims: ClaimsField | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class BatchItem:
     """One of many: either hash, and what belongs to it."""
 
@@ -102,7 +103,7 @@ _Object = Annotated[dict[str, object], Field(description="Anything else has a re
 _UntrustedItem = Annotated[dict[str, object], BeforeValidator(_as_it_came, json_schema_input_type=BatchItem | _Object)]
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class BatchRequest:
     """Many signatures at once."""
 
@@ -111,7 +112,7 @@ class BatchRequest:
     token: Token | None = field(default=None, repr=False)
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class RecordReport:
     """Where the audit log has it."""
 
@@ -120,7 +121,7 @@ class RecordReport:
     hash: str  # SHA-256 of the record's line, hex
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class SignatureReport:
     """A signature."""
 
@@ -133,7 +134,7 @@ class SignatureReport:
     record: RecordReport
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class ProblemField:
     """One field that is wrong."""
 
@@ -141,7 +142,7 @@ class ProblemField:
     message: str
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class ProblemDocument:
     """RFC 9457."""
 
@@ -154,7 +155,7 @@ class ProblemDocument:
     retry_after: int | None = None  # seconds; of an item alone, since a whole answer has the header Retry-After
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class ItemAnswer:
     """What became of one item: a signature or a problem."""
 
@@ -163,14 +164,14 @@ class ItemAnswer:
     problem: ProblemDocument | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class BatchAnswer:
     """What became of each item, in their order."""
 
     results: list[ItemAnswer]
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class KeyReport:
     """A key that this runner may use."""
 
@@ -188,14 +189,14 @@ class KeyReport:
     seal_only: bool
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class KeyList:
     """All of them."""
 
     keys: list[KeyReport]
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class HealthReport:
     """How the oracle is; each part says ok, or what is wrong."""
 
@@ -203,7 +204,7 @@ class HealthReport:
     checks: dict[str, str]
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Version:
     """What runs here."""
 

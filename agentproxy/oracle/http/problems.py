@@ -6,7 +6,6 @@ A peer gets a fixed type and words that it may know; who exactly was rejected, a
 import json
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from http import HTTPStatus
 
 from agentproxy.oracle.authn import Rejection
@@ -20,6 +19,7 @@ from agentproxy.protocol.errors import (
     RefusedError,
     RemoteProtocolError,
 )
+from agentproxy.protocol.values import frozen
 
 __all__ = ["ADDRESSES", "MEDIA_TYPE", "NotAsDescribedError", "Problem", "RejectedError", "problem_of", "wrong_fields"]
 
@@ -28,7 +28,7 @@ ADDRESSES = "GET /openapi.json says what can be asked, and how"
 _AGAIN_SECONDS = 1  # when to come back after something that may be over soon
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Problem:
     """One answer that is none."""
 
