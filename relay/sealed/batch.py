@@ -1,7 +1,6 @@
 """Many files at once: each is read, sealed, written and put in its place, and what became of it is told."""
 
 import contextlib
-import enum
 import os
 from collections.abc import Awaitable, Callable, Iterable, Iterator
 from pathlib import Path
@@ -9,18 +8,16 @@ from typing import BinaryIO, TypeVar
 
 import trio
 
-from agentproxy.protocol.digests import HashAlgorithm
 from agentproxy.protocol.errors import BlindOracleError, LocalProtocolError
 from agentproxy.protocol.hashstates import HashState
-from agentproxy.protocol.key_messages import ServedKey
 from agentproxy.protocol.seal_messages import Sealed
-from agentproxy.protocol.values import frozen
 from agentproxy.runtime.serve import room_for
 from relay.link import RejectedError
 from relay.pending import DeadlineError, UnreachableError
 from relay.sealed import libcrypto, rpms
 from relay.sealed.claims import claims_about, claims_about_us
 from relay.sealed.errors import NotSealedError, UnfitError
+from relay.sealed.fate import Existing, Outcome, Result, Way
 from relay.sealed.hands import Hands, hands
 from relay.sealed.replacement import Original, created, opened, replacement, sync_directory
 from relay.sealed.rpms import Rpm
@@ -28,7 +25,7 @@ from relay.sealed.sealer import Sealer
 from relay.sealed.settling import Settling
 from relay.sealed.states import state_of, state_of_file
 
-__all__ = ["Batch", "Existing", "Outcome", "Result", "Way"]
+__all__ = ["Batch"]
 
 # Reading, hashing and fsync block: more of them than processors, since with a slow disk they mostly wait for that.
 _THREADS = 8
@@ -37,48 +34,6 @@ _LOOKED_AT = 4096  # bytes of a repomd.xml
 _FILES_OPEN = 2  # of one job: what is signed, and what takes its place
 
 T = TypeVar("T")
-
-
-class Outcome(enum.StrEnum):
-    """What became of a file."""
-
-    SIGNED = "signed"
-    KEPT = "kept"  # it had a signature, and such are kept
-    FAILED = "failed"
-    NOT_TRIED = "not_tried"  # since nothing could come of it any more
-
-
-class Existing(enum.StrEnum):
-    """What to do with packages that have a signature."""
-
-    REPLACE = "replace"
-    KEEP = "keep"
-    REFUSE = "refuse"
-
-
-@frozen
-class Result:
-    """One file's fate."""
-
-    file: Path
-    outcome: Outcome
-    reason: str = ""
-    code: str = ""  # the oracle's, where it gave one
-    signature: Path | None = None  # the file that holds it
-    package: str | None = None
-    sealed: Sealed | None = None
-
-
-@frozen
-class Way:
-    """How files are signed."""
-
-    key: ServedKey
-    algorithm: HashAlgorithm
-    distribution: str | None = None
-    existing: Existing = Existing.REPLACE
-    armor: bool = True  # of detached signatures
-    jobs: int = 64  # files at once
 
 
 class Batch:

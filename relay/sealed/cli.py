@@ -4,6 +4,7 @@ Exit status: 0 every file is signed or was kept, 1 one is not, 2 wrong usage, 13
 """
 
 import gc
+import importlib.util
 import os
 import sys
 from collections.abc import Callable, Sequence
@@ -17,6 +18,8 @@ FAILED, INTERRUPTED = 1, 130
 # New containers before a collection of the young ones, how many of those before one of the middle-aged, and of those
 # before a full one. Only reference cycles wait for it, and a file leaves hardly any; meanwhile nobody else can work.
 COLLECTIONS = (20_000, 20, 100)
+# What is only imported while the oracle is dialled; that it is missing shall be told before anything is asked for.
+_LOADED_LATER = ("rpm_rs", "cryptography")
 
 
 def main(arguments: Sequence[str] | None = None) -> NoReturn:
@@ -67,6 +70,9 @@ def _loaded() -> Callable[[Sequence[str]], int]:
     # would take a tenth of the start, and as long again at the end.
     gc.disable()
     try:
+        for name in _LOADED_LATER:
+            if importlib.util.find_spec(name) is None:
+                raise ModuleNotFoundError(name=name)
         from relay.sealed.commandline import run_command  # noqa: PLC0415  what is not installed shall be one line
     finally:
         gc.freeze()

@@ -1,13 +1,16 @@
 """The commands of `blind-oracle-sign` with their options; `relay.sealed.cli` prints their errors."""
 
+import contextlib
+import importlib
 import logging
 import signal
 import sys
+import threading
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import NoReturn, Self
+from typing import TYPE_CHECKING, NoReturn, Self
 
 import click
 import trio
@@ -19,10 +22,13 @@ from agentproxy.protocol.fields import check_name
 from agentproxy.protocol.values import frozen
 from agentproxy.runtime.filepath import FilePath
 from relay.config import CONFIG_VARIABLE, config_path, load_config
-from relay.sealed.batch import Batch, Existing, Way
+from relay.sealed.fate import Existing, Way
 from relay.sealed.keychoice import KeyWanted, check_for_rpm, hash_algorithm
 from relay.sealed.report import Report
-from relay.sealed.sealer import Sealer, open_sealer
+from relay.sealed.sealer import open_sealer
+
+if TYPE_CHECKING:
+    from relay.sealed.batch import Batch
 
 __all__ = ["run_command"]
 
@@ -114,12 +120,11 @@ def _rpm(context: click.Context, /, files: tuple[Path, ...], existing: str, jobs
     common = _Common.of(context)
     files = tuple(dict.fromkeys(files))  # the second of two runs on one file would find it changed
 
-    async def sign(sealer: Sealer, way: Way, report: Report) -> None:
+    def as_told(way: Way) -> Way:
         check_for_rpm(way.key)
-        chosen = replace(way, existing=Existing(existing), jobs=jobs)
-        await Batch(sealer, chosen, report.tell).sign_rpms(files)
+        return replace(way, existing=Existing(existing), jobs=jobs)
 
-    return _run(common, len(files), sign)
+    return _run(common, len(files), as_told, lambda batch: batch.sign_rpms(files))
 
 
 @_group.command("detached")
@@ -142,11 +147,10 @@ def _detached(
         raise click.UsageError("--output is for one file, and names one")
     common = _Common.of(context)
 
-    async def sign(sealer: Sealer, way: Way, report: Report) -> None:
-        chosen = replace(way, armor=not binary, jobs=jobs)
-        await Batch(sealer, chosen, report.tell).sign_detached(files, output)
+    def as_told(way: Way) -> Way:
+        return replace(way, armor=not binary, jobs=jobs)
 
-    return _run(common, len(files), sign)
+    return _run(common, len(files), as_told, lambda batch: batch.sign_detached(files, output))
 
 
 @_group.command("repo")
@@ -155,22 +159,19 @@ def _detached(
 def _repo(context: click.Context, /, directories: tuple[Path, ...], **_: object) -> int:
     """Sign the repodata/repomd.xml of repositories, into repomd.xml.asc beside it."""
     common = _Common.of(context)
-
-    async def sign(sealer: Sealer, way: Way, report: Report) -> None:
-        await Batch(sealer, way, report.tell).sign_repositories(directories)
-
-    return _run(common, len(directories), sign)
+    return _run(common, len(directories), lambda way: way, lambda batch: batch.sign_repositories(directories))
 
 
 for _command in (_rpm, _detached, _repo):
     _command.params.extend(_COMMON)
 
 
-def _run(common: _Common, total: int, sign: Callable[[Sealer, Way, Report], Awaitable[None]]) -> int:
+def _run(common: _Common, total: int, as_told: Callable[[Way], Way], sign: Callable[["Batch"], Awaitable[None]]) -> int:
     logging.basicConfig(
         level=logging.ERROR if common.quiet else logging.WARNING, format="blind-oracle-sign: %(message)s"
     )
     config = load_config(common.config)
+    threading.Thread(target=_load_ahead, name="loading").start()
 
     async def main() -> bool:
         async with open_sealer(config) as sealer:
@@ -178,16 +179,28 @@ def _run(common: _Common, total: int, sign: Callable[[Sealer, Way, Report], Awai
             if wanted.distribution is None:
                 wanted = replace(wanted, distribution=config.distribution)
             key = await sealer.choose(wanted)
-            way = Way(key, hash_algorithm(key, common.digest), wanted.distribution)
+            way = as_told(Way(key, hash_algorithm(key, common.digest), wanted.distribution))
             report = Report(total, as_json=common.as_json, quiet=common.quiet)
+            from relay.sealed.batch import Batch  # noqa: PLC0415  see _load_ahead
+
             async with report.writing(), _ended_in_order():
-                await sign(sealer, way, report)
+                await sign(Batch(sealer, way, report.tell))
         report.sum()
         return report.is_good
 
     # At checkpoints only: raised in the middle of a step, such as between asking a thread and waiting for it, it would
     # leave behind what can be neither woken nor ended.
     return 0 if trio.run(main, restrict_keyboard_interrupt_to_checkpoints=True) else 1
+
+
+def _load_ahead() -> None:
+    """Import in a thread, while the oracle is asked for its keys, what is of use once it has answered.
+
+    Whoever needs it waits for it by importing it, and is told there what is missing.
+    """
+    with contextlib.suppress(ImportError):
+        for name in ("relay.sealed.batch", "relay.sealed.checking"):
+            importlib.import_module(name)
 
 
 @asynccontextmanager

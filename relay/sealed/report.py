@@ -14,7 +14,7 @@ import trio
 
 from agentproxy.protocol.errors import ConfigError
 from agentproxy.protocol.wire import format_time
-from relay.sealed.batch import Outcome, Result
+from relay.sealed.fate import Outcome, Result
 
 __all__ = ["Report", "shown"]
 

@@ -14,7 +14,7 @@ import trio
 import trio.testing
 
 from agentproxy.protocol.errors import ConfigError
-from relay.sealed.batch import Outcome, Result
+from relay.sealed.fate import Outcome, Result
 from relay.sealed.report import Report
 
 SECONDS = 30
