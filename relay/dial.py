@@ -46,6 +46,16 @@ class Dialer:
         self._config = config
         self._heads = heads
         self._software = software
+        self._prepared: ssl.SSLContext | None = None
+
+    def prepare(self) -> None:
+        """Read the credentials now, for the first connection, so that what is wrong with them shows before it.
+
+        Raises:
+            ConfigError: as in `context` and `hello`.
+        """
+        self.hello()
+        self._prepared = self.context()
 
     def context(self) -> ssl.SSLContext:
         """TLS 1.3 with our certificate.
@@ -79,7 +89,7 @@ class Dialer:
             from relay.sshdial import open_ssh  # noqa: PLC0415
 
             return await open_ssh(oracle.ssh, oracle.ssh_config)
-        context = self.context()
+        context, self._prepared = self._prepared or self.context(), None
         try:
             with trio.fail_after(CONNECT_SECONDS):
                 tcp = await trio.open_tcp_stream(oracle.host, oracle.port)

@@ -155,8 +155,7 @@ async def open_sealer(config: RelayConfig) -> AsyncIterator[Sealer]:
     heads = Heads(config.state / "heads.json")
     heads.load()
     dialer = Dialer(config, heads.all, _SOFTWARE)
-    dialer.context()  # what is wrong with the credentials shall show at once, not after a deadline
-    dialer.hello()
+    dialer.prepare()  # what is wrong with the credentials shall show at once, not after a deadline
     failure: Exception | None = None
     with _renewable(config) as store:
         sealer = Sealer(config, dialer, heads, store)

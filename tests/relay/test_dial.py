@@ -1,7 +1,9 @@
 """What keeps one oracle from being reached is that oracle's trouble alone."""
 
 import pytest
+from trio import aclose_forcefully
 
+from agentproxy.protocol.errors import ConfigError
 from relay.config import OracleAddress
 from relay.dial import Dialer
 from relay.link import LinkLostError
@@ -21,3 +23,13 @@ async def test_a_name_that_a_library_does_not_take_is_a_lost_link(
         object.__setattr__(oracle, "server_name", server_name)
         with pytest.raises(LinkLostError, match="empty"):
             await Dialer(runner.config).connect(oracle)
+
+
+async def test_only_the_first_connection_takes_what_was_prepared(runner: Runner) -> None:
+    async with runner.running_oracle():
+        dialer = Dialer(runner.config)
+        dialer.prepare()
+        runner.config.key.write_text("no key")
+        await aclose_forcefully(await dialer.connect(runner.config.oracles[0]))
+        with pytest.raises(ConfigError, match="expected a certificate and its key"):
+            await dialer.connect(runner.config.oracles[0])
