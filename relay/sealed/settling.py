@@ -70,9 +70,12 @@ class Settling:
 
     async def _lead(self, mine: _Round) -> None:
         try:
-            with trio.move_on_after(GATHER_SECONDS):
-                await mine.full.wait()
-            self._round = _Round()  # whoever comes from now on may come too late for this fsync
+            try:
+                with trio.move_on_after(GATHER_SECONDS):
+                    await mine.full.wait()
+            finally:
+                # Whoever comes from now on may come too late for this fsync, or for one that is never made.
+                self._round = _Round()
             for directory in mine.directories:
                 mine.problems[directory] = await self._problem(directory)
         finally:

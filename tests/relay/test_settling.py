@@ -129,3 +129,15 @@ async def test_a_directory_that_cannot_be_brought_to_the_disk_is_no_other_ones_p
         for directory in (HERE, THERE, "elsewhere"):
             nursery.start_soon(settle, directory)
     assert sorted(told) == [f"[Errno {errno.EACCES}] not this one", "elsewhere", HERE]
+
+
+async def test_who_is_cancelled_while_waiting_for_others_leaves_the_next_ones_their_fsync(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    disk, done = Disk(), list[str]()
+    settling = Settling(disk.sync)
+    with trio.move_on_after(GATHER_SECONDS / 2), settling.under_way():
+        await file_in(settling, HERE)
+    assert disk.synced == []
+    await file_in(settling, HERE, done)
+    assert disk.synced == done == [HERE]
