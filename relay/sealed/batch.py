@@ -37,7 +37,7 @@ T = TypeVar("T")
 
 
 class Batch:
-    """Signs files.
+    """Signs files, in one run at a time.
 
     Args:
         sealer: connected.
@@ -83,10 +83,15 @@ class Batch:
                     result = await self._result(file, sign)
                 await self._tell(result)
 
+        if self._hands is not None:  # whose threads would end with the other run, and with them what this one waits for
+            raise LocalProtocolError("this batch is at work; each run beside another one needs a Batch of its own")
         jobs = max(1, room_for(_FILES_OPEN * self._way.jobs) // _FILES_OPEN)
-        async with hands(min(_THREADS, jobs)) as self._hands, trio.open_nursery() as nursery:
-            for _ in range(jobs):
-                nursery.start_soon(work)
+        try:
+            async with hands(min(_THREADS, jobs)) as self._hands, trio.open_nursery() as nursery:
+                for _ in range(jobs):
+                    nursery.start_soon(work)
+        finally:
+            self._hands = None
 
     async def _result(self, file: Path, sign: "_Sign") -> Result:
         if self._hopeless:
