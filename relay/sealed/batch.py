@@ -85,6 +85,7 @@ class Batch:
 
         if self._hands is not None:  # whose threads would end with the other run, and with them what this one waits for
             raise LocalProtocolError("this batch is at work; each run beside another one needs a Batch of its own")
+        self._hopeless = ""  # what was so in an earlier run need not be so now
         jobs = max(1, room_for(_FILES_OPEN * self._way.jobs) // _FILES_OPEN)
         try:
             async with hands(min(_THREADS, jobs)) as self._hands, trio.open_nursery() as nursery:

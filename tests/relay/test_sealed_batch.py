@@ -7,6 +7,8 @@ import trio
 
 from agentproxy.protocol.digests import HashAlgorithm
 from agentproxy.protocol.errors import LocalProtocolError
+from agentproxy.protocol.seal_messages import Sealed
+from relay.pending import UnreachableError
 from relay.sealed.batch import Batch
 from relay.sealed.fate import Outcome, Result, Way
 from tests.relay.test_sealer import KEY, sealer_with
@@ -36,3 +38,27 @@ async def test_a_batch_takes_one_run_at_a_time_and_another_one_behind_it(documen
             for _ in range(2):
                 await batch.sign_detached([document])
     assert signed == [Outcome.SIGNED] * 2
+
+
+async def test_an_oracle_that_was_away_is_asked_again_in_the_next_run(
+    document: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told: list[Outcome] = []
+
+    async def tell(result: Result) -> None:
+        await trio.lowlevel.checkpoint()
+        told.append(result.outcome)
+
+    async def away(*_: object) -> Sealed:
+        await trio.lowlevel.checkpoint()
+        raise UnreachableError("no oracle in reach")
+
+    async with sealer_with() as sealer:
+        with trio.fail_after(SECONDS):
+            await sealer.welcome()
+            batch = Batch(sealer, WAY, tell)
+            with monkeypatch.context() as patched:
+                patched.setattr(sealer, "seal", away)
+                await batch.sign_detached([document])
+            await batch.sign_detached([document])
+    assert told == [Outcome.FAILED, Outcome.SIGNED]
