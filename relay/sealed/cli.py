@@ -30,11 +30,7 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
         status = run_command(words)
     except KeyboardInterrupt:
         _end(INTERRUPTED)
-    except ModuleNotFoundError as error:
-        print(f"blind-oracle-sign: error: {error.name} is not installed", file=sys.stderr)
-        print("blind-oracle-sign: hint: pip install 'blind-oracle[client]'", file=sys.stderr)
-        sys.exit(FAILED)
-    except (BlindOracleError, BaseExceptionGroup) as error:
+    except (BlindOracleError, ModuleNotFoundError, BaseExceptionGroup) as error:
         _end(_complain(error))
     _leave(status)
 
@@ -86,7 +82,14 @@ def _complain(error: BaseException) -> int:
     if isinstance(error, BaseExceptionGroup):
         if error.subgroup(KeyboardInterrupt) is not None:
             return INTERRUPTED
+        missing = error.subgroup(ModuleNotFoundError)
+        if missing is not None:  # the same for every file that was under way
+            return _complain(missing.exceptions[0])
         return max(_complain(inner) for inner in error.exceptions)
+    if isinstance(error, ModuleNotFoundError):
+        print(f"blind-oracle-sign: error: {error.name} is not installed", file=sys.stderr)
+        print("blind-oracle-sign: hint: pip install 'blind-oracle[client]'", file=sys.stderr)
+        return FAILED
     if not isinstance(error, BlindOracleError | BrokenPipeError):
         raise error  # a bug of ours: the traceback is what its finder needs
     for line in str(error).splitlines():

@@ -425,6 +425,24 @@ def test_a_runner_without_rpm_rs_is_told_what_to_install(system: System, package
     assert "pip install 'blind-oracle[client]'" in done.stderr
 
 
+def test_a_part_that_is_only_missed_when_the_oracle_has_answered_is_told_in_one_line(
+    system: System, package: Path, tmp_path: Path
+) -> None:
+    files = [package, *(tmp_path / f"{number}.rpm" for number in range(8))]
+    for file in files[1:]:
+        shutil.copy(package, file)
+    program = (
+        "import sys; sys.modules['cryptography.exceptions'] = None\nfrom relay.sealed.cli import main\n"
+        f"main(['rpm', '--key', 'modern', *{[str(file) for file in files]!r}])"
+    )
+    done = system.run(sys.executable, "-c", program)
+    assert done.returncode == 1
+    assert done.stderr == (
+        "blind-oracle-sign: error: cryptography.exceptions is not installed\n"
+        "blind-oracle-sign: hint: pip install 'blind-oracle[client]'\n"
+    )
+
+
 def test_the_client_ends_without_taking_the_interpreter_apart(system: System) -> None:
     program = "import atexit\natexit.register(print, 'apart')\nfrom relay.sealed.cli import main\nmain(['--version'])"
     done = system.run(sys.executable, "-c", program)
