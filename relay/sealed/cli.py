@@ -3,6 +3,7 @@
 Exit status: 0 every file is signed or was kept, 1 one is not, 2 wrong usage, 130 interrupted.
 """
 
+import contextlib
 import gc
 import importlib.util
 import os
@@ -36,15 +37,16 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
 
 
 def _end(status: int) -> NoReturn:
-    """End after a trouble; what standard output did not take would make the interpreter's end another one."""
-    if status == INTERRUPTED:
-        os._exit(status)  # a thread may be writing to who does not read, and holds the stream
-    try:
-        if sys.stdout is not None:
-            sys.stdout.flush()
-    except OSError:
-        os._exit(status)
-    sys.exit(status)
+    """End after a trouble, without the threads: one may be importing from a slow disk, or writing to who does not read.
+
+    What standard output did not take would make the interpreter's end another trouble.
+    """
+    if status != INTERRUPTED:  # else a thread may hold the stream
+        for stream in (sys.stdout, sys.stderr):
+            with contextlib.suppress(OSError):
+                if stream is not None:
+                    stream.flush()
+    os._exit(status)
 
 
 def _leave(status: int) -> NoReturn:

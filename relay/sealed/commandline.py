@@ -1,7 +1,5 @@
 """The commands of `blind-oracle-sign` with their options; `relay.sealed.cli` prints their errors."""
 
-import contextlib
-import importlib
 import logging
 import signal
 import sys
@@ -24,6 +22,7 @@ from agentproxy.runtime.filepath import FilePath
 from relay.config import CONFIG_VARIABLE, config_path, load_config
 from relay.sealed.fate import Existing, Way
 from relay.sealed.keychoice import KeyWanted, check_for_rpm, hash_algorithm
+from relay.sealed.loading import BATCH, load, load_ahead
 from relay.sealed.report import Report
 from relay.sealed.sealer import open_sealer
 
@@ -171,7 +170,7 @@ def _run(common: _Common, total: int, as_told: Callable[[Way], Way], sign: Calla
         level=logging.ERROR if common.quiet else logging.WARNING, format="blind-oracle-sign: %(message)s"
     )
     config = load_config(common.config)
-    threading.Thread(target=_load_ahead, name="loading").start()
+    threading.Thread(target=load_ahead, name="loading").start()
 
     async def main() -> bool:
         async with open_sealer(config) as sealer:
@@ -181,7 +180,8 @@ def _run(common: _Common, total: int, as_told: Callable[[Way], Way], sign: Calla
             key = await sealer.choose(wanted)
             way = as_told(Way(key, hash_algorithm(key, common.digest), wanted.distribution))
             report = Report(total, as_json=common.as_json, quiet=common.quiet)
-            from relay.sealed.batch import Batch  # noqa: PLC0415  see _load_ahead
+            await load(BATCH)
+            from relay.sealed.batch import Batch  # noqa: PLC0415  see load_ahead
 
             async with report.writing(), _ended_in_order():
                 await sign(Batch(sealer, way, report.tell))
@@ -191,16 +191,6 @@ def _run(common: _Common, total: int, as_told: Callable[[Way], Way], sign: Calla
     # At checkpoints only: raised in the middle of a step, such as between asking a thread and waiting for it, it would
     # leave behind what can be neither woken nor ended.
     return 0 if trio.run(main, restrict_keyboard_interrupt_to_checkpoints=True) else 1
-
-
-def _load_ahead() -> None:
-    """Import in a thread, while the oracle is asked for its keys, what is of use once it has answered.
-
-    Whoever needs it waits for it by importing it, and is told there what is missing.
-    """
-    with contextlib.suppress(ImportError):
-        for name in ("relay.sealed.batch", "relay.sealed.checking"):
-            importlib.import_module(name)
 
 
 @asynccontextmanager

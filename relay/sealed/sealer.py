@@ -28,6 +28,7 @@ from relay.lines import Dial
 from relay.pending import UnreachableError, new_request_id
 from relay.sealed.errors import NotSealedError
 from relay.sealed.keychoice import KeyWanted, choose
+from relay.sealed.loading import CHECKING, is_loaded, load
 from relay.signrequests import SealRequest
 from relay.way import HeadKeeper
 
@@ -129,6 +130,8 @@ class Sealer:
             if isinstance(answer, Sealed):
                 self._last_sealed = trio.current_time()
                 # Not before there is something to check: what it takes is a twentieth of our start.
+                if not is_loaded(CHECKING):
+                    await load(CHECKING)
                 from relay.sealed.checking import check  # noqa: PLC0415
 
                 check(key, state, answer.seal)

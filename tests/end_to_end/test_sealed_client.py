@@ -587,6 +587,42 @@ def test_an_interrupt_between_two_steps_ends_the_run_at_once(system: System, pac
     assert (done.returncode, done.stderr) == (130, "")
 
 
+# A disk that gives rpm-rs or cryptography never; and the signal comes when the oracle has told its keys.
+STALLED = """
+import os, signal, sys
+
+sys.path.insert(0, sys.argv[1])
+
+import relay.sealed.commandline as commandline
+
+known = commandline.hash_algorithm
+
+def interrupted(*arguments):
+    os.kill(os.getpid(), signal.SIGINT)
+    return known(*arguments)
+
+commandline.hash_algorithm = interrupted
+
+from relay.sealed.cli import main
+
+main(sys.argv[2:])
+"""
+
+
+@pytest.mark.parametrize("module", ["rpm_rs", "cryptography"])
+@pytest.mark.parametrize(("key", "status"), [("modern", 130), ("unknown", 1)])
+def test_who_ends_does_not_wait_for_what_a_slow_disk_still_gives(
+    system: System, package: Path, module: str, key: str, status: int
+) -> None:
+    stalled = package.parent / "disk" / module
+    stalled.mkdir(parents=True)
+    (stalled / "__init__.py").write_text("import threading\nthreading.Event().wait()\n")
+    words = (sys.executable, "-c", STALLED, stalled.parent, "rpm", "--key", key, package)
+    done = subprocess.run(words, env=system.environment, capture_output=True, text=True, timeout=SECONDS, check=False)
+    assert done.returncode == status
+    assert "Traceback" not in done.stderr
+
+
 # The signal comes while a package's successor has a name of its own, and has not taken the package's yet.
 ENDED = """
 import os, sys
