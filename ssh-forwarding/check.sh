@@ -38,9 +38,10 @@ explain() { # what ssh said, in $work/said
     wrong "ssh says: $(tail -n 1 "$work/said")" "ssh -v $host shows more"
 }
 
-# Runs ssh until the far side has said its first line (its command prints one at once), then ends it.
+# Runs ssh until the far side has said its first line (its command prints one at once), then ends it. Never over a
+# connection that is shared: its login may be older than what is wrong now, and it would keep our forwarding.
 first_line() {
-    ssh -T -o BatchMode=yes "$@" </dev/null >"$work/out" 2>"$work/said" &
+    ssh -T -o BatchMode=yes -o ControlPath=none "$@" </dev/null >"$work/out" 2>"$work/said" &
     timeout "$seconds" head -n 1 <"$work/out" >"$work/line"
     kill $! 2>/dev/null
     wait $! 2>/dev/null

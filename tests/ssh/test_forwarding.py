@@ -216,6 +216,21 @@ def test_each_thing_that_is_wrong_at_the_near_end_is_named(far: Far) -> None:
     far.system.start("relay")
 
 
+def test_the_check_logs_in_itself_and_leaves_nothing_that_forwards_where_ssh_shares_connections(far: Far) -> None:
+    master = ("ssh", "-F", far.config, "-O", "exit", "far")
+    sharing = f"  ControlMaster auto\n  ControlPath {far.system.directory}/master\n  ControlPersist yes\n"
+    plain = far._adapted("push.ssh_config")
+    far.config.write_text(plain + sharing)
+    try:
+        assert far.check("near", "far").returncode == 0
+        beside = far.socket.with_name(f"{far.socket.name}.check")
+        until(lambda: far.check("far", beside).returncode == 1, "nobody answers at the socket of the check any more")
+        assert not (far.system.directory / "master").exists()
+    finally:
+        subprocess.run(master, capture_output=True, timeout=SECONDS, check=False)
+        far.config.write_text(plain)
+
+
 def test_wrong_usage_prints_the_usage(far: Far) -> None:
     checked = far.check("nowhere")
     assert checked.returncode == 2
