@@ -62,7 +62,8 @@ def generate(home: Path, user_id: str, algorithm: str, expire: str) -> None:
     """Make a certificate whose primary key certifies only, with a subkey that signs only."""
     unprotected = ("--pinentry-mode", "loopback", "--passphrase", "")
     before = {key.primary for key in list_secret(home)}
-    run(home, *unprotected, "--quick-generate-key", user_id, algorithm, "cert", expire)
+    # Without --yes gpg refuses a second key of the same name: this host could never renew one that ends.
+    run(home, *unprotected, "--yes", "--quick-generate-key", user_id, algorithm, "cert", expire)
     made = {key.primary for key in list_secret(home)} - before
     for primary in made:
         run(home, *unprotected, "--quick-add-key", str(primary), algorithm, "sign", expire)

@@ -586,6 +586,14 @@ async def test_a_switch_that_cannot_be_recorded_is_none_and_off_works_all_the_sa
         await switch(relay, FallbackMode.NEVER, 0)
 
 
+async def test_setup_done_again_adds_a_key_beside_the_one_that_will_end(host: Host) -> None:
+    done = await trio.to_thread.run_sync(set_up, host.runner.config, Wish(None, "rsa2048", "1y"))
+    old, new = sorted(done.keys, key=lambda key: key.fingerprint != host.own.fingerprint)
+    assert old == host.own
+    assert new.user_id == old.user_id
+    assert set(FallbackKeys(host.places.keys).all()) == {old, new}
+
+
 async def test_setup_refuses_an_oracles_key_and_imports_nothing_of_it(host: Host, tmp_path: Path) -> None:
     served = replace(host.runner.oracle.keys[0], facts=host.own)
     host.runner.oracle.keys = (served,)
