@@ -19,7 +19,7 @@ from relay.config import RelayConfig, load_config
 from relay.connectionstate import Standing
 from relay.control_call import ask
 from relay.finding import Finding, bad, good, skipped, warning
-from relay.gpgview import GpgView, ProgramError
+from relay.gpgview import GpgView, ProgramError, why_unreachable
 from relay.homes import homes_file, load_homes
 from relay.status import ControlRequest, StatusReport
 
@@ -96,7 +96,7 @@ def check_socket(case: Case) -> Finding:
     if case.config is None:
         return skipped("socket", "relay.yaml does not say which it is")
     place = case.gpg.agent_socket
-    found = _lies_at(place, case)
+    found = why_unreachable(place) or _lies_at(place, case)
     if found is None:
         case.place = place
         return good("socket", f"{place} leads to {os.path.realpath(place)}")

@@ -11,10 +11,11 @@ from pathlib import Path
 from agentproxy.protocol.errors import ConfigError
 from agentproxy.protocol.values import frozen
 
-__all__ = ["GpgView", "ProgramError", "PublicSubkey", "program_version", "refuse_pipes"]
+__all__ = ["GpgView", "ProgramError", "PublicSubkey", "program_version", "refuse_pipes", "why_unreachable"]
 
 # gpg answers in milliseconds, but one that waits for a hanging relay waits for the relay's deadline.
 SECONDS = 60
+_LONGEST_SOCKET = 106  # bytes; libassuan, assuan-socket.c: one less than the kernel takes
 _READ_BY_GPG = ("gpg.conf", "common.conf", "pubring.kbx", "pubring.gpg", "trustdb.gpg", "random_seed")
 _VERSION = re.compile(r"[0-9]+(?:\.[0-9]+)+")
 
@@ -92,6 +93,12 @@ class GpgView:
                     fault = _fault(row[1], row[6])
                     found[fields[9]] = PublicSubkey(fields[9], primary, int(row[5] or 0), _algorithm(row), fault)
         return found
+
+
+def why_unreachable(place: Path) -> str:
+    """Why gpg cannot connect to an agent there, whoever listens; it says "No agent running". Empty: it can."""
+    is_long = len(os.fsencode(place)) > _LONGEST_SOCKET
+    return f"gpg cannot connect to a name of more than {_LONGEST_SOCKET} bytes" if is_long else ""
 
 
 def refuse_pipes(home: Path) -> None:

@@ -15,7 +15,7 @@ from relay.enrolment import places_for
 from relay.homes import Homes, KeptHome, change_homes, homes_file, joined, load_homes, with_home, with_store
 from relay.keyrings import fill_store, keep_in_step
 from relay.owner import as_owner_of
-from relay.setup import rpm_macros, set_up
+from relay.setup import refuse_long_name, rpm_macros, set_up
 from relay.status import CertificateReport, ControlRequest
 from relay.yamltext import quoted
 
@@ -81,6 +81,7 @@ def _is_same(one: Path, other: Path) -> bool:
 
 
 def _made(home: Path, socket: Path, certificates: Sequence[bytes], *, shared: bool) -> str:
+    refuse_long_name(home, shared=shared)
     done = set_up(home, socket, certificates, shared=shared)
     macros = rpm_macros(home, done.fingerprints[0] if done.fingerprints else "KEY")
     return "\n".join(

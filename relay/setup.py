@@ -19,9 +19,9 @@ import gnupg
 from agentproxy.protocol.errors import ConfigError
 from agentproxy.protocol.values import frozen
 from agentproxy.runtime.files import write_atomically
-from relay.gpgview import refuse_pipes
+from relay.gpgview import refuse_pipes, why_unreachable
 
-__all__ = ["SetUp", "import_certificates", "rpm_macros", "set_up"]
+__all__ = ["SetUp", "import_certificates", "refuse_long_name", "rpm_macros", "set_up"]
 
 GPGCONF_SECONDS = 20
 LEAVE_SECONDS = 5.0  # for an agent that was told to end; it removes its socket last, and must not remove our link
@@ -47,6 +47,19 @@ class SetUp:
     home: Path
     fingerprints: tuple[str, ...]  # of the certificates in it
     agent_socket: Path  # where this user's gpg looks; now a link to the relay's socket
+
+
+def refuse_long_name(home: Path, *, shared: bool) -> None:
+    """For a new home: not when one is kept in step, whose user may have a login session at other times.
+
+    Raises:
+        ConfigError: gpg would not reach the relay from it.
+    """
+    own = home.absolute() / "S.gpg-agent"
+    # In a session gpg looks below /run/user; those who share a home may have none, as a CI's runner.
+    place = own if shared else Path(_gpgconf(home, "--list-dirs", "agent-socket").rstrip("\n"))
+    if why := why_unreachable(place):
+        raise ConfigError(f"{place}: {why}", "choose a shorter path")
 
 
 def set_up(home: Path, relay: Path, certificates: Sequence[bytes], *, shared: bool = False) -> SetUp:

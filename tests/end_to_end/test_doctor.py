@@ -173,6 +173,18 @@ def test_a_damaged_list_of_homes_is_named_and_ends_no_diagnosis(system: System) 
     assert found["signature"]["verdict"] == "skipped"
 
 
+def test_a_home_whose_agents_socket_gpg_cannot_name_is_named(system: System, tmp_path: Path) -> None:
+    stand_in = tmp_path / "gpgconf"  # where there is no /run/user, gpg looks in the home
+    stand_in.write_text('#!/bin/sh\necho "$GNUPGHOME/S.gpg-agent"\n')
+    stand_in.chmod(0o755)
+    with new_home() as short:
+        home = short / ("x" * 90)
+        home.mkdir(mode=0o700)
+        (home / "S.gpg-agent").symlink_to(system.directory / "relay" / "run" / "S.gpg-agent")
+        found = findings(system, "--home", home, "--no-sign", PATH=f"{tmp_path}:{system.environment['PATH']}")
+    assert_bad(found["socket"], "gpg cannot connect to a name of more than 106 bytes", "setup --home")
+
+
 def test_a_link_to_itself_in_the_relays_place_is_named(system: System) -> None:
     with new_home() as home:
         assert system.run("blind-oracle-relay", "setup", "--home", home).returncode == 0

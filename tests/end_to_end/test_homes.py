@@ -421,6 +421,31 @@ def test_a_home_that_gpgs_options_cannot_name_is_not_made(system: System, homes:
     assert homes_kept(system) == set()
 
 
+def without_a_session(directory: Path) -> Path:
+    """A PATH entry with which gpg's agent is looked for in the home, as where there is no /run/user."""
+    stand_in = directory / "gpgconf"
+    stand_in.write_text('#!/bin/sh\necho "${2:-}/S.gpg-agent"\n')
+    stand_in.chmod(0o755)
+    return directory
+
+
+@pytest.mark.parametrize("how", [(), ("--shared",)], ids=["own", "shared"])
+def test_a_home_whose_agents_socket_gpg_cannot_name_is_not_made(
+    system: System, homes: Path, tmp_path: Path, how: tuple[str, ...]
+) -> None:
+    """A shared one also where who makes it would find the relay: in a session gpg looks below /run/user."""
+    path = system.environment["PATH"] if how else f"{without_a_session(tmp_path)}:{system.environment['PATH']}"
+    setup = ("env", f"PATH={path}", "blind-oracle-relay", "setup", *how, "--home")
+    longest = homes / ("x" * (106 - len(f"{homes}//S.gpg-agent")))
+    done = system.run(*setup, f"{longest}x")
+    assert (done.returncode, done.stdout) == (1, "")
+    assert f"{longest}x/S.gpg-agent: gpg cannot connect to a name of more than 106 bytes" in done.stderr
+    assert "hint: choose a shorter path" in done.stderr
+    assert list(homes.iterdir()) == []
+    assert homes_kept(system) == set()
+    assert system.run(*setup, longest).returncode == 0
+
+
 @pytest.mark.parametrize("name", ["a b", "100%{_host}", "back\\slash", "$HOME", "it's\""])
 def test_rpm_reads_the_home_that_setup_names_in_its_macros(
     system: System, homes: Path, tmp_path: Path, name: str
