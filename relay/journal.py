@@ -41,6 +41,7 @@ from relay.journalchain import (
     follow,
     read_mark,
     whole_length,
+    whole_lines,
 )
 from relay.journalfile import Stamp, content, leave, require_room, stamp_at, sync_directory, write_all
 
@@ -234,7 +235,7 @@ class Journal:
             data = os.pread(self._fd, min(MAX_REPORT_BYTES, self._size - self._unreported), self._unreported)
         except OSError as error:
             raise self._failed(error) from error
-        lines = data[: data.rfind(b"\n") + 1].splitlines()[:MAX_REPORT_RECORDS]
+        lines = whole_lines(data[: data.rfind(b"\n") + 1])[:MAX_REPORT_RECORDS]
         try:
             return tuple(map(parse_line, lines))
         except RemoteProtocolError as error:

@@ -19,6 +19,7 @@ __all__ = [
     "follow",
     "read_mark",
     "whole_length",
+    "whole_lines",
 ]
 
 
@@ -65,7 +66,7 @@ def follow(data: bytes, mark: Delivered | None = None) -> tuple[JournalEnd, int]
         JournalDamagedError: which record is wrong, and how.
     """
     end, offset, behind = JournalEnd(), 0, 0
-    lines = data.splitlines()
+    lines = whole_lines(data)
     for line in lines:
         number = end.sequence + 1
         begin = _BEGIN.match(line)
@@ -121,3 +122,12 @@ def whole_length(data: bytes) -> int:
     """How many bytes of a journal are whole lines; a power loss may leave zeros behind them."""
     zeros = data.find(b"\0")
     return data.rfind(b"\n", 0, len(data) if zeros < 0 else zeros) + 1
+
+
+def whole_lines(data: bytes) -> list[bytes]:
+    """The lines of `data`, which is empty or ends with a newline.
+
+    Not `splitlines`, which takes a carriage return for the end of a line, too: one that somebody puts in would leave
+    the chain whole, and move all behind it away from where the next report is read.
+    """
+    return data.split(b"\n")[:-1]

@@ -5,7 +5,7 @@ from pathlib import Path
 from agentproxy.protocol.errors import ConfigError
 from agentproxy.protocol.values import frozen
 from agentproxy.runtime.files import read_beginning
-from relay.journalchain import Delivered, JournalDamagedError, JournalEnd, follow, read_mark, whole_length
+from relay.journalchain import Delivered, JournalDamagedError, JournalEnd, follow, read_mark, whole_length, whole_lines
 
 __all__ = ["Reading", "read"]
 
@@ -53,7 +53,7 @@ def read(file: Path) -> Reading:
     except JournalDamagedError as error:
         return Reading(file, JournalEnd(), (), str(error), 0, None)
     whole = whole_length(data)
-    lines = tuple(data[:whole].splitlines())
+    lines = tuple(whole_lines(data[:whole]))
     try:
         end, _ = follow(data[:whole], mark)
     except JournalDamagedError as error:

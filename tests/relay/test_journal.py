@@ -137,6 +137,9 @@ DAMAGES = {
     "reordered": lambda lines: [lines[1], lines[0], *lines[2:]],
     "doubled": lambda lines: [lines[0], lines[0], *lines[1:]],
     "not JSON": lambda lines: [b"x", *lines[1:]],
+    "carriage return put in": lambda lines: [lines[0] + b"\r", *lines[1:]],
+    "carriage return for a newline": lambda lines: [lines[0] + b"\r" + lines[1], *lines[2:]],
+    "carriage returns everywhere": lambda lines: [line + b"\r" for line in lines],
 }
 
 
