@@ -3,6 +3,7 @@
 Source of the page's form: man-pages(7), groff_man(7).
 """
 
+import inspect
 import re
 from collections.abc import Iterator
 
@@ -16,8 +17,9 @@ _SHELLS = ("bash", "zsh", "fish")
 
 def page(name: str, command: click.Command, version: str, date: str) -> str:
     """The page of one program: its commands with all their options."""
-    context = click.Context(command, info_name=name)
+    context = click.Context(command, info_name=name, **command.context_settings)
     lines = [f'.TH "{name.upper()}" 1 "{date}" "Blind Oracle {version}" "Blind Oracle"']
+    lines.append(".nh")  # a path that is broken by a hyphen would be copied with it
     lines += [".SH NAME", f"{_plain(name)} \\- {_plain(_summary(command))}"]
     lines += [".SH SYNOPSIS", f".B {_plain(name)}", _plain(" ".join(command.collect_usage_pieces(context)))]
     if command.help:
@@ -49,6 +51,7 @@ def _commands(group: click.Group, context: click.Context) -> Iterator[str]:
             continue
         inner = click.Context(command, info_name=name, parent=context)
         if isinstance(command, click.Group):
+            yield from (f".SS {_plain(inner.command_path)}", *_paragraphs(command.help or ""))
             yield from _commands(command, inner)
             continue
         words = " ".join([inner.command_path, *command.collect_usage_pieces(inner)])
@@ -56,9 +59,8 @@ def _commands(group: click.Group, context: click.Context) -> Iterator[str]:
 
 
 def _options(command: click.Command, context: click.Context, heading: str) -> list[str]:
-    records = [
-        record for option in command.get_params(context) if (record := option.get_help_record(context)) and record[1]
-    ]
+    options = [each for each in command.get_params(context) if isinstance(each, click.Option)]
+    records = [record for option in options if (record := option.get_help_record(context))]
     lines = [heading] if heading and records else []
     for words, text in records:
         lines += [".TP", f".B {_plain(words)}", _plain(text)]
@@ -70,7 +72,7 @@ def _summary(command: click.Command) -> str:
 
 
 def _paragraphs(text: str) -> Iterator[str]:
-    for paragraph in re.split(r"\n\s*\n", text.strip()):
+    for paragraph in re.split(r"\n\s*\n", inspect.cleandoc(text)):
         if paragraph.startswith("\b"):  # click's mark for lines that stay as they are
             yield from (".nf", *(_plain(line) for line in paragraph.splitlines()[1:]), ".fi")
         else:

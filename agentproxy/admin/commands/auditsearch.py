@@ -45,7 +45,7 @@ _CSV = (
 @click.option(
     "--package", help="A package's name, or NAME-[EPOCH:]VERSION-RELEASE.ARCH; * and ? stand for anything. Claimed."
 )
-@click.option("--outcome", type=click.Choice([outcome.value for outcome in Outcome]))
+@click.option("--outcome", type=click.Choice([outcome.value for outcome in Outcome]), help="What became of it.")
 @click.option("--job", help="A value, or NAME=VALUE, of what the CI system said about the job. Claimed.")
 @click.option("--request", help="The relay's request id.")
 @click.option("--channel", help="How it came: relay, http, fallback (a build server signed by itself), …")
