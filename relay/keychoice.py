@@ -59,7 +59,7 @@ def _served_key(control: Path, status: StatusReport, distribution: str | None, k
     names = ", ".join(f"{key.name} ({key.key_type})" for key in of_type)
     raise ConfigError(
         f"this runner may use more than one {what}: {names}",
-        "name a distribution, or a type: key-for --type, sign-package.sh --key-type",
+        "name a distribution, or a type: key-for --type, blind-oracle-sign-package --key-type",
     )
 
 

@@ -1,6 +1,7 @@
 """What the documents promise is there."""
 
 import re
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -32,3 +33,12 @@ def test_every_file_of_tests_that_a_page_names_exists(page: Path) -> None:
 
     for name in named:
         assert (ROOT / name).exists() or (TESTS / name).exists(), name
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_every_program_of_ours_that_a_page_calls_is_installed_by_that_name(page: Path) -> None:
+    scripts = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["scripts"]
+    packaged = re.findall(r'"usr/bin/([\w-]+)"', (ROOT / "deployment/packages/contents.py").read_text())
+    called = re.findall(r"^(?: {4,})?((?:blind-oracle|sign-package)[\w.-]*) ", page.read_text(), re.MULTILINE)
+
+    assert set(called) - {*scripts, *packaged} == set()

@@ -37,7 +37,7 @@ def test_without_a_distribution_the_type_decides(system: System, offline: Offlin
     done = system.run("blind-oracle-relay", "key-for")
     assert done.returncode == 1
     assert "more than one key: modern (modern), legacy (legacy)" in done.stderr
-    assert "hint: name a distribution, or a type: key-for --type" in done.stderr
+    assert "hint: name a distribution, or a type: key-for --type, blind-oracle-sign-package --key-type" in done.stderr
 
 
 @pytest.mark.parametrize(
