@@ -42,3 +42,11 @@ def test_every_program_of_ours_that_a_page_calls_is_installed_by_that_name(page:
     called = re.findall(r"^(?: {4,})?((?:blind-oracle|sign-package)[\w.-]*) ", page.read_text(), re.MULTILINE)
 
     assert set(called) - {*scripts, *packaged} == set()
+
+
+def test_a_runner_that_was_taken_over_is_enabled_only_behind_a_new_enrolment_file() -> None:
+    # Where the first file still lies, `runner enroll` fails and ends nothing.
+    text = (ROOT / "docs" / "OPERATIONS.md").read_text()
+    steps = r"rm -f build-01\.enrolment .*\n *blind-oracle runner enroll build-01 &&.*\n *blind-oracle runner enable "
+
+    assert re.search(steps, text)
