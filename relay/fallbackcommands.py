@@ -115,7 +115,10 @@ def _setup(file: Path | None, algorithm: str, expire: str, config: Path | None) 
     for key in done.keys:
         click.echo(f"key {key.fingerprint} {key.user_id} is ready in {done.home}", err=True)
     click.echo("next: put the certificate where your packages' users get keys, and run on this host:", err=True)
-    click.echo("  blind-oracle-relay setup      # so that gpg here knows the key", err=True)
+    click.echo(
+        "  blind-oracle-relay setup --home GNUPGHOME      # each home that signs here, so that gpg knows the key",
+        err=True,
+    )
 
 
 @fallback_group.command("verify")

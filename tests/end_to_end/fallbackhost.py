@@ -97,7 +97,10 @@ def fallback_host(offline: Offline, *words: str, oracles: int = 1) -> Iterator[F
         [own] = [word for line in done.stderr.splitlines() if line.startswith("key ") for word in line.split()[1:2]]
         host = FallbackHost(system, own)
         try:
-            done = system.run("blind-oracle-relay", "setup", "--home", system.environment["GNUPGHOME"])
+            hint = done.stderr.splitlines()[-1].partition("#")[0].split()
+            named = [system.environment["GNUPGHOME"] if word == "GNUPGHOME" else word for word in hint]
+            assert named == ["blind-oracle-relay", "setup", "--home", system.environment["GNUPGHOME"]]
+            done = system.run(*named)
             assert done.returncode == 0, done.stderr
             yield host
             assert blind_oracle("audit", "verify", system.audit).status == 0
