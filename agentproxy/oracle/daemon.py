@@ -84,6 +84,7 @@ class Oracle:
         self.listening = trio.Event()
         self._config = config
         context = _context(config.tls)
+        self._certificates = expiries.CertificatesInUse(config.tls)
         self._link = SignerLink(config.signer.socket, self._keys_changed)
         registry = Registry.open(config.database)
         self._view = RegistryView(registry, self._follow)
@@ -108,7 +109,7 @@ class Oracle:
             KeptHeads(config.node, self._link, trio.current_time),
             FallbackRecords(self._service, self._link, trio.current_time),
         )
-        self._side_doors = SideDoors(config, self._reception, self._link)
+        self._side_doors = SideDoors(config, self._reception, self._link, self._certificates)
         most = room_for(config.max_connections, self._side_doors.connections)
         self._doors = Doors(self._reception, context, most)
         self._attachments = None if config.attach is None else Attachments(config.attach, self._doors)
@@ -261,6 +262,7 @@ class Oracle:
         except ConfigError as error:
             logger.error("certificate not reloaded, the old one stays, reason=%s", error)  # noqa: TRY400  no bug
             return
+        self._certificates.load()
         self._doors.show(context)
 
     def _follow(self) -> None:
@@ -283,7 +285,7 @@ class Oracle:
             await self._start_known.wait()
         # Asked each day anew: with each list of the signer's, `keys` is another dictionary.
         served, credentials = lambda: tuple(self._service.keys.values()), lambda: self._view.credentials
-        await expiries.warn_daily(self._config.tls, served, credentials)
+        await expiries.warn_daily(self._certificates, served, credentials)
 
     async def _sweep(self) -> None:
         while True:

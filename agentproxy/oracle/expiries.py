@@ -13,7 +13,7 @@ from agentproxy.protocol.expiry import expiry_notices
 from agentproxy.protocol.fields import KeyFacts
 from agentproxy.runtime import certificate
 
-__all__ = ["Expiries", "credential_expiries", "key_expiries", "tls_expiries", "warn_daily"]
+__all__ = ["CertificatesInUse", "Expiries", "credential_expiries", "key_expiries", "tls_expiries", "warn_daily"]
 
 logger = logging.getLogger(__name__)
 
@@ -37,6 +37,27 @@ def tls_expiries(tls: TlsConfig) -> Expiries:
         "certificate of this oracle": certificate.file_expires(tls.certificate),
         "certificate of the CA": certificate.file_expires(tls.authority),
     }
+
+
+class CertificatesInUse:
+    """The ends of those that the doors show and ask for.
+
+    A renewed file alone helps nobody: until it is loaded the old certificate is shown, and ends. The oracle that was
+    renewed and never reloaded is the one to warn of.
+    """
+
+    def __init__(self, tls: TlsConfig) -> None:
+        self._tls = tls
+        self.ends: Expiries = {}
+        self.load()
+
+    def load(self) -> None:
+        """Take the files as they are now; called together with the doors."""
+        try:
+            self.ends = tls_expiries(self._tls)
+        except ConfigError as error:
+            self.ends = {}
+            logger.warning("the end of a certificate is not known, reason=%s", error)
 
 
 def credential_expiries(credentials: Credentials) -> Expiries:
@@ -68,15 +89,11 @@ def _keep_last(found: Expiries, credentials: Credentials, what: str, runner: str
 
 
 async def warn_daily(
-    tls: TlsConfig, keys: Callable[[], Iterable[KeyFacts]], credentials: Callable[[], Credentials]
+    certificates: CertificatesInUse, keys: Callable[[], Iterable[KeyFacts]], credentials: Callable[[], Credentials]
 ) -> None:
     """Warn in the log of everything that ends soon, now and once a day, until cancelled."""
     while True:
-        expiries = {**key_expiries(keys()), **credential_expiries(credentials())}
-        try:
-            expiries |= await trio.to_thread.run_sync(tls_expiries, tls)
-        except ConfigError as error:
-            logger.warning("the end of a certificate is not known, reason=%s", error)
+        expiries = {**key_expiries(keys()), **credential_expiries(credentials()), **certificates.ends}
         for notice in expiry_notices(expiries, datetime.now(UTC)):
             level = logging.ERROR if notice.has_expired else logging.WARNING
             logger.log(level, "%s", notice)

@@ -5,17 +5,15 @@ docs/OPERATIONS.md has the list with words, `deployment/prometheus` the alerts.
 
 import logging
 from collections.abc import Iterator, Mapping
-from datetime import datetime
 
 import trio
 from prometheus_client.metrics_core import Metric
 
-from agentproxy.oracle.config import TlsConfig
-from agentproxy.oracle.expiries import credential_expiries, key_expiries, tls_expiries
+from agentproxy.oracle.expiries import CertificatesInUse, credential_expiries, key_expiries
 from agentproxy.oracle.reception import SOFTWARE, Reception
 from agentproxy.oracle.signerlink import SignerLink
 from agentproxy.protocol.codes import FailureCode, RefusalCode, RejectionCode
-from agentproxy.protocol.errors import BackendError, ConfigError
+from agentproxy.protocol.errors import BackendError
 from agentproxy.protocol.signer_answers import StatusReport
 from agentproxy.protocol.signer_requests import Status
 from agentproxy.runtime.families import by_name, counter, gauge, histogram, text_of
@@ -33,20 +31,19 @@ class OracleMetrics:
     Args:
         reception: what all ways in share.
         signer: asked how it is.
-        tls: whose files end some day.
+        certificates: which end some day.
     """
 
-    def __init__(self, reception: Reception, signer: SignerLink, tls: TlsConfig) -> None:
+    def __init__(self, reception: Reception, signer: SignerLink, certificates: CertificatesInUse) -> None:
         self._reception = reception
         self._service = reception.service
         self._signer = signer
-        self._tls = tls
+        self._certificates = certificates
 
     async def render(self) -> bytes:
         """All of them in the text format."""
         status = await self._status()
-        certificates = await self._certificates()
-        return text_of([*self._own(), *self._expiries(certificates), *_of_signer(status)])
+        return text_of([*self._own(), *self._expiries(), *_of_signer(status)])
 
     async def _status(self) -> StatusReport | None:
         try:
@@ -56,13 +53,6 @@ class OracleMetrics:
         except BackendError as error:
             logger.debug("metrics: the signer did not say how it is, reason=%s", error)
         return None
-
-    async def _certificates(self) -> Mapping[str, datetime | None]:
-        try:
-            return await trio.to_thread.run_sync(tls_expiries, self._tls)
-        except ConfigError as error:
-            logger.debug("metrics: the end of a certificate is not known, reason=%s", error)
-            return {}
 
     def _own(self) -> Iterator[Metric]:
         tally, keys = self._service.tally, self._service.keys
@@ -97,9 +87,10 @@ class OracleMetrics:
             },
         )
 
-    def _expiries(self, certificates: Mapping[str, datetime | None]) -> Iterator[Metric]:
+    def _expiries(self) -> Iterator[Metric]:
         keys = list(self._service.keys.values())
-        ends = {**key_expiries(keys), **credential_expiries(self._reception.registry.credentials), **certificates}
+        credentials = credential_expiries(self._reception.registry.credentials)
+        ends = {**key_expiries(keys), **credentials, **self._certificates.ends}
         seconds = {(what,): moment.timestamp() for what, moment in ends.items() if moment is not None}
         yield gauge("expiry_timestamp_seconds", "When keys, certificates and tokens end.", seconds.items(), "what")
         risky = {(key.name,): float(key.can_certify and not key.seal_only) for key in keys}

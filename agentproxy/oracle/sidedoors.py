@@ -5,6 +5,7 @@ from typing import Protocol
 import trio
 
 from agentproxy.oracle.config import OracleConfig
+from agentproxy.oracle.expiries import CertificatesInUse
 from agentproxy.oracle.ports import Passed
 from agentproxy.oracle.reception import Reception
 from agentproxy.oracle.signerlink import SignerLink
@@ -40,7 +41,9 @@ class SideDoors:
         ConfigError: something that it names is missing or wrong.
     """
 
-    def __init__(self, config: OracleConfig, reception: Reception, signer: SignerLink) -> None:
+    def __init__(
+        self, config: OracleConfig, reception: Reception, signer: SignerLink, certificates: CertificatesInUse
+    ) -> None:
         self.connections = 0  # how many there may be at once
         self._doors: list[SideDoor] = []
         if config.http is not None:
@@ -55,7 +58,7 @@ class SideDoors:
             from agentproxy.oracle.metrics import OracleMetrics  # noqa: PLC0415  as above
             from agentproxy.oracle.metricsdoor import MetricsDoor  # noqa: PLC0415
 
-            self._doors.append(MetricsDoor(config.metrics, OracleMetrics(reception, signer, config.tls)))
+            self._doors.append(MetricsDoor(config.metrics, OracleMetrics(reception, signer, certificates)))
             self.connections += MetricsDoor.connections
 
     async def open(self, passed: Passed) -> None:

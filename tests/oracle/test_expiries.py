@@ -9,7 +9,7 @@ import trio
 from agentproxy.oracle import expiries as module
 from agentproxy.oracle.config import TlsConfig
 from agentproxy.oracle.credentials import CertificateEntry, Credentials, RunnerEntry, TokenEntry, TokenKind
-from agentproxy.oracle.expiries import credential_expiries, key_expiries, warn_daily
+from agentproxy.oracle.expiries import CertificatesInUse, credential_expiries, key_expiries, warn_daily
 from tests.oracle.samples import LEGACY, MODERN
 from tests.oracle.world import AUTHORITY, until
 
@@ -90,7 +90,7 @@ async def test_the_log_is_told_once_a_day(
     AUTHORITY.cert_pem.write_to_path(str(short / "authority.crt"))
     tls = TlsConfig(short / "server.crt", short / "server.key", short / "authority.crt")
     keys = [replace(MODERN, expires=NOW - timedelta(days=1))]
-    nursery.start_soon(warn_daily, tls, lambda: keys, lambda: picture(token("1", "a", 60)))
+    nursery.start_soon(warn_daily, CertificatesInUse(tls), lambda: keys, lambda: picture(token("1", "a", 60)))
     await until(lambda: len(caplog.records) >= 3)
     day = [(record.levelno, record.getMessage()) for record in caplog.records[:3]]
     assert [level for level, _ in day] == [logging.ERROR, logging.WARNING, logging.WARNING]
@@ -105,7 +105,7 @@ async def test_a_certificate_that_is_gone_does_not_hide_the_rest(
     short: Path, nursery: trio.Nursery, caplog: pytest.LogCaptureFixture
 ) -> None:
     tls = TlsConfig(short / "server.crt", short / "server.key", short / "authority.crt")
-    nursery.start_soon(warn_daily, tls, lambda: (), lambda: picture(token("1", "a", 3)))
+    nursery.start_soon(warn_daily, CertificatesInUse(tls), lambda: (), lambda: picture(token("1", "a", 3)))
     await until(lambda: len(caplog.records) == 2)
     assert [record.getMessage().split(",")[0] for record in caplog.records] == [
         "the end of a certificate is not known",

@@ -1,5 +1,6 @@
 """What an oracle tells Prometheus, over a real connection; promtool looks at the form."""
 
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
@@ -15,7 +16,7 @@ from agentproxy.runtime.config import load
 from agentproxy.runtime.metricsconfig import MetricsConfig
 from tests.oracle.samples import sign
 from tests.oracle.signerserver import ED25519, FakeSigner
-from tests.oracle.world import SECONDS, World, connected, context
+from tests.oracle.world import AUTHORITY, SECONDS, World, connected, context
 
 METRICS = "metrics: {socket: metrics.sock}\n"
 
@@ -94,6 +95,33 @@ async def test_everything_that_an_oracle_does_is_counted(
     )
     assert await scrape(world.directory / "metrics.sock", b"\x00\r\n\r\n") == (b"", "")
     oracle.stop()
+
+
+async def test_a_renewed_certificate_counts_when_it_is_shown_and_not_when_it_is_written(
+    world: World, signer: FakeSigner, nursery: trio.Nursery
+) -> None:
+    config = world.directory / "oracle.yaml"
+    config.write_text(config.read_text() + METRICS)
+    oracle = Oracle(load(config, OracleConfig))
+    nursery.start_soon(oracle.run)
+    with trio.fail_after(SECONDS):
+        await oracle.listening.wait()
+    ends = [await end_of_certificate(world)]
+    new = datetime.now(UTC).replace(microsecond=0) + timedelta(days=700)
+    leaf = AUTHORITY.issue_cert("127.0.0.1", not_after=new)
+    leaf.cert_chain_pems[0].write_to_path(str(world.config.tls.certificate))
+    leaf.private_key_pem.write_to_path(str(world.config.tls.key))
+    ends.append(await end_of_certificate(world))
+    await oracle.reload()
+    ends.append(await end_of_certificate(world))
+    assert ends == [ends[0], ends[0], new.timestamp()]
+    assert ends[0] != ends[2]
+    oracle.stop()
+
+
+async def end_of_certificate(world: World) -> float:
+    _, text = await scrape(world.directory / "metrics.sock")
+    return values(text)["blind_oracle_expiry_timestamp_seconds[certificate of this oracle]"]
 
 
 @pytest.mark.parametrize("listen", ["0.0.0.0:9464", "192.0.2.1:9464", "oracle.example:9464", "9464", "127.0.0.1:x"])
