@@ -25,6 +25,9 @@ SECONDS = 10.0  # for a whole conversation: Prometheus' own limit
 # whoever is on the host can connect, and a scrape that fails is told as a daemon that is gone.
 HEAD_SECONDS = 2.0
 MAX_CONNECTIONS = 16
+# Of those that have not asked yet. One more sends away who has been silent longest, so that a crowd of connections that
+# never ask, which is quickly made, is through at once and does not stand before the scraper for seconds each.
+MAX_SILENT = 8
 MAX_ANSWERS = 4  # that are made at the same time
 MAX_HEAD = 8192  # bytes
 _SOCKET_MODE = 0o660
@@ -51,11 +54,12 @@ async def serve_metrics(listeners: Sequence[trio.SocketListener], render: Render
     """Answer until cancelled, then close the listeners."""
 
     answers = trio.CapacityLimiter(MAX_ANSWERS)
+    silent: list[trio.CancelScope] = []  # the one that came first stands first
 
     async def handle(stream: trio.SocketStream) -> None:
         with trio.move_on_after(SECONDS):
             try:
-                await _answer(stream, render, answers)
+                await _answer(stream, render, answers, silent)
             except (h11.ProtocolError, trio.BrokenResourceError) as error:
                 logger.debug("metrics: a connection ended, reason=%s", error)
 
@@ -68,12 +72,11 @@ async def serve_metrics(listeners: Sequence[trio.SocketListener], render: Render
             listener.socket.close()
 
 
-async def _answer(stream: trio.SocketStream, render: Render, answers: trio.CapacityLimiter) -> None:
+async def _answer(
+    stream: trio.SocketStream, render: Render, answers: trio.CapacityLimiter, silent: list[trio.CancelScope]
+) -> None:
     connection = h11.Connection(h11.SERVER, max_incomplete_event_size=MAX_HEAD)
-    event: object = h11.NEED_DATA
-    with trio.move_on_after(HEAD_SECONDS):
-        while (event := connection.next_event()) is h11.NEED_DATA:
-            connection.receive_data(bytes(await stream.receive_some()))
+    event = await _first_event(stream, connection, silent)
     if not isinstance(event, h11.Request):
         return
     status, body = 404, b"only GET /metrics\n"
@@ -83,3 +86,18 @@ async def _answer(stream: trio.SocketStream, render: Render, answers: trio.Capac
     headers = [("Content-Type", MEDIA_TYPE), ("Content-Length", str(len(body))), ("Connection", "close")]
     for part in (h11.Response(status_code=status, headers=headers), h11.Data(data=body), h11.EndOfMessage()):
         await stream.send_all(connection.send(part) or b"")
+
+
+async def _first_event(stream: trio.SocketStream, connection: h11.Connection, silent: list[trio.CancelScope]) -> object:
+    event: object = h11.NEED_DATA
+    with trio.move_on_after(HEAD_SECONDS) as patience:
+        if len(silent) == MAX_SILENT:
+            silent.pop(0).cancel()
+        silent.append(patience)
+        try:
+            while (event := connection.next_event()) is h11.NEED_DATA:
+                connection.receive_data(bytes(await stream.receive_some()))
+        finally:
+            if patience in silent:  # nobody has sent it away
+                silent.remove(patience)
+    return event

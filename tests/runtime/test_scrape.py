@@ -23,7 +23,7 @@ async def render() -> bytes:
     return b"blind_oracle_up 1\n"
 
 
-@pytest.mark.parametrize("silent", [8, MAX_CONNECTIONS + 1])
+@pytest.mark.parametrize("silent", [8, MAX_CONNECTIONS + 1, 10 * MAX_CONNECTIONS])
 async def test_connections_that_ask_nothing_keep_no_scraper_waiting_for_its_whole_limit(
     directory: Path, nursery: trio.Nursery, silent: int
 ) -> None:
