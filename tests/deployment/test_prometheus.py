@@ -144,6 +144,11 @@ SERVED_KEY = (
 
 # The same for what an alert has more than one reason for.
 MORE_CASES: tuple[tuple[str, dict[str, str], dict[str, str]], ...] = (
+    (
+        "ManyRejections",
+        {f'blind_oracle_rejections_total{{{ORACLE}, code="address_forbidden"}}': "0+60x180"},
+        {f'blind_oracle_rejections_total{{{ORACLE}, code="not_operational"}}': "0+60x180"},  # our own fault
+    ),
     ("EndsWithin30Days", {OWN_KEY: f"{20 * DAY}x180"}, {SERVED_KEY: f"{20 * DAY}x180"}),
     ("EndsWithin7Days", {OWN_KEY: f"{-3 * DAY}x180"}, {SERVED_KEY: f"{3 * DAY}x180"}),
     (
