@@ -14,6 +14,8 @@ from agentproxy.oracle.reception import SOFTWARE, Reception
 from agentproxy.oracle.signerlink import SignerLink
 from agentproxy.protocol.codes import FailureCode, RefusalCode, RejectionCode
 from agentproxy.protocol.errors import BackendError
+from agentproxy.protocol.relay_messages import Sign
+from agentproxy.protocol.seal_messages import Seal
 from agentproxy.protocol.signer_answers import StatusReport
 from agentproxy.protocol.signer_requests import Status
 from agentproxy.runtime.families import by_name, counter, gauge, histogram, text_of
@@ -59,10 +61,9 @@ class OracleMetrics:
         yield gauge(
             "info", "Version of the oracle; always 1.", [((SOFTWARE, self._reception.node), 1)], "version", "node"
         )
-        signed = {
-            (keys[grip].name if grip in keys else str(grip), tag): number
-            for (grip, tag), number in tally.signed.items()
-        }
+        signed = {(key.name, tag): 0 for key in keys.values() for tag in (Sign.tag, Seal.tag)}  # as in `_from_zero`
+        for (grip, tag), number in tally.signed.items():
+            signed[keys[grip].name if grip in keys else str(grip), tag] = number
         yield counter("signatures", "Signatures that were released.", signed.items(), "key", "operation")
         refused, failed = _from_zero(RefusalCode, tally.refused), _from_zero(FailureCode, tally.failed)
         rejected = _from_zero(RejectionCode, tally.rejected)

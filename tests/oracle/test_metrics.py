@@ -75,6 +75,8 @@ async def test_everything_that_an_oracle_does_is_counted(
         counts = {key: value for key, value in found.items() if key.startswith(f"blind_oracle_{name}_total")}
         assert counts.keys() == {f"blind_oracle_{name}_total[{code.value}]" for code in codes}
         assert sum(counts.values()) == (0 if name == "failures" else 1)
+    signed = {key: value for key, value in found.items() if key.startswith("blind_oracle_signatures_total")}
+    assert signed == {"blind_oracle_signatures_total[ed][sign]": 1, "blind_oracle_signatures_total[ed][seal]": 0}
     assert found["blind_oracle_rate_limit_hits_total"] == 0
     assert found["blind_oracle_queue_length[urgent]"] == 0
     assert found["blind_oracle_registry_fresh"] == 1
