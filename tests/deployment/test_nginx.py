@@ -111,6 +111,18 @@ async def test_a_token_in_a_path_reaches_no_log_while_the_oracle_is_away(front: 
     assert token not in front.nginx.log()
 
 
+async def test_a_token_in_the_path_of_a_body_that_is_too_large_reaches_no_log(front: Front) -> None:
+    token = front.api.a.token
+    for path in (f"/{token}", f"/keys/{token}"):
+        async with front.connect(front.api.a) as client:
+            with trio.fail_after(SECONDS):
+                headers = [("Host", "localhost"), ("Content-Length", str(1 << 30))]
+                await client.send(h11.Request(method="POST", target=path, headers=headers))
+                assert (await client.reply()).problem == (404, "no_such_address")
+    await until(lambda: len(front.nginx.requests()) == 2)
+    assert token not in front.nginx.log()
+
+
 async def test_more_requests_at_once_than_one_address_may_have_come_again_later(front: Front) -> None:
     begun = b"POST /sign/rpm HTTP/1.1\r\nHost: o\r\nContent-Type: application/json\r\nContent-Length: 100\r\n\r\n{"
     async with contextlib.AsyncExitStack() as stack, trio.open_nursery() as nursery:
