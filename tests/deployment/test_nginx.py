@@ -1,6 +1,7 @@
 """nginx before the oracle: who the client is comes through, nothing else does."""
 
 import contextlib
+import json
 import logging
 import re
 from collections.abc import AsyncIterator
@@ -11,6 +12,7 @@ import h11
 import pytest
 import trio
 
+from agentproxy.oracle.http.guard import MAX_BATCH_BODY
 from agentproxy.protocol.oracle_messages import Signed, Welcome
 from tests.deployment.nginx import Nginx, nginx
 from tests.oracle.conftest import short, signer, world  # noqa: F401  fixtures
@@ -121,6 +123,22 @@ async def test_a_token_in_the_path_of_a_body_that_is_too_large_reaches_no_log(fr
                 assert (await client.reply()).problem == (404, "no_such_address")
     await until(lambda: len(front.nginx.requests()) == 2)
     assert token not in front.nginx.log()
+
+
+@pytest.mark.parametrize("length", [64, 8192, 65536])
+async def test_a_whole_batch_in_chunks_reaches_no_file(front: Front, length: int) -> None:
+    body = json.dumps({"items": [RPM], "token": front.api.a.token}).encode().ljust(MAX_BATCH_BODY)
+    async with front.connect(front.api.a) as client:
+        with trio.fail_after(SECONDS):
+            headers = [("Host", "o"), ("Content-Type", "application/json"), ("Transfer-Encoding", "chunked")]
+            await client.send(h11.Request(method="POST", target="/sign/batch", headers=headers))
+            chunks = (body[start : start + length] for start in range(0, len(body), length))
+            await client.stream.send_all(
+                b"".join(client.connection.send(h11.Data(data=chunk)) or b"" for chunk in chunks)
+            )
+            await client.send(h11.EndOfMessage())
+            assert (await client.reply()).status == 200
+    assert "temporary file" not in front.nginx.log()
 
 
 async def test_more_requests_at_once_than_one_address_may_have_come_again_later(front: Front) -> None:
