@@ -18,7 +18,7 @@ _MAIN = """
 load_module /usr/lib/nginx/modules/ngx_stream_module.so;
 daemon off; master_process on; worker_processes 1; pid {root}/nginx.pid; {user}
 error_log {root}/main.log warn;
-events {{ worker_connections 512; }}
+events {{ worker_connections {connections}; }}
 http {{
   client_body_temp_path {root}/t1; proxy_temp_path {root}/t2; fastcgi_temp_path {root}/t3;
   uwsgi_temp_path {root}/t4; scgi_temp_path {root}/t5;
@@ -59,7 +59,9 @@ class Nginx:
         return (self.root / "access.log").read_text().splitlines()
 
 
-def _write(root: Path, certificates: Path, proxy_socket: Path, oracle: str, ports: tuple[int, int]) -> None:
+def _write(
+    root: Path, certificates: Path, proxy_socket: Path, oracle: str, ports: tuple[int, int], *, connections: int
+) -> None:
     parts = root / "blind-oracle"
     parts.mkdir()
     for name in ("api.conf", "relay.conf"):
@@ -71,11 +73,14 @@ def _write(root: Path, certificates: Path, proxy_socket: Path, oracle: str, port
     (parts / "relay-site.conf").write_text(f"listen 127.0.0.1:{ports[1]};\n")
     (parts / "relay-upstream.conf").write_text(f"server {oracle};\n")
     user = f"user {pwd.getpwuid(0).pw_name};" if os.geteuid() == 0 else ""
-    (root / "nginx.conf").write_text(_MAIN.format(root=root, user=user, limits=_limits()))
+    main = _MAIN.format(root=root, user=user, limits=_limits(), connections=connections)
+    (root / "nginx.conf").write_text(main)
 
 
 @asynccontextmanager
-async def nginx(root: Path, certificates: Path, proxy_socket: Path, oracle: str) -> AsyncIterator[Nginx]:
+async def nginx(
+    root: Path, certificates: Path, proxy_socket: Path, oracle: str, *, connections: int = 512
+) -> AsyncIterator[Nginx]:
     """Run it until the end of the block.
 
     Args:
@@ -83,10 +88,11 @@ async def nginx(root: Path, certificates: Path, proxy_socket: Path, oracle: str)
         certificates: where server.crt, server.key and authority.crt are.
         proxy_socket: of the oracle's API.
         oracle: host:port of the relays' port.
+        connections: that it has for all, clients and oracles.
     """
     api, relay = free_ports(2)
     ports = api, relay
-    _write(root, certificates, proxy_socket, oracle, ports)
+    _write(root, certificates, proxy_socket, oracle, ports, connections=connections)
     command = ["nginx", "-e", str(root / "start.log"), "-p", str(root), "-c", str(root / "nginx.conf")]
     process = await trio.lowlevel.open_process(command)
     try:

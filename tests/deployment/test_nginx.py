@@ -16,7 +16,7 @@ from agentproxy.oracle.http.guard import MAX_BATCH_BODY
 from agentproxy.protocol.oracle_messages import Signed, Welcome
 from tests.deployment.nginx import Nginx, nginx
 from tests.oracle.conftest import short, signer, world  # noqa: F401  fixtures
-from tests.oracle.http.client import HttpClient, http_connected
+from tests.oracle.http.client import HttpClient, Reply, http_connected
 from tests.oracle.http.conftest import Api, api, bearer, no_long_goodbyes  # noqa: F401  fixtures
 from tests.oracle.http.test_admission import proxied
 from tests.oracle.http.test_faults import ILLEGAL, SECOND
@@ -24,6 +24,8 @@ from tests.oracle.http.test_signing import RPM
 from tests.oracle.samples import sign
 from tests.oracle.signerserver import ED25519
 from tests.oracle.world import SECONDS, STRANGERS, Enrolled, connected, context, until
+
+BEGUN = b"POST /sign/rpm HTTP/1.1\r\nHost: o\r\nContent-Type: application/json\r\nContent-Length: 100\r\n\r\n{"
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,12 +144,11 @@ async def test_a_whole_batch_in_chunks_reaches_no_file(front: Front, length: int
 
 
 async def test_more_requests_at_once_than_one_address_may_have_come_again_later(front: Front) -> None:
-    begun = b"POST /sign/rpm HTTP/1.1\r\nHost: o\r\nContent-Type: application/json\r\nContent-Length: 100\r\n\r\n{"
     async with contextlib.AsyncExitStack() as stack, trio.open_nursery() as nursery:
 
         async def hold(opened: trio.Event) -> None:
             client = await stack.enter_async_context(front.connect(front.api.a))
-            await client.stream.send_all(begun)
+            await client.stream.send_all(BEGUN)
             opened.set()
 
         for _ in range(64):
@@ -158,6 +159,32 @@ async def test_more_requests_at_once_than_one_address_may_have_come_again_later(
             reply = await client.get("/health")
     assert reply.problem == (429, "rate_limited")
     assert reply.headers["retry-after"] == "1"
+
+
+async def test_a_proxy_without_a_connection_to_the_oracle_left_is_a_problem_document_too(api: Api) -> None:  # noqa: F811
+    root = api.world.directory / "nginx"
+    root.mkdir()
+    place = api.world.directory, api.proxy_socket, api.oracle.address
+    async with nginx(root, *place, connections=16) as running, contextlib.AsyncExitStack() as stack:
+        front = Front(api, running)
+        held: list[HttpClient] = []
+        with trio.fail_after(SECONDS), contextlib.suppress(OSError, trio.BrokenResourceError):
+            while True:
+                client = await stack.enter_async_context(front.connect(api.a))
+                await client.stream.send_all(BEGUN)
+                held.append(client)
+        await trio.aclose_forcefully(held.pop().stream)  # the place of one client, and none behind it
+        reply = await _answered(front)
+    assert reply.problem == (503, "not_operational")
+    assert reply.headers["retry-after"] == "1"
+
+
+async def _answered(front: Front) -> Reply:
+    with trio.fail_after(SECONDS):
+        while True:
+            with contextlib.suppress(OSError, trio.BrokenResourceError):
+                async with front.connect(front.api.a) as client:
+                    return await client.get("/health")
 
 
 @pytest.mark.parametrize(
