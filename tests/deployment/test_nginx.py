@@ -14,7 +14,7 @@ import trio
 
 from agentproxy.oracle.http.guard import MAX_BATCH_BODY
 from agentproxy.protocol.oracle_messages import Signed, Welcome
-from tests.deployment.nginx import Nginx, nginx
+from tests.deployment.nginx import FILES, Nginx, nginx
 from tests.oracle.conftest import short, signer, world  # noqa: F401  fixtures
 from tests.oracle.http.client import HttpClient, Reply, http_connected
 from tests.oracle.http.conftest import Api, api, bearer, no_long_goodbyes  # noqa: F401  fixtures
@@ -247,6 +247,16 @@ async def test_relays_pass_through_with_their_own_certificate(front: Front) -> N
     assert asked.asserted.runner == "b"
     assert asked.asserted.certificate is not None
     assert str(asked.asserted.address).startswith("127.0.0.1:")  # nginx's own
+
+
+def test_relays_port_at_nginx_is_none_that_an_oracle_on_the_same_host_has() -> None:
+    units = "".join(unit.read_text() for unit in (FILES.parents[1] / "systemd").glob("*.socket"))
+    taken = set(re.findall(r"^ListenStream=(?:.*:)?(\d+)$", units, re.MULTILINE))
+    site = (FILES / "blind-oracle" / "relay-site.conf").read_text()
+    listened = set(re.findall(r"^listen (?:.*:)?(\d+);$", site, re.MULTILINE))
+    assert {"7443", "7444"} <= taken
+    assert listened
+    assert not listened & taken
 
 
 async def test_a_stranger_gets_the_connections_that_relay_conf_proposes_and_no_more(front: Front) -> None:
