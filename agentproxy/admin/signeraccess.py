@@ -5,15 +5,18 @@ with the reason.
 """
 
 import os
+import queue
 import subprocess
 import sys
 import tempfile
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import BinaryIO
 
+import outcome
 import trio
 
 from agentproxy.admin.layout import load_signer
@@ -58,7 +61,15 @@ def ask(path: Path, request: ToSigner) -> FromSigner:
     Raises:
         SignerError: nobody listens there, it did not answer, or it did not do it.
     """
-    return trio.run(_ask, path, request)
+    # In a thread of its own: a signal that ends a command raises wherever it strikes, and in the midst of an event loop
+    # that is a page of tracebacks about the loop.
+    answers: queue.SimpleQueue[outcome.Maybe[FromSigner]] = queue.SimpleQueue()
+
+    def run() -> None:
+        answers.put(outcome.capture(trio.run, _ask, path, request))
+
+    threading.Thread(target=run, name="asking the signer", daemon=True).start()
+    return answers.get().unwrap()
 
 
 async def _ask(path: Path, request: ToSigner) -> FromSigner:
