@@ -22,6 +22,8 @@ openssl|openssl|makes a protected TLS key in tests
 strace|strace|injects faults in tests
 faketime|faketime|lets clocks jump in tests
 shellcheck|shellcheck|checks our shell scripts
+groff|groff-base|reads our man pages in tests
+fish|fish|completes our commands in tests
 socat|socat|speaks to sockets in tests
 ip|iproute2|makes networks of their own in tests
 ssh|openssh-client|reaches oracles and forwards sockets, in tests and bench
@@ -47,7 +49,6 @@ machines="
 systemd-nspawn|systemd-container|boots a Debian in tests
 /sbin/init|systemd-sysv|is what boots there
 dbus-daemon|dbus|systemctl speaks over it there
-groff|groff-base|reads our man pages
 podman|podman|builds and runs our images
 runc|runc|runs them where cgroups are of two kinds
 /usr/bin/mmdebstrap|mmdebstrap|makes the Debian that they begin with

@@ -8,7 +8,8 @@ import re
 from collections.abc import Iterator
 
 import click
-from click.shell_completion import get_completion_class
+
+from agentproxy.admin.commands.completion import script
 
 __all__ = ["completions", "page"]
 
@@ -34,14 +35,7 @@ def page(name: str, command: click.Command, version: str, date: str) -> str:
 
 def completions(name: str) -> dict[str, str]:
     """The script that completes `name`, for each shell."""
-    variable = f"_{name.replace('-', '_').upper()}_COMPLETE"  # what click looks for
-    made = {}
-    for shell in _SHELLS:
-        completion = get_completion_class(shell)
-        if completion is None:
-            raise ValueError(f"click completes no {shell}")
-        made[shell] = completion(click.Group(name), {}, name, variable).source() + "\n"
-    return made
+    return {shell: script(shell, name) + "\n" for shell in _SHELLS}
 
 
 def _commands(group: click.Group, context: click.Context) -> Iterator[str]:

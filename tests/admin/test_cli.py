@@ -131,6 +131,19 @@ def test_each_shell_gets_its_script(shell: str, words: str) -> None:
     assert blind_oracle("completion", "tcsh").status == 2
 
 
+def test_fish_describes_each_command_in_whole(tmp_path: Path) -> None:
+    program = tmp_path / "blind-oracle"
+    program.write_text(f'#!/bin/sh\nexec {sys.executable} -m agentproxy.admin "$@"\n')
+    program.chmod(0o755)
+    script = blind_oracle("completion", "fish").output + '\ncomplete -C "blind-oracle "\n'
+    env = {**os.environ, "PATH": f"{tmp_path}:{os.environ['PATH']}", "HOME": str(tmp_path)}
+    done = subprocess.run(["fish", "-c", script], env=env, capture_output=True, text=True, check=True, timeout=60)
+    told = dict(line.split("\t") for line in done.stdout.splitlines())
+    described = {name: summary for name, (_, summary) in _COMMANDS.items() if "," in summary}
+    assert described
+    assert {name: told[name] for name in described} == described
+
+
 @pytest.mark.parametrize(
     ("line", "expected"),
     [
