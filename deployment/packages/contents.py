@@ -123,6 +123,7 @@ def _oracle(target: Target, tree: Path) -> Package:
         for source in sorted((ROOT / "deployment").glob(pattern)):
             place = source.relative_to(ROOT / "deployment")
             _copy(source, tree / f"usr/share/doc/{name}/examples" / place)
+    _ssh_forwarding(tree, name)
     python = (f"python{target.python}",) if target.kind == "deb" else (target.interpreter,)
     return Package(
         name=name,
@@ -158,6 +159,7 @@ def _relay(target: Target, tree: Path) -> Package:
     _copy(ROOT / "relay/agent-shim", tree / f"usr/lib/{name}/agent-shim", 0o755)
     _documents(target, tree, name, relay_group)
     _copy(SYSTEMD / "examples/relay.yaml", tree / f"usr/share/doc/{name}/examples/relay.yaml")
+    _ssh_forwarding(tree, name)
     is_deb = target.kind == "deb"
     return Package(
         name=name,
@@ -252,6 +254,12 @@ def _documents(target: Target, tree: Path, name: str, command: click.Command) ->
     documents = tree / f"usr/share/doc/{name}"
     _copy(ROOT / "LICENSE", documents / "copyright")
     _write(documents / "changelog.gz", gzip.compress((ROOT / "CHANGELOG.md").read_bytes(), mtime=0))
+
+
+def _ssh_forwarding(tree: Path, name: str) -> None:
+    for source in sorted((ROOT / "ssh-forwarding").iterdir()):
+        mode = 0o755 if source.suffix == ".sh" else 0o644
+        _copy(source, tree / f"usr/share/doc/{name}/examples/ssh-forwarding" / source.name, mode)
 
 
 def _copy(source: Path, target: Path, mode: int = 0o644) -> None:

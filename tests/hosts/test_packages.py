@@ -21,6 +21,7 @@ pytestmark = pytest.mark.hosts
 
 UNITS = Path(__file__).parents[2] / "systemd"
 OPERATIONS = UNITS.parent / "docs" / "OPERATIONS.md"
+SSH_FORWARDING = UNITS.parent / "ssh-forwarding"
 
 
 @pytest.fixture(name="pyz", scope="module")
@@ -119,6 +120,13 @@ def test_what_the_operators_page_takes_from_the_sources_lies_beside_the_examples
     files = _run(["rpm", "-qpl", rpms["blind-oracle"]]).splitlines()
     assert named
     assert {name for name in named if f"/usr/share/doc/blind-oracle/examples/{name}" not in files} == set()
+
+
+def test_oracle_and_relay_bring_what_the_page_about_ssh_takes(rpms: dict[str, Path]) -> None:
+    fragments = {f"examples/ssh-forwarding/{path.name}" for path in SSH_FORWARDING.iterdir()}
+    for name in ("blind-oracle", "blind-oracle-relay"):
+        files = _run(["rpm", "-qpl", rpms[name]]).splitlines()
+        assert {each for each in fragments if f"/usr/share/doc/{name}/{each}" not in files} == set()
 
 
 def test_an_erased_rpm_leaves_no_directory_of_its_own(rpms: dict[str, Path], tmp_path: Path) -> None:
