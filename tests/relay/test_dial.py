@@ -1,7 +1,7 @@
 """What keeps one oracle from being reached is that oracle's trouble alone."""
 
 import pytest
-from trio import aclose_forcefully
+import trio
 
 from agentproxy.protocol.errors import ConfigError
 from relay.config import OracleAddress
@@ -30,6 +30,6 @@ async def test_only_the_first_connection_takes_what_was_prepared(runner: Runner)
         dialer = Dialer(runner.config)
         dialer.prepare()
         runner.config.key.write_text("no key")
-        await aclose_forcefully(await dialer.connect(runner.config.oracles[0]))
+        await trio.aclose_forcefully(await dialer.connect(runner.config.oracles[0]))
         with pytest.raises(ConfigError, match="expected a certificate and its key"):
             await dialer.connect(runner.config.oracles[0])
