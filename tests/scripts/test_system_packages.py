@@ -55,6 +55,8 @@ def test_where_nothing_is_missing_nothing_happens(bare: Path, tmp_path: Path) ->
         "openssl",
         "strace",
         "shellcheck",
+        "groff",
+        "fish",
         "socat",
         "systemd-socket-activate",
         "pg_ctlcluster",
