@@ -3,7 +3,6 @@
 import logging
 import signal
 import sys
-import threading
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import replace
@@ -170,7 +169,7 @@ def _run(common: _Common, total: int, as_told: Callable[[Way], Way], sign: Calla
         level=logging.ERROR if common.quiet else logging.WARNING, format="blind-oracle-sign: %(message)s"
     )
     config = load_config(common.config)
-    threading.Thread(target=load_ahead, name="loading").start()
+    load_ahead(BATCH)
 
     async def main() -> bool:
         async with open_sealer(config) as sealer:

@@ -2,6 +2,7 @@
 
 import contextlib
 import importlib
+import threading
 
 import trio
 
@@ -11,14 +12,17 @@ BATCH, CHECKING = "relay.sealed.batch", "relay.sealed.checking"
 _loaded: set[str] = set()
 
 
-def load_ahead() -> None:
-    """Import in a thread, while the oracle is asked for its keys, what is of use once it has answered.
+def load_ahead(name: str) -> None:
+    """Begin to import a module in a thread, while we wait for the oracle's answer, behind which it is needed.
 
     Whoever needs it waits for it by `load`, and is told there what is missing.
     """
+    threading.Thread(target=_try_to_load, args=(name,), name="loading").start()
+
+
+def _try_to_load(name: str) -> None:
     with contextlib.suppress(ImportError):
-        for name in (BATCH, CHECKING):
-            _load(name)
+        _load(name)
 
 
 def is_loaded(name: str) -> bool:

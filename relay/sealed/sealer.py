@@ -28,7 +28,7 @@ from relay.lines import Dial
 from relay.pending import UnreachableError, new_request_id
 from relay.sealed.errors import NotSealedError
 from relay.sealed.keychoice import KeyWanted, choose
-from relay.sealed.loading import CHECKING, is_loaded, load
+from relay.sealed.loading import CHECKING, is_loaded, load, load_ahead
 from relay.signrequests import SealRequest
 from relay.way import HeadKeeper
 
@@ -62,6 +62,7 @@ class Sealer:
         self._keys: tuple[ServedKey, ...] | None = None
         self._keys_known = trio.Event()
         self._last_sealed = -inf  # on trio's clock
+        self._has_asked = False
 
     @property
     def keys(self) -> tuple[ServedKey, ...]:
@@ -125,6 +126,9 @@ class Sealer:
         """
         expires = trio.current_time() + self._deadline_seconds
         request = SealRequest(new_request_id(), key.facts.keygrip, state, distribution, claims)
+        if not self._has_asked:
+            self._has_asked = True
+            load_ahead(CHECKING)  # not sooner: the first request would leave later
         while True:
             answer = await self._client.seal(request, expires - trio.current_time())
             if isinstance(answer, Sealed):
