@@ -6,6 +6,7 @@ ours, and every inquiry is cancelled. Source: gpg-agent.texi, Agent Protocol.
 
 import os
 import subprocess
+import threading
 from pathlib import Path
 
 import trio
@@ -70,6 +71,8 @@ class LocalAgent:
     def __init__(self, home: Path) -> None:
         self._home = home
         self._socket: Path | None = None
+        self._starting = threading.Lock()
+        self._starts = 0
 
     async def sign(self, keygrip: Keygrip, digest: Digest) -> Signature:
         """Have a digest signed; the caller checks the signature.
@@ -132,17 +135,25 @@ class LocalAgent:
             raise BackendError(f"the local agent of {self._home}: {error}") from error
 
     async def _connect(self) -> trio.SocketStream:
+        starts = self._starts
         if self._socket is not None:
             try:
                 return await trio.open_unix_socket(self._socket)
             except OSError:
                 pass  # it ended: a new one is started below
-        self._socket = await trio.to_thread.run_sync(self._launched, abandon_on_cancel=True)
+        self._socket = await trio.to_thread.run_sync(self._started, starts, abandon_on_cancel=True)
         return await trio.open_unix_socket(self._socket)
 
-    def _launched(self) -> Path:
-        gpgconf(self._home, "--launch", "gpg-agent")
-        return Path(gpgconf(self._home, "--list-dirs", "agent-socket").rstrip("\n"))
+    def _started(self, starts: int) -> Path:
+        """The socket of an agent that was started behind the first `starts` ones."""
+        # One starts it for all: of two `gpgconf --launch` in the same moment one fails now and then, after waiting for
+        # 5 s. Not a lock of trio's: what was given up on goes on in its thread, and must not be met by the next.
+        with self._starting:
+            if self._starts == starts or self._socket is None:
+                gpgconf(self._home, "--launch", "gpg-agent")
+                self._socket = Path(gpgconf(self._home, "--list-dirs", "agent-socket").rstrip("\n"))
+                self._starts += 1
+            return self._socket
 
 
 class _Reply:

@@ -148,3 +148,34 @@ async def test_its_keys_are_listed_or_refused_whole(home: Path) -> None:
         fake.replies["KEYINFO"] = line + b"S KEYINFO zz D\nOK\n"
         with pytest.raises(BackendError):
             await real.keygrips()
+
+
+async def test_many_at_once_start_one_agent(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of two that gpg starts in the same moment one fails now and then."""
+    starts: list[Path] = []
+
+    def gpgconf(place: Path, *arguments: str) -> str:
+        if "--launch" in arguments:
+            starts.append(place)
+        return real_gpgconf(place, *arguments)
+
+    real_gpgconf = localagent.gpgconf
+    monkeypatch.setattr(localagent, "gpgconf", gpgconf)
+    local = LocalAgent(home)
+    try:
+        for number in (1, 2):
+            with trio.fail_after(60):
+                async with trio.open_nursery() as nursery:
+                    for _ in range(8):
+                        nursery.start_soon(local.keygrips)
+            assert len(starts) == number
+            real_gpgconf(home, "--kill", "gpg-agent")  # and once more when it has ended, which takes its socket away
+            socket = Path(real_gpgconf(home, "--list-dirs", "agent-socket").rstrip("\n"))
+            with trio.fail_after(60):
+                while True:
+                    if not socket.exists():
+                        break
+                    await trio.sleep(0.01)
+    finally:
+        real_gpgconf(home, "--kill", "gpg-agent")
+        real_gpgconf(home, "--remove-socketdir")
