@@ -49,16 +49,22 @@ def values(text: str) -> dict[str, float]:
     }
 
 
-async def test_everything_that_an_oracle_does_is_counted(
-    world: World, signer: FakeSigner, nursery: trio.Nursery
-) -> None:
-    a, b = world.enrol("a"), world.enrol("b")
+async def listening_oracle(world: World, nursery: trio.Nursery) -> Oracle:
+    """One that tells metrics."""
     config = world.directory / "oracle.yaml"
     config.write_text(config.read_text() + METRICS)
     oracle = Oracle(load(config, OracleConfig))
     nursery.start_soon(oracle.run)
     with trio.fail_after(SECONDS):
         await oracle.listening.wait()
+    return oracle
+
+
+async def test_everything_that_an_oracle_does_is_counted(
+    world: World, signer: FakeSigner, nursery: trio.Nursery
+) -> None:
+    a, b = world.enrol("a"), world.enrol("b")
+    oracle = await listening_oracle(world, nursery)
     async with connected(oracle.address, context(b.certificate)) as client:
         assert isinstance(await client.hello(b.token), Welcome)
         assert isinstance(await client.ask(sign(1, ED25519)), Signed)
@@ -102,12 +108,7 @@ async def test_everything_that_an_oracle_does_is_counted(
 async def test_a_renewed_certificate_counts_when_it_is_shown_and_not_when_it_is_written(
     world: World, signer: FakeSigner, nursery: trio.Nursery
 ) -> None:
-    config = world.directory / "oracle.yaml"
-    config.write_text(config.read_text() + METRICS)
-    oracle = Oracle(load(config, OracleConfig))
-    nursery.start_soon(oracle.run)
-    with trio.fail_after(SECONDS):
-        await oracle.listening.wait()
+    oracle = await listening_oracle(world, nursery)
     ends = [await end_of_certificate(world)]
     new = datetime.now(UTC).replace(microsecond=0) + timedelta(days=700)
     leaf = AUTHORITY.issue_cert("127.0.0.1", not_after=new)
