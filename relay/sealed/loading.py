@@ -9,15 +9,18 @@ import trio
 __all__ = ["BATCH", "CHECKING", "is_loaded", "load", "load_ahead"]
 
 BATCH, CHECKING = "relay.sealed.batch", "relay.sealed.checking"
+_asked_for: set[str] = set()
 _loaded: set[str] = set()
 
 
 def load_ahead(name: str) -> None:
-    """Begin to import a module in a thread, while we wait for the oracle's answer, behind which it is needed.
+    """Begin to import a module in a thread, while we wait for the oracle's answer, behind which it is needed; once.
 
     Whoever needs it waits for it by `load`, and is told there what is missing.
     """
-    threading.Thread(target=_try_to_load, args=(name,), name="loading").start()
+    if name not in _asked_for:
+        _asked_for.add(name)
+        threading.Thread(target=_try_to_load, args=(name,), name="loading").start()
 
 
 def _try_to_load(name: str) -> None:

@@ -62,7 +62,6 @@ class Sealer:
         self._keys: tuple[ServedKey, ...] | None = None
         self._keys_known = trio.Event()
         self._last_sealed = -inf  # on trio's clock
-        self._has_asked = False
 
     @property
     def keys(self) -> tuple[ServedKey, ...]:
@@ -126,9 +125,7 @@ class Sealer:
         """
         expires = trio.current_time() + self._deadline_seconds
         request = SealRequest(new_request_id(), key.facts.keygrip, state, distribution, claims)
-        if not self._has_asked:
-            self._has_asked = True
-            load_ahead(CHECKING)  # not sooner: the first request would leave later
+        load_ahead(CHECKING)  # not sooner: the first request would leave later
         while True:
             answer = await self._client.seal(request, expires - trio.current_time())
             if isinstance(answer, Sealed):
