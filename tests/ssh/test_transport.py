@@ -18,7 +18,8 @@ from tests.end_to_end.offline import Offline
 from tests.end_to_end.place import SECONDS, System, forget_home, system_with, until
 from tests.ssh.sshd import Sshd, make_key, sshd_in
 
-PAGE = (Path(__file__).parents[2] / "docs" / "SSH.md").read_text()
+ROOT = Path(__file__).parents[2]
+PAGE = (ROOT / "docs" / "SSH.md").read_text()
 
 
 def by_the_page(beginning: str, ours: Mapping[str, str]) -> list[str]:
@@ -27,6 +28,13 @@ def by_the_page(beginning: str, ours: Mapping[str, str]) -> list[str]:
     words = shlex.split(line)[1:]
     assert set(ours) <= set(words), line
     return [ours.get(word, word) for word in words]
+
+
+def attach_by_the_page() -> str:
+    """What docs/SSH.md adds to oracle.yaml."""
+    (block,) = re.findall(r"^```yaml\n(attach:\n.*?)^```", PAGE, re.MULTILINE | re.DOTALL)
+    assert isinstance(block, str)
+    return block
 
 
 class SshRunner:
@@ -101,8 +109,8 @@ def attachable(offline: Offline) -> Iterator[tuple[System, Sshd]]:
     with system_with({"modern": offline.exports["modern"]}) as system:
         with sshd_in(system.directory / "sshd") as sshd:
             with (system.directory / "oracle.yaml").open("a") as file:
-                (block,) = re.findall(r"^```yaml\n(attach:\n.*?)^```", PAGE, re.MULTILINE | re.DOTALL)
-                block = block.replace("ssh://blind-oracle-ssh@oracle.example.org", sshd.address)
+                block = attach_by_the_page().replace("ssh://blind-oracle-ssh@oracle.example.org", sshd.address)
+                block = block.replace("/run/blind-oracle/", "run/")
                 file.write(block.replace("[blind-oracle-ssh]", f"[{sshd.user}]"))
             system.stop("oracle")
             system.start("oracle")
@@ -119,6 +127,13 @@ def runner(offline: Offline) -> Iterator[SshRunner]:
             yield made
         finally:
             made.stop()
+
+
+def test_the_page_puts_the_socket_where_a_packaged_oracle_may_make_it_and_sshd_s_user_reaches_it() -> None:
+    unit = (ROOT / "systemd" / "blind-oracle.service").read_text()
+    assert "\nProtectSystem=strict\n" in unit
+    assert "\nRuntimeDirectory=blind-oracle\nRuntimeDirectoryMode=0755\n" in unit
+    assert "  socket: /run/blind-oracle/attach.sock\n" in attach_by_the_page()
 
 
 def test_a_signature_over_ssh_names_runner_channel_and_the_ssh_client(runner: SshRunner, offline: Offline) -> None:
