@@ -82,6 +82,27 @@ def test_every_socket_has_its_service_and_the_service_wants_it(unit: Path) -> No
         assert re.search(rf"^Requires=.*\b{re.escape(unit.name)}", text, re.MULTILINE)
 
 
+def test_a_further_socket_of_the_relay_gets_the_unit_that_the_page_shows(root: Path) -> None:
+    page = (SYSTEMD.parent / "docs" / "RUNNERS.md").read_text()
+    blocks = re.findall(r"^(/etc/systemd/system/\S+\.socket):\n\n```ini\n(.*?)^```", page, re.MULTILINE | re.DOTALL)
+    ((place, unit),) = blocks
+    path, name, mode = re.findall(r"^(?:FileDescriptorName|ListenStream|SocketMode)=(\S+)", unit, re.MULTILINE)
+    # What the same page adds to relay.yaml; the relay compares name and path, and its mode must not promise another.
+    assert f'  - path: {path}\n    name: {name}\n    mode: "{mode}"\n' in page
+
+    (root / "usr/lib/systemd/system" / Path(place).name).write_text(unit)
+    done = _analyze("verify", f"--root={root}", "--man=no", Path(place).name)
+    assert (done.returncode, done.stderr, done.stdout) == (0, "", "")
+    # A relay that runs takes no more sockets: the service brings them along when it is restarted.
+    assert re.search(r"^WantedBy=.*\bblind-oracle-relay\.service$", unit, re.MULTILINE)
+
+
+def test_the_page_about_ssh_says_that_a_packaged_relay_needs_a_unit_for_its_far_socket() -> None:
+    page = (SYSTEMD.parent / "docs" / "SSH.md").read_text()
+    (name,) = re.findall(r"far\.sock\n    name: (\S+)", page)
+    assert f"`FileDescriptorName={name}`" in page
+
+
 def test_a_relay_may_listen_where_prometheus_is_told_to_look() -> None:
     scraped = (SYSTEMD.parent / "deployment/prometheus/prometheus.yml").read_text().partition("blind-oracle-relay")[2]
     port = re.search(r"127\.0\.0\.1:(\d+)", scraped)
