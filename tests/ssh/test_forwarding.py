@@ -15,7 +15,8 @@ from tests.end_to_end.offline import Offline
 from tests.end_to_end.place import SECONDS, System, forget_home, system_with, until
 from tests.ssh.sshd import Sshd, sshd_in
 
-PAGE = (Path(__file__).parents[2] / "docs" / "SSH.md").read_text()
+DOCS = Path(__file__).parents[2] / "docs"
+PAGE = (DOCS / "SSH.md").read_text()
 HOSTS = {"push.ssh_config": "far", "fetch.ssh_config": "relay"}
 FILES = Path(__file__).parents[2] / "ssh-forwarding"
 
@@ -148,6 +149,37 @@ def test_the_far_host_signs_with_the_socket_s_keys_only_and_the_log_names_the_so
     assert refused.returncode != 0
     assert "No secret key" in refused.stderr
     far.cut()
+
+
+@pytest.mark.parametrize("page", ["SSH.md", "CONTAINERS.md"])
+def test_a_home_made_by_hand_in_the_page_s_order_leads_to_the_relay_and_starts_no_agent(page: str, far: Far) -> None:
+    home = far.system.directory / f"by-hand-{page.partition('.')[0]}"
+    home.mkdir(mode=0o700)
+
+    def import_keys() -> None:
+        exported = far.system.directory / "public.pgp"
+        assert far.system.gpg("--homedir", home, "--import", exported).returncode == 0
+
+    def link() -> None:
+        place = far.system.run("gpgconf", "--homedir", home, "--list-dirs", "agent-socket").stdout.strip()
+        Path(place).symlink_to(far.socket)
+
+    steps = {
+        "`no-autostart`": lambda: (home / "gpg.conf").write_text("no-autostart\n"),
+        "public keys": import_keys,
+        "a link": link,
+    }
+    paragraphs = (DOCS / page).read_text().split("\n\n")
+    (text,) = (paragraph for paragraph in paragraphs if all(words in paragraph for words in steps))
+    far.start()
+    try:
+        for words in sorted(steps, key=text.index):
+            steps[words]()
+        signed = far.system.gpg("--homedir", home, "--armor", "--detach-sign", text="some text")
+        assert signed.returncode == 0, signed.stderr
+    finally:
+        forget_home(home)
+        far.cut()
 
 
 def test_a_host_fetches_the_socket_itself_and_again_after_a_cut(offline: Offline) -> None:
