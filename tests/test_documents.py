@@ -50,3 +50,13 @@ def test_a_runner_that_was_taken_over_is_enabled_only_behind_a_new_enrolment_fil
     steps = r"rm -f build-01\.enrolment .*\n *blind-oracle runner enroll build-01 &&.*\n *blind-oracle runner enable "
 
     assert re.search(steps, text)
+
+
+def test_in_a_container_that_goes_away_init_is_given_the_node_and_files_are_kept() -> None:
+    # Else the audit log has that container's id as its node, and an enrolment file is gone with it.
+    text = (ROOT / "docs" / "CONTAINERS.md").read_text()
+    made, *others = re.findall(r"^podman run --rm -u 0:0 .* blind-oracle-oracle blind-oracle .*", text, re.MULTILINE)
+
+    assert re.search(r" init --system --node \S+ ", made)
+    assert others
+    assert [line for line in others if not re.search(r" -v \$PWD/(\S+):/\1 -w /\1 ", line)] == []
