@@ -60,3 +60,12 @@ def test_in_a_container_that_goes_away_init_is_given_the_node_and_files_are_kept
     assert re.search(r" init --system --node \S+ ", made)
     assert others
     assert [line for line in others if not re.search(r" -v \$PWD/(\S+):/\1 -w /\1 ", line)] == []
+
+
+def test_the_page_about_removal_names_the_configuration_that_goes_with_a_purge() -> None:
+    # dpkg deletes conffiles then, and says nothing of them.
+    conffiles = re.findall(r'configuration=\("([^"]+)",\)', (ROOT / "deployment/packages/contents.py").read_text())
+    _, _, removing = (ROOT / "docs" / "INSTALL.md").read_text().partition("## Removing\n")
+
+    assert conffiles
+    assert [path for path in conffiles if path not in removing.partition("\n## ")[0]] == []
