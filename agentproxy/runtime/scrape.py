@@ -3,6 +3,7 @@
 h11 speaks HTTP. What is told is made by the caller, at each question anew.
 """
 
+import errno
 import logging
 from collections.abc import Awaitable, Callable, Sequence
 
@@ -47,7 +48,10 @@ async def open_metrics(config: MetricsConfig) -> Sequence[trio.SocketListener]:
     try:
         return await trio.open_tcp_listeners(port, host=host)
     except OSError as error:
-        raise ConfigError(f"metrics.listen: cannot use {config.listen}: {error}") from error
+        # Only the oracle's unit in our packages is without a network; the relay's has one.
+        unit = "systemd's sandbox allows no port but a socket unit's: systemctl enable blind-oracle-metrics.socket"
+        hint = f"{unit}, then restart" if error.errno == errno.EAFNOSUPPORT else ""
+        raise ConfigError(f"metrics.listen: cannot use {config.listen}: {error}", hint) from error
 
 
 async def serve_metrics(listeners: Sequence[trio.SocketListener], render: Render) -> None:
