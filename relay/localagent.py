@@ -6,7 +6,6 @@ ours, and every inquiry is cancelled. Source: gpg-agent.texi, Agent Protocol.
 
 import os
 import subprocess
-import threading
 from pathlib import Path
 
 import trio
@@ -71,7 +70,10 @@ class LocalAgent:
     def __init__(self, home: Path) -> None:
         self._home = home
         self._socket: Path | None = None
-        self._starting = threading.Lock()
+        # One starts it for all: of two `gpgconf --launch` in the same moment one fails now and then, after waiting for
+        # 5 s. A thread that was given up on keeps its place to its end, so those that a hanging gpgconf holds up do not
+        # become more and more, until none is left for the way to the oracle.
+        self._starting = trio.CapacityLimiter(1)
         self._starts = 0
 
     async def sign(self, keygrip: Keygrip, digest: Digest) -> Signature:
@@ -141,19 +143,18 @@ class LocalAgent:
                 return await trio.open_unix_socket(self._socket)
             except OSError:
                 pass  # it ended: a new one is started below
-        self._socket = await trio.to_thread.run_sync(self._started, starts, abandon_on_cancel=True)
+        self._socket = await trio.to_thread.run_sync(
+            self._started, starts, abandon_on_cancel=True, limiter=self._starting
+        )
         return await trio.open_unix_socket(self._socket)
 
     def _started(self, starts: int) -> Path:
         """The socket of an agent that was started behind the first `starts` ones."""
-        # One starts it for all: of two `gpgconf --launch` in the same moment one fails now and then, after waiting for
-        # 5 s. Not a lock of trio's: what was given up on goes on in its thread, and must not be met by the next.
-        with self._starting:
-            if self._starts == starts or self._socket is None:
-                gpgconf(self._home, "--launch", "gpg-agent")
-                self._socket = Path(gpgconf(self._home, "--list-dirs", "agent-socket").rstrip("\n"))
-                self._starts += 1
-            return self._socket
+        if self._starts == starts or self._socket is None:
+            gpgconf(self._home, "--launch", "gpg-agent")
+            self._socket = Path(gpgconf(self._home, "--list-dirs", "agent-socket").rstrip("\n"))
+            self._starts += 1
+        return self._socket
 
 
 class _Reply:

@@ -1,6 +1,7 @@
 """What a local agent answers is parsed strictly, and cannot hold a relay up."""
 
 import tempfile
+import threading
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -179,3 +180,25 @@ async def test_many_at_once_start_one_agent(home: Path, monkeypatch: pytest.Monk
     finally:
         real_gpgconf(home, "--kill", "gpg-agent")
         real_gpgconf(home, "--remove-socketdir")
+
+
+async def test_one_that_cannot_be_started_leaves_the_relay_its_other_threads(
+    home: Path, autojump_clock: trio.testing.MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """gpg's users try again and again, and the way to the oracle needs a thread that looks up its name."""
+    gate = threading.Event()
+
+    def gpgconf(_: Path, *arguments: str) -> str:
+        assert gate.wait(60)
+        return "S\n"
+
+    monkeypatch.setattr(localagent, "gpgconf", gpgconf)
+    local = LocalAgent(home)
+    threads = trio.to_thread.current_default_thread_limiter()
+    try:
+        for _ in range(threads.total_tokens):
+            with pytest.raises(BackendError, match="did not answer within 10 s"):
+                await local.keygrips()
+        assert threads.borrowed_tokens == 0
+    finally:
+        gate.set()
