@@ -41,10 +41,16 @@ class _Piece(Generic[T]):
         self._outcome = outcome.capture(self._work)
 
     def result(self) -> T:
-        """What it came to; raises what it raised."""
-        if self._outcome is None:
+        """What it came to; raises what it raised. Once."""
+        return self._taken().unwrap()
+
+    def _taken(self) -> outcome.Maybe[T]:
+        # An error knows the frames that it passed, and one of them this piece: if this piece knew the error, too, they
+        # would keep what was worked on, such as a package's header, until a collection finds them.
+        taken, self._outcome = self._outcome, None
+        if taken is None:
             raise LocalProtocolError("it was not done")
-        return self._outcome.unwrap()
+        return taken
 
 
 class Hands:

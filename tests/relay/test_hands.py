@@ -1,6 +1,9 @@
 """Threads that work for one event loop: each gets its own result, and nothing is forgotten."""
 
+import functools
+import gc
 import threading
+import weakref
 
 import pytest
 import trio
@@ -31,6 +34,29 @@ async def test_an_error_comes_out_where_the_work_was_asked_for_and_the_thread_li
         with pytest.raises(ValueError, match="a fault"):
             await made.run(fail)
         assert await made.run(lambda: 7) == 7
+
+
+async def test_what_work_that_failed_held_is_let_go_with_its_error() -> None:
+    """On a full disk each package fails with its header in memory, and the collector looks for cycles late."""
+
+    class Header:
+        """What the work held."""
+
+    def fail(_: Header) -> None:
+        raise ValueError("a fault")
+
+    header = Header()
+    held = weakref.ref(header)
+    gc.disable()
+    try:
+        async with hands(1) as made:
+            with pytest.raises(ValueError, match="a fault") as raised:
+                await made.run(functools.partial(fail, header))
+            del header, raised
+            await made.run(lambda: None)  # the thread knows its last piece
+            assert held() is None
+    finally:
+        gc.enable()
 
 
 async def test_what_is_no_exception_comes_out_there_as_well() -> None:
