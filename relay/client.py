@@ -66,6 +66,10 @@ class Client:
         """
         await self._ways.met()
 
+    async def reached(self) -> None:
+        """Return once an oracle has us welcome, at once if one has."""
+        await self._ways.reached()
+
     async def sign(
         self, request: SignRequest, deadline_seconds: float, hear: Callable[[Answer], None] = unheard
     ) -> Signed | Refused | Failed:

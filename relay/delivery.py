@@ -25,9 +25,8 @@ LAST_RETRY_SECONDS = 60.0
 class Reporter(Protocol):
     """The way to an oracle; `relay.client.Client` is the real one."""
 
-    @property
-    def unreachable_since(self) -> float | None:
-        """None: an oracle is there."""
+    async def reached(self) -> None:
+        """Return once an oracle is there."""
 
     async def report(self, records: tuple[JournalRecord, ...]) -> Reported | Refused | Failed:
         """Bring records into an oracle's log, or raise."""
@@ -69,9 +68,9 @@ class Delivery:
             await self._wanted.wait()
 
     async def _deliver_next(self) -> bool:
-        """Deliver one report; False when there is nothing to deliver or nobody to deliver it to."""
-        if self._reporter.unreachable_since is not None:
-            return False
+        """Deliver one report as soon as there is somebody to deliver it to; False when there is nothing to deliver."""
+        # Not left to whoever looks now and then whether an oracle is back: an outage may be over between two looks.
+        await self._reporter.reached()
         records = await self._with_pen(self._journal.next_report)
         if not records:
             self._delay, self.trouble = FIRST_RETRY_SECONDS, ""  # what was in the way may have been moved away

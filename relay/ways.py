@@ -70,6 +70,7 @@ class Ways:
         self._timers: set[float] = set()  # when `changed` will be called
         self._has_twins = False
         self._met = trio.Event()
+        self._reached = trio.Event()  # another one for each outage
         self._rejection: RejectedError | None = None
         self._down_since: float | None = None  # since when all that oracles say is that they are not operational
 
@@ -82,6 +83,11 @@ class Ways:
         await self._met.wait()
         if self._rejection is not None:
             raise self._rejection
+
+    async def reached(self) -> None:
+        """Return once an oracle has us welcome, at once if one has."""
+        while self.unreachable_since is not None:
+            await self._reached.wait()
 
     async def run(self) -> None:
         """Keep connections up until cancelled."""
@@ -155,8 +161,10 @@ class Ways:
         nodes = [way.carrier.node for way in self._ways if way.carrier is not None]
         if nodes:
             self.unreachable_since = None
+            self._reached.set()
         elif self.unreachable_since is None:
             self.unreachable_since = trio.current_time()
+            self._reached = trio.Event()
         self.pending.problem = self._problem()
         has_twins = len(set(nodes)) < len(nodes)
         if has_twins and not self._has_twins:

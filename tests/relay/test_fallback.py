@@ -26,7 +26,7 @@ from agentproxy.protocol.keys import Fingerprint, Keygrip
 from agentproxy.protocol.oracle_messages import Failed, KeysChanged, Refused, Rejected
 from agentproxy.protocol.wire import new_converter
 from agentproxy.runtime.unixsocket import Peer
-from relay import delivery, fallbackrule, localagent
+from relay import delivery, fallback, fallbackrule, localagent
 from relay.daemon import serve
 from relay.fallbackkeys import FallbackKeys, KeyFile
 from relay.fallbackmode import FallbackConfig, FallbackMode, FallbackPlaces
@@ -574,6 +574,24 @@ async def test_a_report_that_the_oracle_cannot_take_now_comes_again(
         assert relay.fallback is not None
         report = relay.fallback.report
         await until(lambda: not report().journal.undelivered and not report().journal.trouble)
+
+
+async def test_what_was_recorded_in_an_outage_too_short_to_be_noticed_is_delivered_behind_it(
+    host: Host, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(fallback, "TICK_SECONDS", 3600.0)
+    oracle = host.runner.oracle
+    async with host.runner.running_oracle():
+        pass  # from now on it has an address
+    async with host.relay() as relay:
+        async with host.runner.running_oracle():
+            await connected(relay)
+            await switch(relay, FallbackMode.FORCED)
+            await until(lambda: len(oracle.reported) == 1)
+        await until(lambda: relay.client.unreachable_since is not None)
+        await switch(relay, FallbackMode.FORCED)
+        async with host.runner.running_oracle():
+            await until(lambda: len(oracle.reported) == 2)
 
 
 async def test_a_switch_that_cannot_be_recorded_is_none_and_off_works_all_the_same(host: Host) -> None:
