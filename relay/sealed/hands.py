@@ -5,6 +5,7 @@ loop in one waking, which makes it 4 us. And there are no more threads than are 
 can have the interpreter, and two that take it from each other need a quarter more processor time.
 """
 
+import contextlib
 import queue
 import threading
 from collections.abc import AsyncIterator, Callable
@@ -100,8 +101,9 @@ class Hands:
             await trio.sleep(LOOK_SECONDS)
             begun = self._asked_for - self._asked.qsize()
             if begun < asked and self._delivered - delivered < QUICK_PIECES:
-                for _ in range(min(len(self._threads), self._most - len(self._threads))):
-                    self._put_on()
+                with contextlib.suppress(RuntimeError):  # a host that has room for no more: those there are do it all
+                    for _ in range(min(len(self._threads), self._most - len(self._threads))):
+                        self._put_on()
 
     def dismiss(self) -> None:
         """End all threads; it blocks until they have done what was asked."""
@@ -112,8 +114,8 @@ class Hands:
 
     def _put_on(self) -> None:
         thread = threading.Thread(target=self._work, name=f"hand-{len(self._threads)}")
-        self._threads.append(thread)
         thread.start()
+        self._threads.append(thread)  # not one that cannot be had: nobody could wait for its end
 
     def _work(self) -> None:
         """A thread's life."""

@@ -130,3 +130,40 @@ async def test_what_takes_long_does_not_hold_up_the_rest(mock_clock: trio.testin
             mock_clock.jump(LOOK_SECONDS)
         await quick.wait()
         gate.set()
+
+
+async def test_where_no_more_threads_can_be_had_those_that_are_there_do_it_all(
+    mock_clock: trio.testing.MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A container may have few processes, and each thread counts as one."""
+    refused = threading.Event()
+
+    class Last(threading.Thread):
+        """What a host has no room for."""
+
+        def start(self) -> None:
+            refused.set()
+            raise RuntimeError("can't start new thread")
+
+    done: list[int] = []
+    gate = threading.Event()
+
+    async with hands(2) as made:
+        monkeypatch.setattr(threading, "Thread", Last)
+
+        async def ask(number: int) -> None:
+            await made.run(lambda: gate.wait(30))
+            done.append(number)
+
+        async with trio.open_nursery() as nursery:
+            for number in range(3):
+                nursery.start_soon(ask, number)
+            try:
+                for _ in range(3):
+                    await trio.testing.wait_all_tasks_blocked()
+                    mock_clock.jump(LOOK_SECONDS)
+                await trio.testing.wait_all_tasks_blocked()
+                assert refused.is_set()
+            finally:
+                gate.set()
+    assert sorted(done) == [0, 1, 2]
