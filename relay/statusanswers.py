@@ -90,8 +90,13 @@ async def _certificates(relay: Relay) -> CertificateReport:
     if patience.cancelled_caught:
         raise ConfigError(f"the oracle did not send all public keys within {CERTIFICATES_SECONDS:.0f} s", "try again")
     own = await relay.wanted_fallback()
-    if own.places.certificate.exists():
-        certificates[await trio.to_thread.run_sync(own.places.certificate.read_bytes)] = None
+    file = own.places.certificate
+    try:
+        certificates[await trio.to_thread.run_sync(file.read_bytes)] = None
+    except FileNotFoundError:
+        pass  # this host has no key of its own
+    except OSError as error:
+        raise ConfigError(f"{file}: cannot be read: {error.strerror}", f"ls -ld {file}") from error
     return CertificateReport(tuple(certificates), tuple(str(door.path) for door in relay.doors))
 
 

@@ -604,6 +604,16 @@ async def test_a_switch_that_cannot_be_recorded_is_none_and_off_works_all_the_sa
         await switch(relay, FallbackMode.NEVER, 0)
 
 
+async def test_own_certificates_that_cannot_be_read_are_named_to_whoever_sets_up_a_home(host: Host) -> None:
+    host.runner.oracle.keys = ()
+    host.places.certificate.unlink()
+    host.places.certificate.mkdir()  # root, too, cannot read that
+    async with host.runner.running_oracle(), host.relay() as relay:
+        await connected(relay)
+        with pytest.raises(ConfigError, match=rf"{host.places.certificate}: cannot be read: Is a directory"):
+            await control_table(relay, ROOT)["certificates"](ControlRequest("certificates"))
+
+
 async def test_setup_done_again_adds_a_key_beside_the_one_that_will_end(host: Host) -> None:
     done = await trio.to_thread.run_sync(set_up, host.runner.config, Wish(None, "rsa2048", "1y"))
     old, new = sorted(done.keys, key=lambda key: key.fingerprint != host.own.fingerprint)
