@@ -119,11 +119,10 @@ class SwitchKeeper:
             spent = switch.spent_ms  # rather longer than shorter: without it relay.yaml might let this host sign
         if spent is None:
             logger.warning("the clock went back while the host was down: fallback's switch ends, mode=%s", switch.mode)
-            self._path.unlink(missing_ok=True)
-            return
-        self._switch = self._marked(replace(switch, spent_ms=spent))
+        else:
+            self._switch = self._marked(replace(switch, spent_ms=spent))
         try:
-            self.keep()
+            self.keep()  # or take its file away, when it has ended
         except OSError as error:
             logger.warning("fallback's time is not noted, error=%s", error)
 

@@ -1,6 +1,8 @@
 """A switch is bounded in time, whatever clocks and restarts do."""
 
+import errno
 import json
+import os
 import threading
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -130,6 +132,24 @@ def test_a_clock_that_went_back_over_a_reboot_ends_the_switch(path: Path, clock:
     keeper(path, clock).set(FallbackMode.FORCED, HOUR, "drill", "uid 0")
     clock.reboot(down=-86_400)
     assert keeper(path, clock).current() is None
+    assert not path.exists()
+
+
+def test_a_switch_that_a_clock_ended_is_over_also_where_its_file_cannot_be_taken_away(
+    path: Path, clock: HandClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A file system that an error has made read-only must not keep the relay from serving by the oracle."""
+
+    def unlink(path: Path, missing_ok: bool = False) -> None:
+        raise OSError(errno.EROFS, os.strerror(errno.EROFS), str(path))
+
+    keeper(path, clock).set(FallbackMode.FORCED, HOUR, "drill", "uid 0")
+    clock.reboot(-HOUR)
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "unlink", unlink)
+        switch = keeper(path, clock)
+    assert switch.current() is None
+    switch.keep()  # tries it again
     assert not path.exists()
 
 
