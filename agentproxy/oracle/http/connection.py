@@ -33,6 +33,7 @@ LAST_REQUEST_SECONDS = 1.0
 WRITE_SECONDS = 20.0  # an answer fits into the kernel's buffers; a peer that takes nothing is gone
 LINGER_SECONDS = 2.0
 MAX_HEADERS = 16 * 1024  # bytes; an escaped certificate has 2 to 4 KiB
+_NO_METHOD = b"-"  # a token, and nothing that any address takes
 
 
 def http_config() -> Config:
@@ -57,11 +58,13 @@ class _Http1(H11Protocol):
             await super()._check_protocol(event)
 
     async def _create_stream(self, request: h11.Request) -> None:
+        # RFC 9110, 9.1: `head` is not HEAD. hypercorn would leave the body out, for which h11 then waits.
+        is_lower = request.method != request.method.upper()
         # Behind the refusal of a WebSocket hypercorn would keep the connection, which is not idle, and so for ever.
-        if _is_offer(request):
+        if is_lower or _is_offer(request):
             headers = [(name, value) for name, value in request.headers if name != b"upgrade"]
-            version = request.http_version
-            request = h11.Request(method=request.method, headers=headers, target=request.target, http_version=version)
+            method, version = _NO_METHOD if is_lower else request.method, request.http_version
+            request = h11.Request(method=method, headers=headers, target=request.target, http_version=version)
         await super()._create_stream(request)
 
 

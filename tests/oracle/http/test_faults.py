@@ -239,6 +239,18 @@ async def test_bare_lf_in_a_request_sent_ahead_is_refused_as_well(api: Api) -> N
     assert b"api" in got
 
 
+@pytest.mark.parametrize("method", ["head", "Head", "get", "post"])
+async def test_a_method_in_small_letters_is_another_one(
+    api: Api, method: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with api.connect(None) as stranger:
+        for path in ("/health", "/sign/rpm"):
+            reply = await stranger.request(method, path, {}, b"")
+            assert reply.problem == (405, "no_such_address")
+    assert "Traceback" not in caplog.text
+    await still_serves(api)
+
+
 async def test_a_body_of_many_names_is_refused_before_each_of_them_is_looked_at(api: Api) -> None:
     item = {f"{number:x}": 0 for number in range(MAX_NAMES + 1)}
     for body in (item, {"items": [item]}, {"items": [RPM, {"claims": {"job": item}}]}):
