@@ -46,6 +46,19 @@ def http_config() -> Config:
     return config
 
 
+class _Connection(h11.Connection):
+    """h11, which lets lie what follows a request that says close: RFC 9112, 9.6, has it as no request.
+
+    h11 itself takes it for a breach, and hypercorn then answers that in the place of the request in front, which may be
+    signed by then.
+    """
+
+    def next_event(self) -> h11.Event | type[h11.NEED_DATA] | type[h11.PAUSED]:
+        if self.their_state is h11.MUST_CLOSE and self.trailing_data[0]:
+            return h11.PAUSED
+        return super().next_event()
+
+
 class _Http1(H11Protocol):
     """hypercorn's protocol without its ways to HTTP/2 and WebSocket, which nobody here speaks.
 
@@ -115,6 +128,8 @@ class HttpConnection:
             self._protocol = _Http1(
                 self._app, self._config, self._context, tasks, self._state, is_tls, None, None, self._take
             )
+            most = self._config.h11_max_incomplete_size
+            self._protocol.connection = _Connection(h11.SERVER, max_incomplete_event_size=most)
             if self._context.terminated.is_set():
                 self.drain()
             with self._scope:
@@ -125,8 +140,14 @@ class HttpConnection:
             else:
                 await self._protocol.handle(Closed())
                 nursery.cancel_scope.cancel()
-        if self._is_rude or (self._over and self._protocol.connection.their_state in {h11.SEND_BODY, h11.ERROR}):
+        if self._is_rude or (self._over and self._is_behind()):
             await self._linger()
+
+    def _is_behind(self) -> bool:
+        """Whether the peer has sent, or is sending, what was not wanted."""
+        connection = self._protocol.connection
+        is_more = connection.their_state is h11.MUST_CLOSE and bool(connection.trailing_data[0])
+        return is_more or connection.their_state in {h11.SEND_BODY, h11.ERROR}
 
     async def _read(self) -> None:
         while not self._over:

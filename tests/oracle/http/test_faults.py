@@ -239,6 +239,17 @@ async def test_bare_lf_in_a_request_sent_ahead_is_refused_as_well(api: Api) -> N
     assert b"api" in got
 
 
+@pytest.mark.parametrize("behind", [b"\r\n", SECOND, bytes(200_000)])
+async def test_what_follows_a_request_that_says_close_does_not_take_its_answer(api: Api, behind: bytes) -> None:
+    body = json.dumps({**RPM, "token": api.a.token}).encode()
+    for close in (b"Connection: close\r\n", b"Connection: CLOSE, x\r\n"):
+        got = await all_answers(api, HEAD + close + b"Content-Length: %d\r\n\r\n" % len(body) + body + behind)
+        assert got.startswith(b"HTTP/1.1 200 ")
+        assert got.count(b"HTTP/1.1 ") == 1
+        assert json.loads(got.partition(b"\r\n\r\n")[2])["signed"] == "content"
+    assert len(api.signer.sealed) == 2
+
+
 @pytest.mark.parametrize("method", ["head", "Head", "get", "post"])
 async def test_a_method_in_small_letters_is_another_one(
     api: Api, method: str, caplog: pytest.LogCaptureFixture
