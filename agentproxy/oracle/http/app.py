@@ -39,7 +39,7 @@ _WORDS: Mapping[int, str] = {
     408: "The body did not come in time",
     409: "The idempotency key stands for another request",
     413: "The body is too large",
-    415: "The body is not application/json",
+    415: "The body is not application/json, or encoded",
     422: "The body is not as described: unknown or missing fields, or a state that cannot be",
     429: "Too many signatures, or too many waiting; Retry-After says when to come again",
     500: "A bug; the oracle's log says more",

@@ -37,7 +37,7 @@ _BATCH = "/sign/batch"
 _QUIET = frozenset({"/health", "/version"})  # asked every few seconds by monitoring
 # Which of two counts would depend on who reads them: a proxy, the framework or us. Authorization is looked at where the
 # token is.
-_ONCE = (b"content-type", b"idempotency-key")
+_ONCE = (b"content-type", b"content-encoding", b"idempotency-key")
 _CLOSE = (b"connection", b"close")
 _CODES = frozenset({"GET", "POST", "HEAD", "OPTIONS", "PUT", "PATCH", "DELETE"})
 
@@ -177,9 +177,9 @@ def _too_large(limit: int) -> Problem:
 def _check_json(scope: Scope, body: bytes) -> Problem | None:
     if not body:
         return None
-    kind = _header(scope, b"content-type").partition(b";")[0].strip().lower()
-    if kind != b"application/json":
-        return Problem(HTTPStatus.UNSUPPORTED_MEDIA_TYPE, "media_type", "expected Content-Type: application/json")
+    unreadable = _check_media(scope)
+    if unreadable is not None:
+        return unreadable
     most = MAX_BATCH_VALUES if scope["path"] == _BATCH else MAX_VALUES
     if has_more_values(body, most):
         return Problem(HTTPStatus.UNPROCESSABLE_ENTITY, "invalid", f"more than {most} values: no request has as many")
@@ -190,6 +190,16 @@ def _check_json(scope: Scope, body: bytes) -> Problem | None:
     if _is_crowded(decoded):
         detail = f"an object with more than {MAX_NAMES} names: no request has one"
         return Problem(HTTPStatus.UNPROCESSABLE_ENTITY, "invalid", detail)
+    return None
+
+
+def _check_media(scope: Scope) -> Problem | None:
+    kind = _header(scope, b"content-type").partition(b";")[0].strip().lower()
+    if kind != b"application/json":
+        return Problem(HTTPStatus.UNSUPPORTED_MEDIA_TYPE, "media_type", "expected Content-Type: application/json")
+    if _header(scope, b"content-encoding").strip().lower() not in {b"", b"identity"}:
+        # Whoever decodes it on the way, to look at it, would see another request than we.
+        return Problem(HTTPStatus.UNSUPPORTED_MEDIA_TYPE, "media_type", "expected a body without Content-Encoding")
     return None
 
 

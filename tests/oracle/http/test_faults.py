@@ -1,6 +1,7 @@
 """Requests that are too large, too slow, or not what HTTP allows: an early answer, and the next one is served."""
 
 import contextlib
+import gzip
 import json
 import logging
 import ssl
@@ -378,6 +379,21 @@ async def test_a_body_that_is_no_object_is_told_so(api: Api, kind: str, body: by
     async with api.connect(api.a) as client:
         reply = await client.request("POST", "/sign/rpm", {**bearer(api.a), "Content-Type": kind}, body)
     assert reply.problem == problem
+
+
+@pytest.mark.parametrize("encoding", ["gzip", "identity, br", "Deflate"])
+async def test_a_body_that_says_it_is_encoded_is_not_read_as_it_stands(api: Api, encoding: str) -> None:
+    plain = json.dumps(RPM).encode()
+    for body in (plain, gzip.compress(plain)):
+        async with api.connect(api.a) as client:
+            headers = {**bearer(api.a), "Content-Type": "application/json", "Content-Encoding": encoding}
+            reply = await client.request("POST", "/sign/rpm", headers, body)
+        assert reply.problem == (415, "media_type")
+        assert "Content-Encoding" in str(reply.json["detail"])
+    assert api.signer.sealed == []
+    async with api.connect(api.a) as client:
+        reply = await client.post("/sign/rpm", RPM, {**bearer(api.a), "Content-Encoding": "Identity"})
+    assert reply.status == 200
 
 
 async def test_what_is_wrong_with_a_body_is_named_without_repeating_it(
