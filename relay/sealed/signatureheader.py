@@ -16,7 +16,8 @@ __all__ = ["assembled", "has_signature", "with_signature"]
 # Numbers of rpmtag.h.
 _REGION = 62  # HEADERSIGNATURES: a trailer that says which entries belong together, always all of them here
 _DSA_HEADER, _RSA_HEADER, _OPENPGP = 267, 268, 278
-_PGP, _GPG, _RESERVED_SPACE = 1002, 1005, 1008
+_PGP, _GPG = 1002, 1005
+_RESERVED, _RESERVED_SPACE = 999, 1008  # the room of packages of version 6, and of those before it
 _RPM_FORMAT = 5114  # in the header itself, of packages of version 6
 _ALL_SIGNATURES = frozenset({_DSA_HEADER, _RSA_HEADER, _OPENPGP, _PGP, _GPG})
 
@@ -44,8 +45,9 @@ def with_signature(front: RpmFront, packet: bytes, algorithm: int) -> bytes:
     kept = [entry for entry in front.signatures.entries if entry.tag not in {*_ALL_SIGNATURES, _REGION}]
     entries = [*kept, _signature_entry(front, packet, algorithm)]
     made = assembled(entries)
+    tag = _RESERVED if _is_of_version_6(front) else _RESERVED_SPACE
     # Only bytes are space: entries of another type may count four thousand millions of nothing.
-    reserved = next((entry for entry in kept if (entry.tag, entry.kind) == (_RESERVED_SPACE, BINARY)), None)
+    reserved = next((entry for entry in kept if (entry.tag, entry.kind) == (tag, BINARY)), None)
     before = 16 + len(front.signature_index) + len(front.signature_data)
     room = 0 if reserved is None else before - len(made) + reserved.count
     if reserved is not None and room > 0:
@@ -54,8 +56,12 @@ def with_signature(front: RpmFront, packet: bytes, algorithm: int) -> bytes:
     return front.lead + made + bytes(-len(made) % 8)
 
 
+def _is_of_version_6(front: RpmFront) -> bool:
+    return front.tag(_RPM_FORMAT) is not None  # no earlier package says its version
+
+
 def _signature_entry(front: RpmFront, packet: bytes, algorithm: int) -> Entry:
-    if front.tag(_RPM_FORMAT) is not None:
+    if _is_of_version_6(front):
         return Entry(_OPENPGP, _TEXT_LIST, 1, base64.b64encode(packet) + b"\0")
     return Entry(_RSA_HEADER if algorithm == _RSA else _DSA_HEADER, BINARY, len(packet), packet)
 

@@ -171,11 +171,22 @@ def test_reserved_space_that_is_no_bytes_takes_no_memory(package: Path) -> None:
     assert len(signatureheader.with_signature(read_front(io.BytesIO(hostile)), b"packet", 1)) < 2 * len(header)
 
 
-def test_a_package_of_version_6_gets_its_signature_where_rpm_6_looks() -> None:
+def of_version_6() -> bytes:
     builder = rpm_rs.PackageBuilder("six", "1.0", "Apache-2.0", "noarch")
     config = rpm_rs.BuildConfig(format=rpm_rs.RpmFormat.V6)
     builder.using_config(config)
-    content = bytes(builder.build().to_bytes())
+    return bytes(builder.build().to_bytes())
+
+
+def test_a_package_of_version_6_keeps_its_size_as_long_as_it_has_room() -> None:
+    content = of_version_6()
+    once = signed(content)
+    assert len(once) == len(content)
+    assert signed(once) == once  # what the first signature took is given back
+
+
+def test_a_package_of_version_6_gets_its_signature_where_rpm_6_looks() -> None:
+    content = of_version_6()
     after = signed(content)
     assert 268 not in tags(after)
     (packet,) = rpm_rs.PackageMetadata.from_bytes(after).raw_signatures()
