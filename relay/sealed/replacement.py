@@ -101,13 +101,28 @@ def replacement(original: Original) -> Iterator[BinaryIO]:
         OSError: the file cannot be written.
     """
     status = original.status
-    with _fresh(original.path) as (file, place):
+    with contextlib.ExitStack() as stack:
+        with _told(f"no new file can be made in {original.directory!r}"):
+            file, place = stack.enter_context(_fresh(original.path))
         yield file
         fresh = os.fstat(file.fileno())  # whose group may be the directory's
         if (status.st_uid, status.st_gid) != (fresh.st_uid, fresh.st_gid):
-            os.fchown(file.fileno(), status.st_uid, status.st_gid)
-        _take_over(original.file.fileno(), file.fileno())
-        place(stat.S_IMODE(status.st_mode), original)
+            owner = f"its owner, user {status.st_uid} and group {status.st_gid}; sign as that user, in that group"
+            with _told(f"what replaces it cannot be given to {owner}"):
+                os.fchown(file.fileno(), status.st_uid, status.st_gid)
+        with _told("its access list and attributes cannot be kept"):
+            _take_over(original.file.fileno(), file.fileno())
+        with _told("it cannot be replaced"):
+            place(stat.S_IMODE(status.st_mode), original)
+
+
+@contextmanager
+def _told(what: str) -> Iterator[None]:
+    """Say what could not be done: "Permission denied" alone is taken for the file's own, which can be read."""
+    try:
+        yield
+    except OSError as error:
+        raise OSError(error.errno, f"{what}: {error.strerror}") from error
 
 
 def _take_over(source: int, target: int) -> None:

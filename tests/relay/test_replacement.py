@@ -247,3 +247,25 @@ def test_a_full_disk_leaves_the_old_file_and_nothing_else(tmp_path: Path) -> Non
             replaced(file, b"new" * 30_000)
         assert file.read_bytes() == b"old" * 10_000
         assert names_in(tmp_path) == ["file"]
+
+
+@AS_ROOT
+@pytest.mark.parametrize(
+    ("owner", "mode", "told"),
+    [
+        (0, 0o555, "no new file can be made in '{}': Permission denied"),
+        (12345, 0o755, "cannot be given to its owner, user 12345 and group 54321; sign as that user, "),
+    ],
+)
+def test_who_may_not_replace_a_file_hears_what_is_in_the_way(tmp_path: Path, owner: int, mode: int, told: str) -> None:
+    """The kernel's word alone, of a file that can be read, tells neither."""
+    file = tmp_path / "file"
+    file.write_bytes(b"old")
+    os.chown(file, owner, 54321)
+    tmp_path.chmod(mode)
+    without_powers = ["setpriv", "--bounding-set", "-all", "--inh-caps", "-all"]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    command = [*without_powers, sys.executable, "-c", PROGRAM, str(file)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60, env=environment)
+    assert told.format(tmp_path) in done.stderr
+    assert (file.read_bytes(), names_in(tmp_path)) == (b"old", ["file"])
