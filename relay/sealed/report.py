@@ -18,6 +18,7 @@ from relay.sealed.fate import Outcome, Result
 
 __all__ = ["Report", "shown"]
 
+_SHORTEST, _LONGEST = 4, 36  # characters of the bar alone
 _WAITING = 64  # results that are not written yet; then no further file is begun
 
 
@@ -38,9 +39,11 @@ class Report:
         self._quiet = quiet
         self._counts: Counter[Outcome] = Counter()
         self._last: Result | None = None  # of those that were signed
-        has_bar = not as_json and not quiet and total > 1 and sys.stderr.isatty()
+        width = 0 if as_json or quiet or total < 2 or not sys.stderr.isatty() else _bar_width(total)
         self._bar = (
-            click.progressbar(range(total), label="signing", file=sys.stderr, show_pos=True) if has_bar else None
+            click.progressbar(range(total), label="signing", file=sys.stderr, show_pos=True, width=width)
+            if width
+            else None
         )
         self._results, self._arriving = trio.open_memory_channel[Result](_WAITING)
 
@@ -109,6 +112,21 @@ class Report:
         parts = [f"{count} {words}" for words, count in counts.items() if count]
         with _telling():
             click.echo(", ".join(parts) + _by(self._last), err=not self.is_good)
+
+
+def _bar_width(total: int) -> int:
+    """How long the bar can be on one line of the terminal; 0 where there is no room for one.
+
+    A line that the terminal breaks is not overwritten by the next: each file would leave one behind.
+    """
+    try:
+        columns = os.get_terminal_size(sys.stderr.fileno()).columns
+    except OSError:
+        columns = 0
+    if columns == 0:  # a serial line, for instance, does not know
+        return _LONGEST
+    room = columns - len(f"signing  []  {total}/{total}  00:00:00")
+    return min(room, _LONGEST) if room >= _SHORTEST else 0
 
 
 @contextmanager

@@ -3,8 +3,11 @@
 import io
 import json
 import os
+import pty
+import re
 import subprocess
 import sys
+import termios
 from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO, TextIO
@@ -102,3 +105,31 @@ def test_results_for_a_program_are_not_made_when_nobody_can_read_them(tmp_path: 
         stderr=subprocess.PIPE, text=True, check=False, timeout=SECONDS, cwd=tmp_path, env=variables,
     )  # fmt: skip
     assert (done.returncode, done.stderr.splitlines()[0]) == (1, "blind-oracle-sign: error: standard output is closed")
+
+
+@pytest.fixture
+def terminal() -> Iterator[tuple[BinaryIO, TextIO]]:
+    ours, theirs = pty.openpty()
+    with os.fdopen(ours, "rb", 0) as screen, os.fdopen(theirs, "w") as stderr:
+        yield screen, stderr
+
+
+@pytest.mark.parametrize(("columns", "has_bar"), [(120, True), (57, True), (40, True), (31, False), (1, False)])
+async def test_the_bar_stays_on_one_line_of_the_terminal(
+    monkeypatch: pytest.MonkeyPatch, terminal: tuple[BinaryIO, TextIO], columns: int, has_bar: bool
+) -> None:
+    screen, stderr = terminal
+    termios.tcsetwinsize(stderr, (24, columns))
+    monkeypatch.setattr(sys, "stderr", stderr)
+    report = Report(20, as_json=False, quiet=False)
+    async with report.writing():
+        for number in range(20):  # what a terminal takes, though nobody reads yet
+            await report.tell(Result(Path(str(number)), Outcome.SIGNED))
+    stderr.write("\nend\n")
+    stderr.flush()
+    shown = b""
+    while not shown.endswith(b"end\r\n"):
+        shown += await trio.to_thread.run_sync(screen.read, 65536)
+    plain = re.sub(rb"\x1b\[[?0-9]*[a-zA-Z]", b"", shown.removesuffix(b"end\r\n"))
+    assert max(len(line) for line in re.split(rb"[\r\n]+", plain)) <= columns
+    assert (b"20/20" in plain) == has_bar
