@@ -39,7 +39,7 @@ class Report:
         self._quiet = quiet
         self._counts: Counter[Outcome] = Counter()
         self._last: Result | None = None  # of those that were signed
-        width = 0 if as_json or quiet or total < 2 or not sys.stderr.isatty() else _bar_width(total)
+        width = 0 if as_json or quiet or total < 2 else _bar_width(total)
         self._bar = (
             click.progressbar(range(total), label="signing", file=sys.stderr, show_pos=True, width=width)
             if width
@@ -119,6 +119,8 @@ def _bar_width(total: int) -> int:
 
     A line that the terminal breaks is not overwritten by the next: each file would leave one behind.
     """
+    if sys.stderr is None or not sys.stderr.isatty():  # None: it was closed when we began
+        return 0
     try:
         columns = os.get_terminal_size(sys.stderr.fileno()).columns
     except OSError:

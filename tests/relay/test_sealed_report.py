@@ -133,3 +133,16 @@ async def test_the_bar_stays_on_one_line_of_the_terminal(
     plain = re.sub(rb"\x1b\[[?0-9]*[a-zA-Z]", b"", shown.removesuffix(b"end\r\n"))
     assert max(len(line) for line in re.split(rb"[\r\n]+", plain)) <= columns
     assert (b"20/20" in plain) == has_bar
+
+
+async def test_who_has_closed_standard_error_has_files_signed_nonetheless(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "stderr", None)
+    report = Report(2, as_json=False, quiet=False)
+    async with report.writing():
+        await report.tell(Result(Path("one"), Outcome.SIGNED))
+        await report.tell(Result(Path("two"), Outcome.FAILED, "reason"))
+    report.sum()
+    assert not report.is_good
+    assert capsys.readouterr().out == ""
