@@ -47,7 +47,7 @@ def select_key(
     best = [name for name, rank in ranks.items() if rank == max(ranks.values())]
     if len(best) > 1 and facts is not None:
         best = _newest(best, policy, facts)
-    return best[0] if len(best) == 1 else _undecided(best, distribution, key_type)
+    return best[0] if len(best) == 1 else _undecided({name: wanted[name] for name in best}, distribution, key_type)
 
 
 def _newest(names: list[str], policy: Policy, facts: Mapping[Fingerprint, KeyFacts]) -> list[str]:
@@ -75,13 +75,15 @@ def _ranks(
     return ranks
 
 
-def _undecided(best: list[str], distribution: str | None, key_type: str | None) -> Deny:
+def _undecided(best: dict[str, KeyRule], distribution: str | None, key_type: str | None) -> Deny:
     """Of none, or of several: to guess would sign a distribution's packages with whatever key stands first."""
     of_type = "" if key_type is None else f" of type {key_type}"
     if not best:
         what = "" if distribution is None else f" for {distribution}"
         return Deny(RefusalCode.KEY_UNKNOWN, f"keys: none{what}{of_type}")
-    missing = [word for word, given in (("distribution", distribution), ("type", key_type)) if given is None]
+    types = {rule.type for rule in best.values()}
+    helps = (("distribution", distribution is None), ("type", len(types) > 1))  # of one type, its name says no more
+    missing = [word for word, would in helps if would]
     way = f"name a {' or a '.join(missing)}" if missing else "the policy's distributions must tell them apart"
     fit = "fit" if distribution is None else f"fit {distribution}"
     return Deny(RefusalCode.FORBIDDEN, f"keys: {' and '.join(best)}{of_type} {fit} equally well; {way}")

@@ -57,21 +57,25 @@ def test_of_two_subkeys_of_one_certificate_the_newer_one_is_taken(
 
 
 @pytest.mark.parametrize(
-    ("distribution", "key_type", "reason"),
+    ("types", "distribution", "key_type", "reason"),
     [
-        (None, None, "keys: a and b fit equally well; name a distribution or a type"),
-        (None, "modern", "keys: a and b of type modern fit equally well; name a distribution"),
-        ("el9-x", None, "keys: a and b fit el9-x equally well; name a type"),
-        ("el9-x", "modern", "keys: a and b of type modern fit el9-x equally well; the policy's distributions must"),
+        ("modern legacy", None, None, "keys: a and b fit equally well; name a distribution or a type"),
+        ("modern modern", None, None, "keys: a and b fit equally well; name a distribution"),
+        ("modern modern", None, "modern", "keys: a and b of type modern fit equally well; name a distribution"),
+        ("modern legacy", "el9-x", None, "keys: a and b fit el9-x equally well; name a type"),
+        ("modern modern", "el9-x", None, "keys: a and b fit el9-x equally well; the policy's distributions must tell"),
+        ("modern modern", "el9-x", "modern", "keys: a and b of type modern fit el9-x equally well; the policy's dist"),
     ],
 )
 def test_who_gets_none_of_several_is_told_what_would_help(
-    distribution: str | None, key_type: str | None, reason: str
+    types: str, distribution: str | None, key_type: str | None, reason: str
 ) -> None:
-    rules = {"a": KeyRule(MODERN.fingerprint, "modern"), "b": KeyRule(LEGACY.fingerprint, "modern")}
+    first, second = types.split()
+    rules = {"a": KeyRule(MODERN.fingerprint, first), "b": KeyRule(LEGACY.fingerprint, second)}
     chosen = select_key(Policy(rules, {}), distribution, key_type)
     assert isinstance(chosen, Deny)
     assert chosen.reason.startswith(reason)
+    assert ("type" in chosen.reason.partition(";")[2]) == reason.endswith("type")
 
 
 def test_a_key_that_nobody_serves_is_passed_over() -> None:
