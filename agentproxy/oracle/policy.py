@@ -125,6 +125,12 @@ class Deny:
 
 Decision = Allow | Deny
 
+# What a caller gave a tool may be in the request as a claim, and claims can only refuse.
+_UNNAMED = (
+    "the request names no distribution; `distribution` in relay.yaml, of the socket or the whole relay, does, "
+    "or --distribution of blind-oracle-sign"
+)
+
 # What each kind of key cannot be for. EL7 has rpm 4.11, EL8 4.14, EL9 4.16: none of them verifies elliptic curves, and
 # rpm finds that out only after it got its signature. EL10's rpm reads keys by Sequoia, which knows no Ed448 key of
 # GnuPG's, and its crypto policies no longer accept what legacy keys are made with.
@@ -188,7 +194,7 @@ def _objections(  # noqa: PLR0913, PLR0917  both rules with their names, the que
     restricted = bool(rule.distributions or runner.distributions)
     if restricted and question.distribution is None:
         where = f"keys.{name}" if rule.distributions else f"runners.{caller}"
-        yield Deny(RefusalCode.DISTRIBUTION_MISSING, f"{where}.distributions: the request names no distribution")
+        yield Deny(RefusalCode.DISTRIBUTION_MISSING, f"{where}.distributions: {_UNNAMED}")
     asked = () if question.distribution is None else (question.distribution,)
     for distribution in (*asked, *question.claimed_distributions):
         fits = matches if distribution in asked else matches_claim

@@ -117,6 +117,15 @@ def test_the_decision_names_its_line(
     assert (decision.rule if isinstance(decision, Allow) else decision.code) == expected
 
 
+def test_who_names_no_distribution_is_told_where_to_name_one() -> None:
+    """Claims do not name it: somebody may have given one to a tool already, and wonder."""
+    for runner, key in ((EL10, MODERN), (RunnerRule(("legacy",)), LEGACY)):
+        denied = decide(policy(**{"build-01": runner}), caller(), Question(SHA256, None, ("el10-x",)), key)
+        assert isinstance(denied, Deny)
+        assert "relay.yaml" in denied.reason
+        assert "--distribution" in denied.reason
+
+
 @pytest.mark.parametrize(
     ("distribution", "claimed", "expected"),
     [
