@@ -88,6 +88,8 @@ def _complain(error: BaseException) -> int:
         if missing is not None:  # the same for every file that was under way
             return _complain(missing.exceptions[0])
         return max(_complain(inner) for inner in error.exceptions)
+    if sys.stderr is None:  # closed when we began; print would take standard output, where a program reads JSON
+        return FAILED
     if isinstance(error, ModuleNotFoundError):
         print(f"blind-oracle-sign: error: {error.name} is not installed", file=sys.stderr)
         print("blind-oracle-sign: hint: pip install 'blind-oracle[client]'", file=sys.stderr)

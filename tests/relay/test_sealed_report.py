@@ -146,3 +146,14 @@ async def test_who_has_closed_standard_error_has_files_signed_nonetheless(
     report.sum()
     assert not report.is_good
     assert capsys.readouterr().out == ""
+
+
+def test_what_stops_a_run_is_no_line_for_a_program_when_standard_error_is_closed(tmp_path: Path) -> None:
+    (tmp_path / "relay.yaml").write_text("damaged")
+    script = 'exec "$0" -m relay.sealed.cli detached --json --config relay.yaml file 2>&-'
+    variables = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
+    done = subprocess.run(
+        ["bash", "-c", script, sys.executable],
+        stdout=subprocess.PIPE, text=True, check=False, timeout=SECONDS, cwd=tmp_path, env=variables,
+    )  # fmt: skip
+    assert (done.returncode, done.stdout) == (1, "")
