@@ -82,6 +82,26 @@ async def test_without_a_good_token_nobody_gets_in(api: Api, headers: dict[str, 
     assert api.oracle._service.tally.rejected == {"token_unknown": 1}
 
 
+@pytest.mark.parametrize("path", ["/sign/rpm", "/sign/repodata", "/sign/batch"])
+async def test_a_token_may_stand_in_the_body_and_none_counts_beside_another(api: Api, path: str) -> None:
+    name = "package_hash" if path == "/sign/rpm" else "repodata_hash"
+    item = {name: f"sha256:{'0' * 64}", "distribution": "el10-x86_64"}
+    fields = {"items": [item]} if path == "/sign/batch" else item
+    second = api.world.enrol("a")
+    await api.registry_is_seen()
+    async with api.connect(api.a) as client:
+        for headers in ({}, bearer(api.a)):
+            assert (await client.post(path, {**fields, "token": api.a.token}, headers)).status == 200
+        for token in (second.token, api.t.token, "nonsense"):
+            assert (await client.post(path, {**fields, "token": token}, bearer(api.a))).problem == (
+                401,
+                "token_unknown",
+            )
+        twice = {**bearer(api.a), "authorization": f"Bearer {second.token}"}  # two headers
+        assert (await client.post(path, fields, twice)).problem == (401, "token_unknown")
+    assert len(api.signer.sealed) == 2
+
+
 async def test_whoever_tries_tokens_is_answered_each_time_and_logged_some_times(
     api: Api, caplog: pytest.LogCaptureFixture
 ) -> None:
