@@ -7,16 +7,17 @@ import pytest
 import trio
 from prometheus_client.parser import text_string_to_metric_families
 
+from agentproxy.oracle import signing
 from agentproxy.oracle.config import OracleConfig
 from agentproxy.oracle.daemon import Oracle
 from agentproxy.protocol.codes import FailureCode, RefusalCode, RejectionCode
 from agentproxy.protocol.errors import ConfigError, RemoteProtocolError
-from agentproxy.protocol.oracle_messages import Rejected, Signed, Welcome
+from agentproxy.protocol.oracle_messages import Refused, Rejected, Signed, Welcome
 from agentproxy.runtime.config import load
 from agentproxy.runtime.metricsconfig import MetricsConfig
 from tests.oracle.samples import sign
 from tests.oracle.signerserver import ED25519, FakeSigner
-from tests.oracle.world import AUTHORITY, SECONDS, World, connected, context
+from tests.oracle.world import AUTHORITY, SECONDS, World, connected, context, until
 
 METRICS = "metrics: {socket: metrics.sock}\n"
 
@@ -102,6 +103,35 @@ async def test_everything_that_an_oracle_does_is_counted(
         b"HTTP/1.1 404"
     )
     assert await scrape(world.directory / "metrics.sock", b"\x00\r\n\r\n") == (b"", "")
+    oracle.stop()
+
+
+async def test_who_waits_and_what_is_above_a_rate_are_counted(
+    world: World, signer: FakeSigner, nursery: trio.Nursery, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    policy = world.directory / "policy.yaml"
+    policy.write_text(
+        policy.read_text().replace("b: {keys: [ed]}", "b: {keys: [ed], priority: urgent, rate: 1, burst: 4}")
+    )
+    monkeypatch.setattr(signing, "_WINDOW", 1)
+    b = world.enrol("b")
+    oracle = await listening_oracle(world, nursery)
+    signer.held = trio.Event()
+    async with connected(oracle.address, context(b.certificate)) as client:
+        assert isinstance(await client.hello(b.token), Welcome)
+        for number in range(4):
+            client.send(sign(number, ED25519))
+        assert isinstance(await client.ask(sign(4, ED25519)), Refused)
+        await until(lambda: signer.waiting)
+        found = values((await scrape(world.directory / "metrics.sock"))[1])
+        signer.held.set()
+    waiting = {key: value for key, value in found.items() if key.startswith("blind_oracle_queue_length")}
+    assert waiting == {
+        "blind_oracle_queue_length[urgent]": 3,
+        "blind_oracle_queue_length[normal]": 0,
+        "blind_oracle_queue_length[bulk]": 0,
+    }
+    assert found["blind_oracle_rate_limit_hits_total"] == 1
     oracle.stop()
 
 

@@ -4,6 +4,7 @@ import logging
 import os
 import signal
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -22,6 +23,7 @@ from tests.oracle.samples import digest, sign
 from tests.oracle.signer_contract import *  # noqa: F403  the contract's tests
 from tests.oracle.signer_contract import Check
 from tests.oracle.test_daemon import RUN
+from tests.oracle.test_metrics import listening_oracle, scrape, values
 from tests.oracle.world import ORACLE, SECONDS, Client, Enrolled, World, connected, context, until
 from tests.signer.conftest import GnupgHome, new_home
 from tests.signer.logs import records_in
@@ -117,6 +119,26 @@ async def _use_and_kill_the_signer(both: World, who: Enrolled, keys: GnupgHome, 
             while not await signed(client, number, keys):
                 number += 1
                 await trio.sleep(0.05)
+
+
+async def test_metrics_tell_what_the_signer_says_of_itself_and_of_its_log(
+    both: World, keys: GnupgHome, signer_state: Path, nursery: trio.Nursery
+) -> None:
+    who = both.enrol("a")
+    oracle = await listening_oracle(both, nursery)
+    async with connected(oracle.address, context(who.certificate)) as client:
+        assert isinstance(await client.hello(who.token), Welcome)
+        assert await signed(client, 1, keys)
+        _, text = await scrape(both.directory / "metrics.sock")
+    found = values(text)
+    log = signer_state / "audit"
+    assert found["blind_oracle_audit_log_writable"] == 1
+    assert found["blind_oracle_audit_log_sequence"] == records_in(log)[-1]["sequence"]
+    assert found["blind_oracle_audit_log_bytes"] == sum(file.stat().st_size for file in log.iterdir())
+    assert abs(found["blind_oracle_audit_checkpoint_timestamp_seconds"] - time.time()) < SECONDS
+    assert found["blind_oracle_signer_stage_seconds_count[sign]"] == 1
+    assert found["blind_oracle_signer_stage_seconds_count[audit]"] >= 1
+    oracle.stop()
 
 
 async def test_a_reload_while_the_signer_starts_neither_ends_it_nor_is_lost(

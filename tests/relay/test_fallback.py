@@ -303,6 +303,14 @@ async def test_metrics_tell_when_the_hosts_own_key_ends_before_anybody_needs_it(
     assert float(line.split()[-1]) == host.own.expires.timestamp()
 
 
+async def test_metrics_tell_whether_the_host_signs_with_its_own_key(host: Host) -> None:
+    async with host.runner.running_oracle(), host.relay() as relay:
+        await connected(relay)
+        for mode, told in ((FallbackMode.FORCED, "1.0"), (FallbackMode.NEVER, "0.0")):
+            await switch(relay, mode)
+            assert f"\nblind_oracle_relay_fallback_active {told}\n" in (await RelayMetrics(relay).render()).decode()
+
+
 async def test_metrics_tell_no_end_of_an_own_key_that_another_has_replaced(host: Host) -> None:
     soon = datetime.now(UTC)
 
