@@ -72,6 +72,30 @@ async def test_a_gigabyte_is_refused_long_before_it_is_there(api: Api, length: t
     await still_serves(api)
 
 
+@pytest.mark.parametrize(
+    ("path", "most"), [("/sign/rpm", 32 << 10), ("/sign/repodata", 32 << 10), ("/sign/batch", 1 << 20)]
+)
+@pytest.mark.parametrize("is_chunked", [False, True])
+async def test_a_body_has_as_many_bytes_as_the_page_says_and_not_one_more(
+    api: Api, path: str, most: int, is_chunked: bool
+) -> None:
+    name = "package_hash" if path == "/sign/rpm" else "repodata_hash"
+    item = {name: f"sha256:{'0' * 64}", "distribution": "el10-x86_64"}
+    body = json.dumps({"items": [item]} if path == "/sign/batch" else item).encode()
+    answers = []
+    for length in (most, most + 1):
+        framing = ("Transfer-Encoding", "chunked") if is_chunked else ("Content-Length", str(length))
+        headers = [("Host", "o"), JSON, *bearer(api.a).items(), framing]
+        async with api.connect(api.a) as client:
+            with trio.fail_after(SECONDS):
+                await client.send(h11.Request(method="POST", target=path, headers=headers))
+                await client.send(h11.Data(data=body.ljust(length)))
+                await client.send(h11.EndOfMessage())
+                answers.append((await client.reply()).status)
+    assert answers == [200, 413]
+    assert len(api.signer.sealed) == 1
+
+
 async def send_forever(client: HttpClient) -> None:
     with contextlib.suppress(trio.BrokenResourceError):
         while True:
