@@ -4,6 +4,7 @@ import contextlib
 import json
 import logging
 import re
+import ssl
 from collections.abc import AsyncIterator
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
@@ -69,6 +70,14 @@ async def test_nobody_becomes_another_by_headers_of_its_own(front: Front) -> Non
         reply = await client.get("/keys", bearer(front.api.a))
     assert reply.problem == (401, "certificate_unknown")
     assert reply.headers["www-authenticate"] == "Bearer"
+
+
+async def test_nginx_speaks_no_older_tls_than_the_oracle(front: Front) -> None:
+    older = context(front.api.a.certificate)
+    older.maximum_version = ssl.TLSVersion.TLSv1_2
+    async with http_connected(front.nginx.api, older) as client:
+        with pytest.raises(trio.BrokenResourceError):
+            await client.get("/version")
 
 
 async def test_a_token_in_the_address_reaches_no_log_of_either(front: Front, caplog: pytest.LogCaptureFixture) -> None:
