@@ -247,6 +247,9 @@ async def test_the_proxy_s_socket_believes_what_the_proxy_says_of_its_client(
         {"X-Real-IP": "somewhere"},
         {"X-SSL-Client-Verify": None},
         {"X-Real-IP": None},
+        {"X-SSL-Client-Verify": "NONE"},  # and a certificate all the same
+        {"x-real-ip": "192.0.2.8"},  # a second one
+        {"x-ssl-client-verify": "SUCCESS"},
     ],
 )
 async def test_a_proxy_that_does_not_say_all_is_not_believed(api: Api, changes: dict[str, str | None]) -> None:
