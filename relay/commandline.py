@@ -13,6 +13,7 @@ from relay.configoption import config_option
 from relay.doctorcommand import doctor
 from relay.fallbackcommands import fallback_group
 from relay.signingcommands import commands as signing_commands
+from relay.starting import how_to_start
 
 __all__ = ["run_command"]
 
@@ -53,7 +54,7 @@ for _command in (*signing_commands, doctor, fallback_group):
 @click.option("--state", type=FilePath(), help="Where the relay keeps its key list.")
 @click.option("--socket", type=FilePath(), help="Where gpg connects.")
 @click.option("--ssh-config", type=FilePath(), help="For an oracle over ssh: the file for `ssh -F`.")
-@click.option("--replace", is_flag=True, help="Give up the credentials that are here.")
+@click.option("--replace", is_flag=True, help="Give up the credentials that are here; relay.yaml is kept beside.")
 def _enroll(  # noqa: PLR0913, PLR0917  a command's options
     file: Path,
     config: Path | None,
@@ -68,9 +69,11 @@ def _enroll(  # noqa: PLR0913, PLR0917  a command's options
     usual = places_for(config or config_path())
     places = Places(usual.config, state or usual.state, socket or usual.socket)
     enrolment = read_enrolment(file).over(ssh_config)
-    enrol(enrolment, places, replace=replace)
+    kept = enrol(enrolment, places, replace=replace)
     click.echo(f"enrolled as {enrolment.runner}: {click.format_filename(places.config)}")
-    click.echo(f"{click.format_filename(file)} is used up; start: blind-oracle-relay serve")
+    if kept is not None:
+        click.echo(f"what that was is in {click.format_filename(kept)}: take over what you had set there yourself")
+    click.echo(f"{click.format_filename(file)} is used up; start: {how_to_start(places.state)}")
 
 
 @_group.command("serve")

@@ -9,6 +9,7 @@ from typing import TypeVar
 from agentproxy.protocol.errors import ConfigError
 from agentproxy.protocol.unreadable import UNREADABLE
 from agentproxy.protocol.wire import new_converter
+from relay.starting import how_to_start
 from relay.status import MAX_QUESTION, ControlError, ControlRequest
 
 __all__ = ["ask"]
@@ -35,7 +36,7 @@ def ask(path: Path, request: ControlRequest, cls: type[T]) -> T:
         raise ConfigError(f"{path}: the relay does not answer") from error
     except OSError as error:
         raise ConfigError(
-            f"no relay runs here: {path}: {error.strerror or error}", "blind-oracle-relay serve"
+            f"no relay runs here: {path}: {error.strerror or error}", how_to_start(path.parent)
         ) from error
     try:
         plain: object = json.loads(untrusted)

@@ -8,6 +8,7 @@ import dataclasses
 import hashlib
 import secrets
 import shutil
+import stat
 from dataclasses import field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -25,6 +26,7 @@ from relay.config import DEFAULT_CONFIG, OracleAddress
 from relay.credentials import CredentialSet, CredentialStore, credentials_directory
 from relay.exchange import confirm, exchange
 from relay.link import RejectedError
+from relay.starting import STATE
 from relay.yamltext import quoted
 
 __all__ = ["Enrolment", "Places", "enrol", "places_for", "read_enrolment"]
@@ -86,7 +88,7 @@ class Places:
 def places_for(config: Path) -> Places:
     """The usual places of a relay of the system, or all in one directory for one that is tried out."""
     if config == DEFAULT_CONFIG:
-        return Places(config, Path("/var/lib/blind-oracle-relay"), Path("/run/blind-oracle-relay/S.gpg-agent"))
+        return Places(config, STATE, Path("/run/blind-oracle-relay/S.gpg-agent"))
     return Places(config, config.parent / "state", config.parent / "run" / "S.gpg-agent")
 
 
@@ -110,11 +112,14 @@ def read_enrolment(file: Path) -> Enrolment:
     return enrolment
 
 
-def enrol(enrolment: Enrolment, places: Places, *, replace: bool, deadline_seconds: int = 30) -> None:
+def enrol(enrolment: Enrolment, places: Places, *, replace: bool, deadline_seconds: int = 30) -> Path | None:
     """Exchange the file's credentials for lasting ones, and write the configuration.
 
     Args:
         deadline_seconds: how long gpg shall wait for a signature at most.
+
+    Returns:
+        Where the configuration is kept that was here, if it was another one.
 
     Raises:
         ConfigError: no oracle can be reached or it does not take the file, the file is damaged, another enrolment is
@@ -129,9 +134,23 @@ def enrol(enrolment: Enrolment, places: Places, *, replace: bool, deadline_secon
         with held(places.state / _LOCK, "enrolment"):
             _remove_leftovers(places.state)
             _store_credentials(enrolment, places, replace=replace)
-            write_atomically(places.config, configuration.encode(), 0o644)
+            return _write_configuration(places.config, configuration.encode())
     except OSError as error:
         raise ConfigError(f"{error.filename or places.state}: cannot be written: {error.strerror}") from error
+
+
+def _write_configuration(config: Path, text: bytes) -> Path | None:
+    """Write relay.yaml; what it was is kept: its operator may have set sockets, fallback or metrics there."""
+    try:
+        before = config.read_bytes()
+    except FileNotFoundError:
+        before = text
+    kept = None
+    if before != text:
+        kept = config.with_name(f"{config.name}.{datetime.now(UTC):%Y-%m-%dT%H%M%SZ}")
+        write_atomically(kept, before, stat.S_IMODE(config.stat().st_mode))
+    write_atomically(config, text, 0o644)
+    return kept
 
 
 def _remove_leftovers(state: Path) -> None:

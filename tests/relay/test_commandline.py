@@ -280,6 +280,25 @@ async def test_another_enrolment_needs_replace(runner: Runner) -> None:
     assert token_in_use(runner) == "bo_" + "v" * 43
 
 
+async def test_what_an_operator_wrote_into_the_configuration_is_kept_beside_the_new_one(runner: Runner) -> None:
+    config = runner.directory / "relay" / "relay.yaml"
+    async with runner.running_oracle():
+        await command(runner, "enroll", str(enrolment(runner)))
+        written = config.read_text()
+        mine = f"{written}metrics:\n  listen: 127.0.0.1:0\n"
+        config.write_text(mine)
+        config.chmod(0o640)
+        done = await command(runner, "enroll", str(enrolment(runner)))
+        again = await command(runner, "enroll", str(enrolment(runner)))
+
+    (kept,) = config.parent.glob("relay.yaml.*")
+    assert (kept.read_text(), kept.stat().st_mode & 0o777) == (mine, 0o640)
+    assert config.read_text() == written
+    assert f"what that was is in {kept}: ".encode() in done.stdout
+    assert again.returncode == 0
+    assert b"what that was" not in again.stdout
+
+
 async def test_without_an_oracle_nothing_is_enrolled_and_the_file_stays_good(runner: Runner) -> None:
     async with runner.running_oracle():
         file = enrolment(runner)
