@@ -4,6 +4,7 @@ import contextlib
 import json
 import logging
 import re
+import socket
 import ssl
 from collections.abc import AsyncIterator
 from contextlib import AbstractAsyncContextManager
@@ -78,6 +79,24 @@ async def test_nginx_speaks_no_older_tls_than_the_oracle(front: Front) -> None:
     async with http_connected(front.nginx.api, older) as client:
         with pytest.raises(trio.BrokenResourceError):
             await client.get("/version")
+
+
+async def test_nginx_takes_no_earlier_session_for_a_certificate(front: Front) -> None:
+    host, _, port = front.nginx.api.rpartition(":")
+    tls = context(front.api.a.certificate)
+
+    def connect(earlier: ssl.SSLSession | None) -> tuple[ssl.SSLSession | None, bool | None]:
+        with (
+            socket.create_connection((host, int(port)), timeout=SECONDS) as plain,
+            tls.wrap_socket(plain, server_hostname=host, session=earlier) as stream,
+        ):
+            stream.sendall(b"GET /version HTTP/1.1\r\nHost: o\r\n\r\n")
+            assert stream.recv(4096).startswith(b"HTTP/1.1 200")  # with TLS 1.3 a ticket comes before the answer
+            return stream.session, stream.session_reused
+
+    first, _ = await trio.to_thread.run_sync(connect, None)
+    _, is_same_session = await trio.to_thread.run_sync(connect, first)
+    assert not is_same_session
 
 
 async def test_a_token_in_the_address_reaches_no_log_of_either(front: Front, caplog: pytest.LogCaptureFixture) -> None:
