@@ -1,6 +1,5 @@
 """The oracle's sockets: systemd's, known by FileDescriptorName=, or bound by ourselves."""
 
-import errno
 import socket
 from collections.abc import Mapping, Sequence
 from dataclasses import field
@@ -30,7 +29,7 @@ HTTP = "http"  # of the HTTP API's TLS port
 HTTP_PROXY = "http-proxy"  # of the Unix socket for a proxy in front of the API
 METRICS = "metrics"
 BACKLOG = 1024
-# What opens the port where our packages' unit, in which we may make no socket of the network, runs the oracle.
+# Of our packages, by the place in oracle.yaml.
 _UNITS = {"listen": "blind-oracle.socket", "http.listen": "blind-oracle-http.socket"}
 
 Passed = Mapping[str, Sequence[trio.SocketListener]]  # systemd's sockets, by FileDescriptorName=
@@ -75,13 +74,9 @@ async def bound(address: ListenAddress, place: str = "listen") -> Sequence[trio.
     try:
         return await trio.open_tcp_listeners(address.port, host=host, backlog=BACKLOG)
     except OSError as error:
-        raise ConfigError(f"{place}: cannot use {address.host}:{address.port}: {error}", _hint(error, place)) from error
-
-
-def _hint(error: OSError, place: str) -> str:
-    if error.errno == errno.EAFNOSUPPORT:
-        return f"systemd's sandbox allows no port but a socket unit's: systemctl enable {_UNITS[place]}, then restart"
-    return "ss -tlnp shows who listens" if error.strerror and "in use" in error.strerror else ""
+        hint = "ss -tlnp shows who listens" if error.strerror and "in use" in error.strerror else ""
+        hint = hint or systemd.port_hint(error, _UNITS[place])
+        raise ConfigError(f"{place}: cannot use {address.host}:{address.port}: {error}", hint) from error
 
 
 def bound_address(listener: trio.SocketListener) -> str:

@@ -3,7 +3,6 @@
 h11 speaks HTTP. What is told is made by the caller, at each question anew.
 """
 
-import errno
 import logging
 from collections.abc import Awaitable, Callable, Sequence
 
@@ -13,6 +12,7 @@ import trio
 from agentproxy.protocol.errors import ConfigError
 from agentproxy.runtime.metricsconfig import MetricsConfig
 from agentproxy.runtime.serve import accept_forever
+from agentproxy.runtime.systemd import port_hint
 from agentproxy.runtime.unixsocket import bind
 
 __all__ = ["METRICS_PATH", "open_metrics", "serve_metrics"]
@@ -48,9 +48,7 @@ async def open_metrics(config: MetricsConfig) -> Sequence[trio.SocketListener]:
     try:
         return await trio.open_tcp_listeners(port, host=host)
     except OSError as error:
-        # Only the oracle's unit in our packages is without a network; the relay's has one.
-        unit = "systemd's sandbox allows no port but a socket unit's: systemctl enable blind-oracle-metrics.socket"
-        hint = f"{unit}, then restart" if error.errno == errno.EAFNOSUPPORT else ""
+        hint = port_hint(error, "blind-oracle-metrics.socket")  # the relay's unit has a network
         raise ConfigError(f"metrics.listen: cannot use {config.listen}: {error}", hint) from error
 
 

@@ -4,6 +4,7 @@ Sources: sd_listen_fds(3), sd_notify(3), sd_watchdog_enabled(3). Children must n
 removes its own, and whoever starts a child leaves out the others (`VARIABLES` names all).
 """
 
+import errno
 import os
 import socket
 from collections.abc import Callable, Collection, Mapping
@@ -12,7 +13,7 @@ import trio
 
 from agentproxy.protocol.errors import ConfigError
 
-__all__ = ["VARIABLES", "keep_status", "keep_watchdog", "listen_fds", "listeners", "notify"]
+__all__ = ["VARIABLES", "keep_status", "keep_watchdog", "listen_fds", "listeners", "notify", "port_hint"]
 
 VARIABLES = frozenset({"LISTEN_PID", "LISTEN_FDS", "LISTEN_FDNAMES", "NOTIFY_SOCKET", "WATCHDOG_PID", "WATCHDOG_USEC"})
 STATUS_SECONDS = 5.0  # how old STATUS= may be; who wants to know exactly asks the daemon itself
@@ -49,6 +50,20 @@ def _taken(number: int, name: str) -> socket.socket:
     except OSError as error:
         hint = "systemctl cat shows the .socket unit: ListenStream= names a socket, ListenFIFO= and others do not"
         raise ConfigError(f"what systemd passed as {name!r} is no socket: {error.strerror}", hint) from error
+
+
+def port_hint(error: OSError, unit: str) -> str:
+    """What to do about a port that our packages' oracle cannot open: its unit may make no socket of the network.
+
+    Args:
+        unit: the socket unit that opens the port there.
+
+    Returns:
+        Empty: the port cannot be opened for another reason.
+    """
+    if error.errno != errno.EAFNOSUPPORT:
+        return ""
+    return f"in systemd's sandbox only a socket unit opens ports: systemctl enable {unit}, then restart"
 
 
 def listeners(known: Collection[str], families: Collection[int]) -> Mapping[str, list[trio.SocketListener]]:
