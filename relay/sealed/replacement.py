@@ -15,6 +15,7 @@ import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from types import TracebackType
 from typing import BinaryIO
 
 from agentproxy.protocol.values import frozen
@@ -102,27 +103,35 @@ def replacement(original: Original) -> Iterator[BinaryIO]:
     """
     status = original.status
     with contextlib.ExitStack() as stack:
-        with _told(f"no new file can be made in {original.directory!r}"):
+        with _Told(f"no new file can be made in {original.directory!r}"):
             file, place = stack.enter_context(_fresh(original.path))
         yield file
         fresh = os.fstat(file.fileno())  # whose group may be the directory's
         if (status.st_uid, status.st_gid) != (fresh.st_uid, fresh.st_gid):
             owner = f"its owner, user {status.st_uid} and group {status.st_gid}; sign as that user, in that group"
-            with _told(f"what replaces it cannot be given to {owner}"):
+            with _Told(f"what replaces it cannot be given to {owner}"):
                 os.fchown(file.fileno(), status.st_uid, status.st_gid)
-        with _told("its access list and attributes cannot be kept"):
+        with _Told("its access list and attributes cannot be kept"):
             _take_over(original.file.fileno(), file.fileno())
-        with _told("it cannot be replaced"):
+        with _Told("it cannot be replaced"):
             place(stat.S_IMODE(status.st_mode), original)
 
 
-@contextmanager
-def _told(what: str) -> Iterator[None]:
-    """Say what could not be done: "Permission denied" alone is taken for the file's own, which can be read."""
-    try:
-        yield
-    except OSError as error:
-        raise OSError(error.errno, f"{what}: {error.strerror}") from error
+class _Told:
+    """Says what could not be done: "Permission denied" alone is taken for the file's own, which can be read."""
+
+    def __init__(self, what: str) -> None:
+        self._what = what
+
+    def __enter__(self) -> None:
+        """Nothing to prepare."""
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Say it; whatever else there is goes on."""
+        if isinstance(error, OSError):
+            raise OSError(error.errno, f"{self._what}: {error.strerror}") from error
 
 
 def _take_over(source: int, target: int) -> None:
