@@ -96,15 +96,25 @@ async def test_a_name_that_is_no_utf_8_is_told_in_valid_json_and_in_bytes(
     json.loads(line)["file"].encode("utf-8")  # half a surrogate pair could not be
 
 
-def test_results_for_a_program_are_not_made_when_nobody_can_read_them(tmp_path: Path) -> None:
-    (tmp_path / "relay.yaml").write_text("damaged")  # read after that was seen
-    script = 'exec "$0" -m relay.sealed.cli detached --json --config relay.yaml file >&-'
+def detached_with(redirection: str, directory: Path) -> subprocess.CompletedProcess[str]:
+    """The client, told to sign a file; its configuration is damaged, and read behind the command line."""
+    (directory / "relay.yaml").write_text("damaged")
+    script = f'exec "$0" -m relay.sealed.cli detached --json --config relay.yaml file {redirection}'
+    command = ["bash", "-c", script, sys.executable]
     variables = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
-    done = subprocess.run(
-        ["bash", "-c", script, sys.executable],
-        stderr=subprocess.PIPE, text=True, check=False, timeout=SECONDS, cwd=tmp_path, env=variables,
-    )  # fmt: skip
+    return subprocess.run(
+        command, capture_output=True, text=True, check=False, timeout=SECONDS, cwd=directory, env=variables
+    )
+
+
+def test_results_for_a_program_are_not_made_when_nobody_can_read_them(tmp_path: Path) -> None:
+    done = detached_with(">&-", tmp_path)
     assert (done.returncode, done.stderr.splitlines()[0]) == (1, "blind-oracle-sign: error: standard output is closed")
+
+
+def test_what_stops_a_run_is_no_line_for_a_program_when_standard_error_is_closed(tmp_path: Path) -> None:
+    done = detached_with("2>&-", tmp_path)
+    assert (done.returncode, done.stdout) == (1, "")
 
 
 @pytest.fixture
@@ -146,14 +156,3 @@ async def test_who_has_closed_standard_error_has_files_signed_nonetheless(
     report.sum()
     assert not report.is_good
     assert capsys.readouterr().out == ""
-
-
-def test_what_stops_a_run_is_no_line_for_a_program_when_standard_error_is_closed(tmp_path: Path) -> None:
-    (tmp_path / "relay.yaml").write_text("damaged")
-    script = 'exec "$0" -m relay.sealed.cli detached --json --config relay.yaml file 2>&-'
-    variables = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
-    done = subprocess.run(
-        ["bash", "-c", script, sys.executable],
-        stdout=subprocess.PIPE, text=True, check=False, timeout=SECONDS, cwd=tmp_path, env=variables,
-    )  # fmt: skip
-    assert (done.returncode, done.stdout) == (1, "")
