@@ -18,9 +18,10 @@ from relay.carrier import Answer
 from relay.config import OracleAddress
 from relay.connectionstate import ConnectionState, OracleState
 from relay.credentials import CredentialStore
+from relay.errors import UnreachableError
 from relay.lines import Dial
-from relay.pending import Question, UnreachableError, new_request_id, unheard
-from relay.signrequests import SealRequest, SignRequest
+from relay.pending import Question, unheard
+from relay.signrequests import SealRequest, SignRequest, new_request_id
 from relay.way import HeadKeeper, PermissionKeeper
 from relay.ways import Ways
 

@@ -21,7 +21,7 @@ from agentproxy.protocol.values import frozen
 from agentproxy.runtime.files import make_directory, write_atomically
 from agentproxy.runtime.lockfile import held
 from agentproxy.runtime.ownplace import refuse_link
-from agentproxy.runtime.tls import client_context
+from agentproxy.runtime.tlscontext import client_context
 
 __all__ = ["CredentialSet", "CredentialStore", "credentials_directory"]
 

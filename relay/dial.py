@@ -8,16 +8,16 @@ from collections.abc import Callable
 
 import trio
 
-from agentproxy.protocol.errors import ConfigError, RemoteProtocolError
+from agentproxy.protocol.errors import RemoteProtocolError
 from agentproxy.protocol.fields import Head
-from agentproxy.protocol.messages import PROTOCOL_VERSION
 from agentproxy.protocol.relay_messages import Hello
-from agentproxy.runtime.files import read_private
-from agentproxy.runtime.tls import client_context, handshake
+from agentproxy.runtime.tls import handshake
 from agentproxy.runtime.tlsstream import TlsStream
 from relay.config import OracleAddress, RelayConfig
 from relay.credentials import CredentialSet
-from relay.link import LinkLostError, oracle_words
+from relay.errors import LinkLostError
+from relay.introduction import hello, tls_context
+from relay.link import oracle_words
 
 __all__ = ["SOFTWARE", "Dialer"]
 
@@ -25,7 +25,6 @@ __all__ = ["SOFTWARE", "Dialer"]
 CONNECT_SECONDS = 8.0
 
 SOFTWARE = "blind-oracle-relay/0.1.0"
-_MAX_TOKEN = 256
 
 
 class Dialer:
@@ -63,8 +62,7 @@ class Dialer:
         Raises:
             ConfigError: a file is missing, readable by others, or not what it should be.
         """
-        read_private(self._config.key)  # OpenSSL itself would load a key that everybody can read
-        return client_context(self._config.authority, self._config.certificate, self._config.key)
+        return tls_context(self._config)
 
     def hello(self) -> Hello:
         """The first message, with the token.
@@ -72,10 +70,7 @@ class Dialer:
         Raises:
             ConfigError: the token's file is missing, readable by others, or does not hold a token.
         """
-        token = read_private(self._config.token).decode("ascii", "replace").strip()
-        if not 1 <= len(token) <= _MAX_TOKEN or not token.isascii() or not token.isprintable():
-            raise ConfigError(f"{self._config.token}: expected one token on one line")
-        return Hello(PROTOCOL_VERSION, token, self._software, self._heads())
+        return hello(self._config, self._software, self._heads())
 
     async def connect(self, oracle: OracleAddress) -> trio.abc.Stream:
         """Open a stream and shake hands.

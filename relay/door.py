@@ -13,7 +13,7 @@ from pathlib import Path
 from agentproxy.protocol.errors import ConfigError
 from agentproxy.protocol.key_messages import ServedKey
 from agentproxy.protocol.values import frozen
-from agentproxy.runtime.unixsocket import Peer
+from agentproxy.runtime.peer import Peer
 from relay.config import RelayConfig, SocketConfig
 
 __all__ = ["Door", "Visitor", "open_doors"]

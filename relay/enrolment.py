@@ -24,8 +24,8 @@ from agentproxy.runtime.files import make_directory, write_atomically
 from agentproxy.runtime.lockfile import held
 from relay.config import DEFAULT_CONFIG, OracleAddress
 from relay.credentials import CredentialSet, CredentialStore, credentials_directory
+from relay.errors import RejectedError
 from relay.exchange import confirm, exchange
-from relay.link import RejectedError
 from relay.starting import STATE
 from relay.yamltext import quoted
 

@@ -9,11 +9,11 @@ from agentproxy.protocol.errors import ConfigError, RemoteProtocolError
 from agentproxy.protocol.messages import FROM_ORACLE, FROM_RELAY, FromOracle
 from agentproxy.protocol.oracle_messages import Credentials, Rejected, Welcome
 from agentproxy.runtime.streams import EndOfStream, FramedStream
-from agentproxy.runtime.tls import explain
+from agentproxy.runtime.tlscontext import explain
 from relay.config import OracleAddress
 from relay.credentials import CredentialSet
 from relay.dial import Dialer
-from relay.link import LinkLostError, RejectedError
+from relay.errors import LinkLostError, RejectedError
 
 __all__ = ["confirm", "exchange"]
 

@@ -29,9 +29,9 @@ from relay.keylist import KeyList
 from relay.localagent import LocalAgent
 from relay.localsigning import MOST_AT_ONCE, LocalSigning, Parts
 from relay.outage import Outage
-from relay.pending import new_request_id
 from relay.permission import Permission
 from relay.requestlog import RequestLog
+from relay.signrequests import new_request_id
 from relay.verify import Verifier
 
 __all__ = ["Fallback"]

@@ -7,8 +7,6 @@ import json
 import logging
 from pathlib import Path
 
-import trio
-
 from agentproxy.protocol.errors import ConfigError
 from agentproxy.protocol.fields import Head
 from agentproxy.protocol.relay_messages import MAX_HEADS
@@ -17,7 +15,7 @@ from agentproxy.protocol.wire import CONVERTER
 from agentproxy.runtime.files import write_atomically
 from agentproxy.runtime.lockfile import held
 
-__all__ = ["Heads"]
+__all__ = ["KEEP_SECONDS", "LAST_WRITE_SECONDS", "Heads"]
 
 logger = logging.getLogger(__name__)
 
@@ -39,7 +37,7 @@ class Heads:
     def __init__(self, path: Path) -> None:
         self._path = path
         self._by_node: dict[str, Head] = {}  # whoever was heard of last comes last, here and in the file
-        self._changed = trio.Event()
+        self._has_news = False
 
     def all(self) -> tuple[Head, ...]:
         """One head a node."""
@@ -53,7 +51,7 @@ class Heads:
         # Answers may overtake each other, so an older head is no sign of anything.
         if known is None or head.sequence > known.sequence:
             known = head
-            self._changed.set()
+            self._tell()
         self._by_node.pop(head.node, None)
         self._by_node[head.node] = known
         if len(self._by_node) > MAX_HEADS:
@@ -78,6 +76,9 @@ class Heads:
             )
         self.note(head)
 
+    def _tell(self) -> None:
+        self._has_news = True
+
     def load(self) -> None:
         """Read the heads of the last run."""
         self._by_node = self._read()
@@ -95,22 +96,13 @@ class Heads:
             logger.warning("heads not read, path=%s error=%s", self._path, error)
         return {}
 
-    async def keep(self) -> None:
-        """Write them from time to time until cancelled, and then once more."""
+    def write(self) -> None:
+        """Write them if there is news since the last time; it blocks. Where it fails, the log says so."""
+        if not self._has_news:
+            return
+        self._has_news = False
         try:
-            while True:
-                await self._changed.wait()
-                await trio.sleep(KEEP_SECONDS)
-                await self._write()
-        finally:
-            if self._changed.is_set():
-                with trio.move_on_after(LAST_WRITE_SECONDS, shield=True):
-                    await self._write()
-
-    async def _write(self) -> None:
-        self._changed = trio.Event()
-        try:
-            await trio.to_thread.run_sync(self._put, dict(self._by_node))
+            self._put(dict(self._by_node))
         except (OSError, ConfigError) as error:
             logger.warning("heads not kept, path=%s error=%s", self._path, error)
 

@@ -10,7 +10,8 @@ import trio
 from agentproxy.protocol.errors import ConfigError
 from agentproxy.protocol.relay_messages import Hello
 from relay.config import OracleAddress
-from relay.link import Link, LinkLostError, LinkOwner, RejectedError
+from relay.errors import LinkLostError, RejectedError
+from relay.link import Link, LinkOwner
 
 __all__ = ["Dial", "Lines"]
 

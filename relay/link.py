@@ -11,14 +11,15 @@ from typing import NoReturn, Protocol
 import trio
 
 from agentproxy.protocol.codes import RejectionCode
-from agentproxy.protocol.errors import BlindOracleError, RemoteProtocolError
+from agentproxy.protocol.errors import RemoteProtocolError
 from agentproxy.protocol.messages import FROM_ORACLE, FROM_RELAY, PROTOCOL_VERSION, FromOracle, FromRelay
 from agentproxy.protocol.oracle_messages import Rejected, Welcome
 from agentproxy.protocol.relay_messages import Hello, Ping, Pong
 from agentproxy.runtime.streams import EndOfStream, FramedStream
-from agentproxy.runtime.tls import explain
+from agentproxy.runtime.tlscontext import explain
+from relay.errors import LinkLostError, RejectedError
 
-__all__ = ["Link", "LinkLostError", "LinkOwner", "RejectedError", "oracle_words"]
+__all__ = ["Link", "LinkOwner", "oracle_words"]
 
 # An oracle answers `hello` from memory; more time means that something else listens there.
 HELLO_SECONDS = 10.0
@@ -30,37 +31,6 @@ BUSY_PING_SECONDS = 5.0
 PONG_SECONDS = 5.0
 # How exactly the limits above are kept; each tick costs a wake-up.
 TICK_SECONDS = 2.5
-
-_REJECTIONS = {
-    RejectionCode.VERSION: "the oracle speaks another version of the protocol",
-    RejectionCode.CERTIFICATE_UNKNOWN: "the oracle does not know this certificate",
-    RejectionCode.CERTIFICATE_EXPIRED: "this certificate has expired",
-    RejectionCode.CERTIFICATE_REVOKED: "this certificate was revoked",
-    RejectionCode.TOKEN_REVOKED: "this token was revoked",
-    RejectionCode.TOKEN_UNKNOWN: "the oracle does not know this token",
-    RejectionCode.TOKEN_EXPIRED: "this token has expired",
-    RejectionCode.TOKEN_OF_ANOTHER_RUNNER: "token and certificate belong to two different runners",
-    RejectionCode.RUNNER_DISABLED: "the oracle's registry has this runner disabled",
-    RejectionCode.RUNNER_UNKNOWN: "the oracle's policy does not name this runner",
-    RejectionCode.ADDRESS_FORBIDDEN: "this runner may not connect from this address",
-    RejectionCode.NOT_OPERATIONAL: "the oracle is not operational",
-}
-
-
-class LinkLostError(BlindOracleError):
-    """The stream to the oracle ended or never came up; another one may work."""
-
-
-class RejectedError(BlindOracleError):
-    """The oracle does not take this relay; another try helps only after somebody changed something.
-
-    Attributes:
-        code: what the oracle said.
-    """
-
-    def __init__(self, code: RejectionCode) -> None:
-        super().__init__(_REJECTIONS[code])
-        self.code = code
 
 
 def oracle_words(error: Exception) -> str:

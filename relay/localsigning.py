@@ -21,10 +21,10 @@ from relay.fallbackmode import FallbackMode
 from relay.journal import Journal
 from relay.journalchain import JournalUnavailableError
 from relay.localagent import LocalAgent
-from relay.pending import new_request_id
 from relay.requestlog import Outcome, RequestEntry, RequestLog
 from relay.session import HashRefused, Session, SessionKey, SignNeeded
 from relay.signing import Deliver, NotSignedError, refusal_entry
+from relay.signrequests import new_request_id
 from relay.verify import Verdict, Verifier
 
 __all__ = ["LocalSigning", "Parts"]

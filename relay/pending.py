@@ -5,7 +5,6 @@ nothing, it goes over another one with the same id, so an oracle joins it to wha
 """
 
 import logging
-import os
 from collections import deque
 from collections.abc import Callable, Sequence
 from math import inf
@@ -13,12 +12,11 @@ from typing import NoReturn
 
 import trio
 
-from agentproxy.protocol.errors import BlindOracleError
 from agentproxy.protocol.oracle_messages import Failed
 from relay.carrier import Answer, Asked, Carrier, Reply
-from relay.link import RejectedError
+from relay.errors import DeadlineError, RejectedError, UnreachableError
 
-__all__ = ["Answer", "DeadlineError", "PendingRequests", "Question", "UnreachableError", "new_request_id", "unheard"]
+__all__ = ["Answer", "PendingRequests", "Question", "unheard"]
 
 logger = logging.getLogger(__name__)
 
@@ -27,19 +25,6 @@ LOOK_SECONDS = 2.5
 # An oracle that has requests and answers none of them for so long hangs, whatever its pings say: it is longer than a
 # busy disk takes, and leaves the next oracle half of a short deadline. One that answers others is busy, not hung.
 STALL_SECONDS = 5.0
-
-
-class UnreachableError(BlindOracleError):
-    """No oracle could be asked before the deadline, or each that was asked went away."""
-
-
-class DeadlineError(BlindOracleError):
-    """The oracle had the request and did not answer within the deadline."""
-
-
-def new_request_id() -> str:
-    """16 random bytes as hex: unique without asking anybody, also after the relay's restart."""
-    return os.urandom(16).hex()
 
 
 def unheard(_: Answer) -> None:

@@ -16,7 +16,7 @@ from agentproxy.protocol.unreadable import UNREADABLE
 from agentproxy.protocol.values import frozen
 from agentproxy.protocol.wire import new_converter
 from agentproxy.runtime.files import write_atomically
-from relay.link import RejectedError
+from relay.errors import RejectedError
 
 __all__ = ["Permission", "Verdict"]
 

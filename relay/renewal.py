@@ -13,7 +13,7 @@ from agentproxy.protocol.codes import RejectionCode
 from agentproxy.protocol.errors import ConfigError
 from agentproxy.protocol.oracle_messages import Credentials
 from relay.credentials import CredentialStore
-from relay.link import LinkLostError, RejectedError
+from relay.errors import LinkLostError, RejectedError
 
 __all__ = ["Renewal"]
 

@@ -19,7 +19,7 @@ from relay.departures import Departures
 from relay.dial import Dialer
 from relay.door import Door, Visitor, open_doors
 from relay.fallbackmode import FallbackMode, FallbackPlaces
-from relay.heads import Heads
+from relay.headkeeping import TendedHeads
 from relay.keylist import KeyList
 from relay.permission import Permission
 from relay.requestlog import RequestLog
@@ -52,7 +52,7 @@ class Relay:
         self.started = datetime.now(UTC)
         self.keys = KeyList(config.state / "keys.json")
         self.log = RequestLog(config.last_requests)
-        self.heads = Heads(config.state / "heads.json")
+        self.heads = TendedHeads(config.state / "heads.json")
         store = CredentialStore(credentials_directory(config.state))
         # Credentials that somebody else has put somewhere else are somebody else's to renew.
         renewable = store if config.token == store.current.token else None

@@ -17,12 +17,12 @@ from agentproxy.protocol.signatures import Signature
 from agentproxy.protocol.values import frozen
 from relay.client import Client
 from relay.door import Visitor
+from relay.errors import DeadlineError, RejectedError, UnreachableError
 from relay.keylist import KeyList
-from relay.link import RejectedError
-from relay.pending import Answer, DeadlineError, UnreachableError, new_request_id
+from relay.pending import Answer
 from relay.requestlog import Outcome, RequestEntry, RequestLog
 from relay.session import HashRefused, SignNeeded
-from relay.signrequests import SignRequest
+from relay.signrequests import SignRequest, new_request_id
 from relay.verify import Verdict, Verifier
 
 __all__ = ["Deliver", "NotSignedError", "SignatureSource", "SigningService", "refusal_entry"]

@@ -1,5 +1,6 @@
 """What gpg or a client of our own wants signed, as the relay asks an oracle for it."""
 
+import os
 from dataclasses import field
 
 from agentproxy.protocol.digests import Digest
@@ -10,7 +11,12 @@ from agentproxy.protocol.relay_messages import Sign
 from agentproxy.protocol.seal_messages import Seal
 from agentproxy.protocol.values import frozen
 
-__all__ = ["SealRequest", "SignRequest"]
+__all__ = ["SealRequest", "SignRequest", "new_request_id"]
+
+
+def new_request_id() -> str:
+    """16 random bytes as hex: unique without asking anybody, also after the relay's restart."""
+    return os.urandom(16).hex()
 
 
 @frozen

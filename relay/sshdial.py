@@ -13,7 +13,7 @@ import trio
 
 from agentproxy.protocol.addresses import SshAddress
 from agentproxy.protocol.fields import without_controls
-from relay.link import LinkLostError
+from relay.errors import LinkLostError
 
 __all__ = ["SshStream", "open_ssh"]
 

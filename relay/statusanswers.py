@@ -8,7 +8,7 @@ from agentproxy.protocol.errors import ConfigError, RefusedError
 from agentproxy.protocol.key_messages import ServedKey
 from agentproxy.protocol.keys import Curve, EccPublicKey, PublicKey
 from agentproxy.protocol.oracle_messages import Refused
-from agentproxy.runtime.unixsocket import Peer
+from agentproxy.runtime.peer import Peer
 from relay.control import Answer, ControlTable
 from relay.dial import SOFTWARE
 from relay.door import Door

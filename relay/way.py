@@ -20,8 +20,9 @@ from relay.carrier import Carrier
 from relay.choice import Candidate
 from relay.config import OracleAddress
 from relay.connectionstate import MAX_CLOCK_SECONDS, OracleState, Standing
+from relay.errors import LinkLostError, RejectedError
 from relay.lines import Dial, Lines
-from relay.link import Link, LinkLostError, RejectedError
+from relay.link import Link
 from relay.pending import PendingRequests
 
 __all__ = ["HeadKeeper", "PermissionKeeper", "Way", "WayOwner"]

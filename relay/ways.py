@@ -14,8 +14,8 @@ from relay.choice import order, wanted
 from relay.config import OracleAddress
 from relay.connectionstate import ConnectionState, OracleState
 from relay.credentials import CredentialStore
+from relay.errors import RejectedError
 from relay.lines import Dial, Lines
-from relay.link import RejectedError
 from relay.pending import STALL_SECONDS, PendingRequests, Question
 from relay.renewal import Renewal
 from relay.way import HeadKeeper, PermissionKeeper, Way

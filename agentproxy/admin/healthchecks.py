@@ -28,7 +28,7 @@ from agentproxy.protocol.expiry import expiry_notices
 from agentproxy.protocol.fields import Head
 from agentproxy.protocol.signer_answers import StatusReport
 from agentproxy.protocol.signer_requests import Status
-from agentproxy.runtime.tls import server_context
+from agentproxy.runtime.tlscontext import server_context
 from agentproxy.signer.config import SignerConfig
 from agentproxy.signer.record import AuditRecord, hash_of_line
 from agentproxy.signer.segment import ChainEnd, DamagedError, follow_chain, place_of

@@ -38,7 +38,7 @@ from agentproxy.runtime.lockfile import held
 from agentproxy.runtime.reloads import Reloads
 from agentproxy.runtime.secretfiles import read_secret, secret_path
 from agentproxy.runtime.serve import keep_what_is_loaded, room_for, serve_until_stopped
-from agentproxy.runtime.tls import server_context
+from agentproxy.runtime.tlscontext import server_context
 from agentproxy.runtime.wakefulness import Wakefulness
 
 __all__ = ["Oracle", "run"]

@@ -12,7 +12,7 @@ import trio
 from agentproxy.protocol.errors import LocalProtocolError, RemoteProtocolError
 from agentproxy.protocol.frames import FrameReader, encode_frame
 from agentproxy.runtime.directstream import DirectStream
-from agentproxy.runtime.tls import explain
+from agentproxy.runtime.tlscontext import explain
 from agentproxy.runtime.tlsstream import TlsStream
 
 __all__ = ["EndOfStream", "FramedStream"]

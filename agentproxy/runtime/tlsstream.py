@@ -5,14 +5,14 @@ reading and writing need no lock between them.
 """
 
 import contextlib
-import re
 import ssl
 
 import trio
 
 from agentproxy.runtime.directstream import DirectStream
+from agentproxy.runtime.tlscontext import tls_reason
 
-__all__ = ["TlsStream", "tls_reason"]
+__all__ = ["TlsStream"]
 
 _READ_BYTES = 65_536
 # To read at once from whom most of what came was no data: 64 KiB may hold 2400 changes of keys, which keep everybody
@@ -21,11 +21,6 @@ _FEW_BYTES = 1024
 # Of answers to changes of keys (27 bytes each) that wait for a peer that does not take them: nobody else is as
 # forgetful, and whoever asks for one after the other and reads nothing wants our memory.
 _MOST_ANSWERS = 4096
-
-
-def tls_reason(error: ssl.SSLError) -> str:
-    """OpenSSL's words for an error: the name of its reason, or where it has none, its text without the place."""
-    return error.reason or re.sub(r"^\[SSL\] | \(_ssl\.c:[0-9]+\)$", "", error.strerror or "") or type(error).__name__
 
 
 class TlsStream(trio.abc.Stream):  # as DirectStream

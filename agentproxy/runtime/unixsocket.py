@@ -16,11 +16,11 @@ from pathlib import Path
 import trio
 
 from agentproxy.protocol.errors import ConfigError
-from agentproxy.protocol.values import frozen
 from agentproxy.runtime.directstream import DirectStream
 from agentproxy.runtime.ownplace import check_place
+from agentproxy.runtime.peer import Peer
 
-__all__ = ["MAX_PATH", "Peer", "bind", "check_inherited", "peer_of"]
+__all__ = ["MAX_PATH", "bind", "check_inherited", "peer_of"]
 
 MAX_PATH = 107  # bytes; sockaddr_un has 108 with the final NUL
 BACKLOG = 4096  # a `rpmsign` farm connects all at once, and a full queue makes gpg fail, not wait
@@ -28,16 +28,6 @@ PROBE_SECONDS = 2.0  # a daemon whose queue is full is alive
 SO_PEERGROUPS = 59  # asm-generic/socket.h; the socket module does not have it
 _CREDENTIALS = struct.Struct("iII")
 _MOST_GROUPS = 256  # getsockopt() of the socket module takes no buffer above 1024 bytes
-
-
-@frozen
-class Peer:
-    """The process that connected; its pid may be gone, and used again, by now."""
-
-    pid: int
-    uid: int
-    gid: int
-    groups: tuple[int, ...]  # with `gid`, sorted
 
 
 def bind(path: Path, mode: int) -> trio.SocketListener:

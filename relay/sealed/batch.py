@@ -12,8 +12,7 @@ from agentproxy.protocol.errors import BlindOracleError, LocalProtocolError
 from agentproxy.protocol.hashstates import HashState
 from agentproxy.protocol.seal_messages import Sealed
 from agentproxy.runtime.serve import room_for
-from relay.link import RejectedError
-from relay.pending import DeadlineError, UnreachableError
+from relay.errors import DeadlineError, RejectedError, UnreachableError
 from relay.sealed import libcrypto, rpms
 from relay.sealed.claims import claims_about, claims_about_us
 from relay.sealed.errors import NotSealedError, UnfitError

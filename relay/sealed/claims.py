@@ -5,9 +5,9 @@ from dataclasses import replace
 from pathlib import Path
 
 from agentproxy.protocol.fields import MAX_CLAIM, Claims
-from agentproxy.runtime.unixsocket import Peer
-from relay.caller import claims_of
+from agentproxy.runtime.peer import Peer
 from relay.cleaning import clean
+from relay.sighting import claims_of
 
 __all__ = ["claims_about", "claims_about_us"]
 

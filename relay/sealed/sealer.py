@@ -23,13 +23,13 @@ from relay.client import Client
 from relay.config import RelayConfig
 from relay.credentials import CredentialStore, credentials_directory
 from relay.dial import Dialer
-from relay.heads import Heads
+from relay.errors import UnreachableError
+from relay.headkeeping import TendedHeads
 from relay.lines import Dial
-from relay.pending import UnreachableError, new_request_id
 from relay.sealed.errors import NotSealedError
 from relay.sealed.keychoice import KeyWanted, choose
 from relay.sealed.loading import CHECKING, is_loaded, load, load_ahead
-from relay.signrequests import SealRequest
+from relay.signrequests import SealRequest, new_request_id
 from relay.way import HeadKeeper
 
 __all__ = ["Sealer", "open_sealer"]
@@ -156,7 +156,7 @@ async def open_sealer(config: RelayConfig) -> AsyncIterator[Sealer]:
         UnreachableError: no oracle was there within the configuration's deadline.
         RejectedError: no oracle takes this runner.
     """
-    heads = Heads(config.state / "heads.json")
+    heads = TendedHeads(config.state / "heads.json")
     heads.load()
     dialer = Dialer(config, heads.all, _SOFTWARE)
     dialer.prepare()  # what is wrong with the credentials shall show at once, not after a deadline

@@ -10,7 +10,7 @@ from agentproxy.admin.layout import Layout, SystemLayout, load_oracle, load_sign
 from agentproxy.admin.statedirectory import Wanted
 from agentproxy.oracle.policyfile import load_policy
 from agentproxy.oracle.registry import Registry
-from agentproxy.runtime.tls import server_context
+from agentproxy.runtime.tlscontext import server_context
 from agentproxy.signer.authority import Authority
 from agentproxy.signer.keysfile import load as load_keys
 from agentproxy.signer.verifylog import verify

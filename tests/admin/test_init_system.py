@@ -10,7 +10,7 @@ from agentproxy.admin.layout import SystemLayout, load_oracle, load_signer
 from agentproxy.admin.statedirectory import Wanted, create_system
 from agentproxy.oracle.policyfile import load_policy
 from agentproxy.protocol.errors import ConfigError
-from agentproxy.runtime.tls import server_context
+from agentproxy.runtime.tlscontext import server_context
 from agentproxy.signer.authority import Authority
 from agentproxy.signer.verifylog import verify
 from tests.admin.shell import blind_oracle

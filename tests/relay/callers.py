@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from agentproxy.runtime.unixsocket import Peer
+from agentproxy.runtime.peer import Peer
 
 __all__ = ["process_like"]
 

@@ -19,7 +19,7 @@ from agentproxy.protocol.digests import HashAlgorithm
 from agentproxy.protocol.fields import KeyFacts
 from agentproxy.protocol.keys import Fingerprint, Keygrip
 from agentproxy.protocol.oracle_messages import Credentials
-from agentproxy.runtime.tls import server_context
+from agentproxy.runtime.tlscontext import server_context
 from agentproxy.signer import keyfile
 from agentproxy.signer.software import SoftwareBackend
 from relay.config import OracleAddress, RelayConfig, SocketConfig

@@ -13,12 +13,13 @@ from agentproxy.protocol.fields import Claims
 from agentproxy.protocol.frames import MAX_PAYLOAD
 from agentproxy.protocol.messages import FROM_RELAY
 from agentproxy.protocol.relay_messages import Sign
-from agentproxy.runtime.unixsocket import Peer
-from relay import caller, procfs
-from relay.caller import Observer, Sighting
+from agentproxy.runtime.peer import Peer
+from relay import procfs, sighting
+from relay.caller import Observer
 from relay.jobclaims import claims_of_hint
 from relay.procfs import Process
 from relay.secretwords import without_secrets
+from relay.sighting import Sighting
 from tests.oracle.samples import sign
 from tests.relay.callers import process_like
 
@@ -108,7 +109,7 @@ async def test_no_word_is_so_long_that_everybody_waits_for_it(word: str) -> None
 def test_few_words_are_kept_however_many_there_are(monkeypatch: pytest.MonkeyPatch) -> None:
     words = ("rpmsign",) * 20_000
     monkeypatch.setattr(procfs, "process", lambda pid: Process(pid, words if pid < 1000 else words * 3, 1))
-    processes = caller._Processes()
+    processes = sighting._Processes()
     for pid in range(2, 50):
         assert processes.get(pid) == Process(pid, words, 1)
         kept = [process for _, process in processes._kept.values() if process is not None]
@@ -128,7 +129,7 @@ async def test_the_command_line_of_a_mass_rebuild_shows_by_its_beginning() -> No
 async def test_of_those_who_are_far_from_gpg_the_beginning_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     lines = {pid: ("sh", "-c", f"{pid} " * 1000) for pid in range(1001, 1009)}
     monkeypatch.setattr(procfs, "process", lambda pid: Process(pid, lines[pid], pid - 1 if pid - 1 in lines else 1))
-    monkeypatch.setattr(caller, "_processes", caller._Processes())
+    monkeypatch.setattr(sighting, "_processes", sighting._Processes())
     commands = (await claims_of(Peer(1008, os.getuid(), os.getgid(), ()))).commands
     whole = [" ".join(lines[pid]) for pid in sorted(lines, reverse=True)]
     assert list(commands) == [line[:1024] for line in whole[:4]] + [line[:256] for line in whole[4:]]
@@ -148,7 +149,7 @@ async def test_command_lines_in_any_script_fit_into_one_frame() -> None:
 
 
 def test_of_claims_that_do_not_fit_the_outermost_commands_are_left_out() -> None:
-    sighting = Sighting(Peer(1, 1000, 0, ()), 0.0)
+    sighting = Sighting(Peer(1, 1000, 0, ()))
     sighting.user, sighting.commands = "builder", ("gpg", "😀" * 1024, "rpmsign", "sh")
     hint = "%f0%9f%98%80" * 256
     claims = sighting.claims(claims_of_hint(f"blind-oracle file={hint} project={hint} pipeline={hint} job={hint}"))

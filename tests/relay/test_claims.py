@@ -8,7 +8,7 @@ import pytest
 import trio
 
 from agentproxy.protocol.fields import Claims
-from relay.caller import Sighting, look_at
+from relay.sighting import Sighting, look_at
 from tests.end_to_end.packages import build_packages
 from tests.relay.conftest import GPG_SECONDS, Runner
 

@@ -22,10 +22,9 @@ from agentproxy.protocol.wire import parse_time
 from agentproxy.runtime.streams import FramedStream
 from relay.client import Client
 from relay.config import OracleAddress
-from relay.heads import Heads
-from relay.link import LinkLostError, RejectedError
-from relay.pending import DeadlineError, UnreachableError, new_request_id
-from relay.signrequests import SignRequest
+from relay.errors import DeadlineError, LinkLostError, RejectedError, UnreachableError
+from relay.headkeeping import TendedHeads
+from relay.signrequests import SignRequest, new_request_id
 
 Script = Callable[[FramedStream], Awaitable[None]]
 WELCOME = Welcome(1, "a", "b1", "test", parse_time("2026-11-22T10:00:00.000000Z"), (), 8)
@@ -365,7 +364,7 @@ async def test_what_nobody_asked_for_moves_no_end_of_a_log_and_fills_none(
         say(framed, Signed(asked.id, signature, answered))
 
     other = Head("b", 9, bytes(32))
-    heads = Heads(tmp_path / "heads.json")
+    heads = TendedHeads(tmp_path / "heads.json")
     heads.note(other)
     async with trio.open_nursery() as nursery:
         oracles = Oracles(nursery, talkative, None)

@@ -10,7 +10,8 @@ import trio
 
 from agentproxy.protocol.errors import ConfigError
 from agentproxy.protocol.fields import MAX_CLAIM
-from agentproxy.runtime.unixsocket import Peer, peer_of
+from agentproxy.runtime.peer import Peer
+from agentproxy.runtime.unixsocket import peer_of
 from relay import daemon as daemon_module
 from relay.control import ASK_SECONDS, Answer, ControlTable, serve_control
 from relay.control_call import ask

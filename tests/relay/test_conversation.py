@@ -12,7 +12,7 @@ import trio.testing
 from agentproxy.protocol.fields import Claims
 from agentproxy.protocol.keys import Curve, EccPublicKey
 from agentproxy.runtime.directstream import DirectStream
-from agentproxy.runtime.unixsocket import Peer
+from agentproxy.runtime.peer import Peer
 from relay.caller import Observer
 from relay.conversation import IDLE_SECONDS, Conversation, Patience
 from relay.departures import Departures

@@ -6,7 +6,7 @@ import trio
 from agentproxy.protocol.errors import ConfigError
 from relay.config import OracleAddress
 from relay.dial import Dialer
-from relay.link import LinkLostError
+from relay.errors import LinkLostError
 from tests.relay.conftest import Runner
 
 

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from agentproxy.protocol.errors import ConfigError
-from agentproxy.runtime.unixsocket import Peer
+from agentproxy.runtime.peer import Peer
 from relay.config import RelayConfig, SocketConfig, load_config
 from relay.door import OVERFLOW_ID, open_doors
 from tests.relay.conftest import Runner, relay_config

@@ -30,8 +30,7 @@ from agentproxy.runtime.streams import EndOfStream, FramedStream
 from relay.client import Client
 from relay.config import OracleAddress
 from relay.connectionstate import Standing
-from relay.link import LinkLostError, RejectedError
-from relay.pending import UnreachableError
+from relay.errors import LinkLostError, RejectedError, UnreachableError
 from relay.signrequests import SignRequest
 from relay.ways import DOWN_SECONDS
 from tests.oracle.samples import LEGACY, MODERN

@@ -25,16 +25,16 @@ from agentproxy.protocol.fields import KeyFacts
 from agentproxy.protocol.keys import Fingerprint, Keygrip
 from agentproxy.protocol.oracle_messages import Failed, KeysChanged, Refused, Rejected
 from agentproxy.protocol.wire import new_converter
-from agentproxy.runtime.unixsocket import Peer
+from agentproxy.runtime.peer import Peer
 from relay import delivery, fallback, fallbackrule, localagent
 from relay.daemon import serve
+from relay.errors import RejectedError
 from relay.fallbackkeys import FallbackKeys, KeyFile
 from relay.fallbackmode import FallbackConfig, FallbackMode, FallbackPlaces
 from relay.fallbackreport import fallback_lines
 from relay.fallbacksetup import Wish, set_up
 from relay.fallbackswitch import Switch, SwitchKeeper
 from relay.journalreading import Reading, read
-from relay.link import RejectedError
 from relay.localagent import LocalAgent
 from relay.metrics import RelayMetrics
 from relay.service import Relay

@@ -14,7 +14,7 @@ from agentproxy.protocol.messages import FROM_RELAY
 from agentproxy.protocol.relay_messages import MAX_HEADS, Hello
 from agentproxy.runtime import config as runtime_config
 from relay.config import OracleAddress, RelayConfig, load_config
-from relay.heads import Heads
+from relay.headkeeping import TendedHeads
 
 YAML = """\
 name: b1
@@ -33,27 +33,27 @@ def head(sequence: int, digit: str = "a") -> Head:
 
 
 async def test_the_newest_head_is_there_after_a_restart(tmp_path: Path) -> None:
-    heads = Heads(tmp_path / "heads.json")
+    heads = TendedHeads(tmp_path / "heads.json")
     await kept(heads, head(7), head(6))  # an answer that was overtaken
-    again = Heads(tmp_path / "heads.json")
+    again = TendedHeads(tmp_path / "heads.json")
     again.load()
 
     assert again.all() == (head(7),)
 
 
 async def test_of_two_that_keep_one_file_the_later_head_stays(tmp_path: Path) -> None:
-    relay, client = (Heads(tmp_path / "heads.json") for _ in range(2))
+    relay, client = (TendedHeads(tmp_path / "heads.json") for _ in range(2))
     await kept(relay, head(7))
     client.load()
     await kept(client, head(9), Head("node-b", 1, bytes(32)))
     await kept(relay, head(8))
-    again = Heads(tmp_path / "heads.json")
+    again = TendedHeads(tmp_path / "heads.json")
     again.load()
 
     assert set(again.all()) == {head(9), Head("node-b", 1, bytes(32))}
 
 
-async def kept(heads: Heads, *told: Head) -> None:
+async def kept(heads: TendedHeads, *told: Head) -> None:
     async with trio.open_nursery() as nursery:
         nursery.start_soon(heads.keep)
         for one in told:
@@ -63,7 +63,7 @@ async def kept(heads: Heads, *told: Head) -> None:
 
 
 def test_another_hash_at_the_same_place_is_reported(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    heads = Heads(tmp_path / "heads.json")
+    heads = TendedHeads(tmp_path / "heads.json")
     heads.note(head(7))
     heads.note(head(7, "b"))
 
@@ -72,7 +72,7 @@ def test_another_hash_at_the_same_place_is_reported(tmp_path: Path, caplog: pyte
 
 
 def test_a_log_that_ends_before_what_was_seen_is_reported(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    heads = Heads(tmp_path / "heads.json")
+    heads = TendedHeads(tmp_path / "heads.json")
     heads.welcomed(head(7))
     heads.note(head(6))  # an answer that was overtaken
     assert caplog.text == ""
@@ -88,7 +88,7 @@ def test_a_log_that_ends_before_what_was_seen_is_reported(tmp_path: Path, caplog
 )
 def test_damaged_heads_are_no_reason_not_to_start(tmp_path: Path, damage: bytes) -> None:
     (tmp_path / "heads.json").write_bytes(damage)
-    heads = Heads(tmp_path / "heads.json")
+    heads = TendedHeads(tmp_path / "heads.json")
     heads.load()
 
     assert heads.all() == ()
@@ -101,7 +101,7 @@ def node(number: int) -> Head:
 def test_of_many_nodes_those_that_were_heard_of_last_stay_and_the_rest_is_told(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    heads = Heads(tmp_path / "heads.json")
+    heads = TendedHeads(tmp_path / "heads.json")
     for number in range(MAX_HEADS):
         heads.note(node(number))
     heads.note(node(0))  # idle, and alive
@@ -117,7 +117,7 @@ def test_of_many_nodes_those_that_were_heard_of_last_stay_and_the_rest_is_told(
 def test_a_file_with_more_nodes_than_a_hello_holds_is_read_from_its_end(tmp_path: Path) -> None:
     plain = [{"node": f"node-{number}", "sequence": 1, "hash": "00" * 32} for number in range(MAX_HEADS + 1)]
     (tmp_path / "heads.json").write_text(json.dumps({"heads": plain}))
-    heads = Heads(tmp_path / "heads.json")
+    heads = TendedHeads(tmp_path / "heads.json")
     heads.load()
 
     assert heads.all() == tuple(map(node, range(1, MAX_HEADS + 1)))

@@ -7,8 +7,9 @@ import trio.testing
 from agentproxy.protocol.relay_messages import Hello
 from relay import lines as lines_module
 from relay.config import OracleAddress
+from relay.errors import LinkLostError
 from relay.lines import Lines
-from relay.link import LinkLostError, LinkOwner
+from relay.link import LinkOwner
 
 
 class FakeLink:

@@ -13,7 +13,7 @@ import trio.testing
 from agentproxy.protocol.codes import RejectionCode
 from agentproxy.runtime.files import write_atomically
 from relay import permission as permission_module
-from relay.link import RejectedError
+from relay.errors import RejectedError
 from relay.permission import Permission
 
 

@@ -8,7 +8,7 @@ import trio
 from agentproxy.protocol.digests import HashAlgorithm
 from agentproxy.protocol.errors import LocalProtocolError
 from agentproxy.protocol.seal_messages import Sealed
-from relay.pending import UnreachableError
+from relay.errors import UnreachableError
 from relay.sealed.batch import Batch
 from relay.sealed.fate import Outcome, Result, Way
 from tests.relay.test_sealer import KEY, sealer_with

@@ -28,9 +28,8 @@ from agentproxy.protocol.signatures import EddsaSignature
 from agentproxy.runtime.streams import EndOfStream, FramedStream
 from relay.config import OracleAddress, RelayConfig, SocketConfig
 from relay.credentials import CredentialStore, credentials_directory
-from relay.heads import Heads
-from relay.link import RejectedError
-from relay.pending import UnreachableError
+from relay.errors import RejectedError, UnreachableError
+from relay.headkeeping import TendedHeads
 from relay.sealed import sealer as sealer_module
 from relay.sealed.errors import NotSealedError
 from relay.sealed.keychoice import KeyWanted, check_for_rpm
@@ -86,7 +85,7 @@ async def sealer_with(
     address = OracleAddress("127.0.0.1:1", "127.0.0.1")
     config = RelayConfig("b1", (address,), *[NOWHERE] * 5, sockets=(SocketConfig(NOWHERE),))
     async with trio.open_nursery() as nursery:
-        sealer = Sealer(config, Oracles(nursery, oracle), Heads(NOWHERE), None)
+        sealer = Sealer(config, Oracles(nursery, oracle), TendedHeads(NOWHERE), None)
         nursery.start_soon(sealer.run)
         try:
             yield sealer
@@ -223,7 +222,7 @@ async def test_an_oracle_that_says_nothing_is_waited_for_until_the_deadline(
     began = trio.current_time()
     config = RelayConfig("b1", (OracleAddress("127.0.0.1:1", "x"),), *[NOWHERE] * 5, sockets=(SocketConfig(NOWHERE),))
     async with trio.open_nursery() as nursery:
-        sealer = Sealer(config, Oracles(nursery, None), Heads(NOWHERE), None)
+        sealer = Sealer(config, Oracles(nursery, None), TendedHeads(NOWHERE), None)
         nursery.start_soon(sealer.run)
         with pytest.raises(UnreachableError, match="no oracle in reach"):
             await sealer.welcome()

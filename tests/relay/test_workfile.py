@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from agentproxy.runtime.unixsocket import Peer
+from agentproxy.runtime.peer import Peer
 from relay import procfs
 from relay.rpmheader import Package
 from relay.workfile import WorkFile, find_work_file

@@ -13,9 +13,10 @@ import trio.testing
 import trustme
 
 from agentproxy.protocol.errors import ConfigError, RemoteProtocolError
-from agentproxy.runtime import tls
+from agentproxy.runtime import tlscontext
 from agentproxy.runtime.streams import EndOfStream, FramedStream
-from agentproxy.runtime.tls import certificate_sha256, client_context, explain, handshake, server_context
+from agentproxy.runtime.tls import certificate_sha256, handshake
+from agentproxy.runtime.tlscontext import client_context, explain, server_context
 from agentproxy.runtime.tlsstream import TlsStream
 from tests.runtime.keychanges import KeyChanger
 
@@ -186,7 +187,7 @@ def test_wrong_files_are_refused_by_name(server: Files, client: Files, tmp_path:
 def test_a_file_that_goes_while_it_is_loaded_is_a_wrong_file(
     server: Files, monkeypatch: pytest.MonkeyPatch, gone: str
 ) -> None:
-    monkeypatch.setattr(tls, "_check_readable", lambda _: None)  # it was still there then
+    monkeypatch.setattr(tlscontext, "_check_readable", lambda _: None)  # it was still there then
     getattr(server, gone).unlink()
     with pytest.raises(ConfigError, match=f"{getattr(server, gone)}.*: cannot be read: No such file"):
         server_context(server.certificate, server.key, server.authority)

@@ -10,7 +10,8 @@ import pytest
 import trio
 
 from agentproxy.protocol.errors import ConfigError
-from agentproxy.runtime.unixsocket import MAX_PATH, Peer, bind, check_inherited, peer_of
+from agentproxy.runtime.peer import Peer
+from agentproxy.runtime.unixsocket import MAX_PATH, bind, check_inherited, peer_of
 
 
 @pytest.fixture(name="directory")

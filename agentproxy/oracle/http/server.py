@@ -18,7 +18,7 @@ from agentproxy.oracle.reception import Reception
 from agentproxy.protocol.errors import ConfigError
 from agentproxy.runtime.files import write_atomically
 from agentproxy.runtime.secretfiles import read_secret, secret_path
-from agentproxy.runtime.tls import server_context
+from agentproxy.runtime.tlscontext import server_context
 from agentproxy.runtime.unixsocket import bind
 
 __all__ = ["HttpServer"]
