@@ -5,10 +5,7 @@ from datetime import datetime
 
 from agentproxy.protocol.values import frozen
 
-__all__ = ["MAX_CLOCK_SECONDS", "ConnectionState", "OracleState", "Standing"]
-
-# More wrong than this, and certificates and tokens begin to fail for reasons that nobody understands.
-MAX_CLOCK_SECONDS = 120
+__all__ = ["ConnectionState", "OracleState", "Standing"]
 
 
 @frozen

@@ -12,7 +12,8 @@ from agentproxy.runtime import logs, systemd
 from agentproxy.runtime.directstream import DirectStream
 from agentproxy.runtime.lockfile import held
 from agentproxy.runtime.metricsconfig import MetricsConfig
-from agentproxy.runtime.serve import Arrivals, Entrance, keep_what_is_loaded, room_for, serve_until_stopped
+from agentproxy.runtime.openfiles import room_for
+from agentproxy.runtime.serve import Arrivals, Entrance, keep_what_is_loaded, serve_until_stopped
 from agentproxy.runtime.shares import Shares
 from agentproxy.runtime.unixsocket import peer_of
 from relay.config import RelayConfig, load_config

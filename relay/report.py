@@ -3,7 +3,8 @@
 from collections.abc import Iterator
 
 from agentproxy.protocol.fields import Claims
-from relay.connectionstate import MAX_CLOCK_SECONDS, OracleState
+from relay.clocks import MAX_CLOCK_SECONDS
+from relay.connectionstate import OracleState
 from relay.fallbackreport import fallback_lines
 from relay.requestlog import RequestEntry
 from relay.status import SocketReport, StatusReport

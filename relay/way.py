@@ -18,8 +18,9 @@ from agentproxy.protocol.relay_messages import Ping, Pong
 from agentproxy.protocol.seal_messages import Sealed
 from relay.carrier import Carrier
 from relay.choice import Candidate
+from relay.clocks import ahead_seconds
 from relay.config import OracleAddress
-from relay.connectionstate import MAX_CLOCK_SECONDS, OracleState, Standing
+from relay.connectionstate import OracleState, Standing
 from relay.errors import LinkLostError, RejectedError
 from relay.lines import Dial, Lines
 from relay.link import Link
@@ -233,20 +234,12 @@ class Way:
         logger.info("connected, address=%s node=%s runner=%s", self.address, welcome.node, welcome.runner)
         if welcome.head is not None:
             self._heads.welcomed(welcome.head)
-        self._check_clock(welcome)
+        self.clock_ahead_seconds = ahead_seconds(welcome)
         if is_return:
             self._settled_at = trio.current_time() + RETURN_SECONDS * random.uniform(1.0, 2.0)  # noqa: S311  no secret
         self._owner.changed()
         if replaced is not None:
             self._pending.retire(replaced, "a connection with renewed credentials has taken its place")
-
-    def _check_clock(self, welcome: Welcome) -> None:
-        difference = self.clock_ahead_seconds = (datetime.now(UTC) - welcome.time).total_seconds()
-        if abs(difference) > MAX_CLOCK_SECONDS:
-            logger.warning(
-                "this clock and the oracle's differ, seconds=%.0f this_clock_is=%s node=%s",
-                abs(difference), "ahead" if difference > 0 else "behind", welcome.node,
-            )  # fmt: skip
 
     async def received(self, link: Link, message: FromOracle) -> None:
         """Handle what the oracle says (for the link)."""

@@ -35,9 +35,10 @@ from agentproxy.runtime import logs, systemd
 from agentproxy.runtime.config import load
 from agentproxy.runtime.files import write_atomically
 from agentproxy.runtime.lockfile import held
+from agentproxy.runtime.openfiles import room_for
 from agentproxy.runtime.reloads import Reloads
 from agentproxy.runtime.secretfiles import read_secret, secret_path
-from agentproxy.runtime.serve import keep_what_is_loaded, room_for, serve_until_stopped
+from agentproxy.runtime.serve import keep_what_is_loaded, serve_until_stopped
 from agentproxy.runtime.tlscontext import server_context
 from agentproxy.runtime.wakefulness import Wakefulness
 

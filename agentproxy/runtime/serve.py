@@ -7,7 +7,6 @@ read the configuration again.
 import errno
 import gc
 import logging
-import resource
 import signal
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from typing import Generic, NoReturn, TypeVar
@@ -17,15 +16,13 @@ import trio
 from agentproxy.runtime import systemd
 from agentproxy.runtime.directstream import DirectStream
 
-__all__ = ["Arrivals", "accept_forever", "keep_what_is_loaded", "room_for", "serve_until_stopped"]
+__all__ = ["Arrivals", "accept_forever", "keep_what_is_loaded", "serve_until_stopped"]
 
 logger = logging.getLogger(__name__)
 
 # Too many open files: waiting lets connections end. trio's own accept loop does the same.
 _FULL = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOBUFS})
 FULL_PAUSE_SECONDS = 0.1
-
-OWN_FILES = 64  # descriptors for everything that is no accepted connection: listeners, files, TLS to the oracle, pipes
 
 # New containers before a collection of the young ones (below a millisecond), how many of those before one of the
 # middle-aged (a few), and of those before a full one. Only reference cycles wait for any of them; those that we have
@@ -34,26 +31,6 @@ COLLECTIONS = (2_000, 10, 50)
 
 StreamT = TypeVar("StreamT", bound=trio.abc.AsyncResource)
 Entrance = tuple[trio.abc.Listener[StreamT], Callable[[StreamT], Awaitable[None]], int]
-
-
-def room_for(wanted: int, others: int = 0) -> int:
-    """Raise our limit of open files, as far as it goes; how many of these there is room for.
-
-    Args:
-        wanted: connections, or files.
-        others: further ones that have their own limit, and for which room is kept.
-
-    Shells and systemd give 1024 to start with, for the sake of select(2), which nothing here uses. Without some files
-    kept back, a crowd of clients could keep a relay from its oracle.
-    """
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    kept = OWN_FILES + others
-    if soft < wanted + kept:
-        soft = wanted + kept if hard == resource.RLIM_INFINITY else min(wanted + kept, hard)
-        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
-    if soft < wanted + kept:
-        logger.warning("fewer at once than configured, since open files are limited, wanted=%d limit=%d", wanted, soft)
-    return min(wanted, max(1, soft - kept))
 
 
 def keep_what_is_loaded(*, collect: bool = True) -> None:

@@ -33,6 +33,8 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
         _end(INTERRUPTED)
     except (BlindOracleError, ModuleNotFoundError, BaseExceptionGroup) as error:
         _end(_complain(error))
+    if status == INTERRUPTED:
+        _end(status)
     _leave(status)
 
 

@@ -3,14 +3,13 @@
 import logging
 import signal
 import sys
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, NoReturn, Self
+from typing import TYPE_CHECKING, Self
 
 import click
-import trio
 
 from agentproxy import __version__
 from agentproxy.protocol.digests import HashAlgorithm
@@ -18,22 +17,25 @@ from agentproxy.protocol.errors import ConfigError, RemoteProtocolError
 from agentproxy.protocol.fields import check_name
 from agentproxy.protocol.values import frozen
 from agentproxy.runtime.filepath import FilePath
-from relay.config import CONFIG_VARIABLE, config_path, load_config
+from relay.config import CONFIG_VARIABLE, RelayConfig, config_path, load_config
+from relay.sealed.asker import open_asker
 from relay.sealed.fate import Existing, Way
 from relay.sealed.keychoice import KeyWanted, check_for_rpm, hash_algorithm
-from relay.sealed.loading import BATCH, load, load_ahead
+from relay.sealed.loading import Loading
 from relay.sealed.report import Report
-from relay.sealed.sealer import open_sealer
 
 if TYPE_CHECKING:
     from relay.sealed.batch import Batch
 
-__all__ = ["run_command"]
+__all__ = ["INTERRUPTED", "run_command"]
 
 _HELP = {"help_option_names": ["-h", "--help"]}
 _FILE = FilePath(readable=False)  # what cannot be read is told file by file, and others are signed
 _DIGESTS = {"sha256": HashAlgorithm.SHA256, "sha512": HashAlgorithm.SHA512}
 _MOST_JOBS = 1024
+INTERRUPTED = 130  # exit status, as of a shell behind Ctrl-C
+_ENDS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+_BATCH = "relay.sealed.batch"  # which loads rpm-rs
 
 
 def run_command(words: Sequence[str]) -> int:
@@ -46,7 +48,7 @@ def run_command(words: Sequence[str]) -> int:
             click.echo(f"blind-oracle-sign: hint: {error.ctx.command_path} --help", err=True)
         return 2 if isinstance(error, click.UsageError) else 1
     except click.Abort:
-        return 130
+        return INTERRUPTED
     return status if isinstance(status, int) else 0
 
 
@@ -164,51 +166,62 @@ for _command in (_rpm, _detached, _repo):
     _command.params.extend(_COMMON)
 
 
-def _run(common: _Common, total: int, as_told: Callable[[Way], Way], sign: Callable[["Batch"], Awaitable[None]]) -> int:
+def _run(common: _Common, total: int, as_told: Callable[[Way], Way], sign: Callable[["Batch"], bool]) -> int:
     logging.basicConfig(
         level=logging.ERROR if common.quiet else logging.WARNING, format="blind-oracle-sign: %(message)s"
     )
     config = load_config(common.config)
-    load_ahead(BATCH)
-
-    async def main() -> bool:
-        async with open_sealer(config) as sealer:
-            wanted = common.wanted
-            if wanted.distribution is None:
-                wanted = replace(wanted, distribution=config.distribution)
-            key = await sealer.choose(wanted)
-            way = as_told(Way(key, hash_algorithm(key, common.digest), wanted.distribution))
-            report = Report(total, as_json=common.as_json, quiet=common.quiet)
-            await load(BATCH)
-            from relay.sealed.batch import Batch  # noqa: PLC0415  see load_ahead
-
-            async with report.writing(), _ended_in_order():
-                await sign(Batch(sealer, way, report.tell))
-        report.sum()
-        return report.is_good
-
-    # At checkpoints only: raised in the middle of a step, such as between asking a thread and waiting for it, it would
-    # leave behind what can be neither woken nor ended.
-    return 0 if trio.run(main, restrict_keyboard_interrupt_to_checkpoints=True) else 1
+    try:
+        report = _reported(common, config, total, as_told, sign)
+    except _InterruptedError:
+        return INTERRUPTED
+    report.sum()
+    return 0 if report.is_good else 1
 
 
-@asynccontextmanager
-async def _ended_in_order() -> AsyncIterator[None]:
-    """Let a job that is cancelled, or loses its terminal, end as Ctrl-C ends one.
+class _InterruptedError(Exception):
+    """Somebody has ended the run."""
 
-    To die at once would leave what is being written under its own name where packages lie.
+
+def _reported(
+    common: _Common, config: RelayConfig, total: int, as_told: Callable[[Way], Way], sign: Callable[["Batch"], bool]
+) -> Report:
+    loading = Loading(_BATCH)
+    with open_asker(config) as asker:
+        wanted = common.wanted
+        if wanted.distribution is None:
+            wanted = replace(wanted, distribution=config.distribution)
+        key = asker.choose(wanted)
+        way = as_told(Way(key, hash_algorithm(key, common.digest), wanted.distribution))
+        loading.wait()
+        from relay.sealed.batch import Batch  # noqa: PLC0415  it was loaded while the oracle was dialled
+
+        with _interrupts() as is_interrupted:
+            report = Report(total, as_json=common.as_json, quiet=common.quiet, is_interrupted=is_interrupted)
+            with report.writing():
+                is_whole = sign(Batch(asker, way, report.tell, is_interrupted))
+        if not is_whole:
+            raise _InterruptedError
+    return report
+
+
+@contextmanager
+def _interrupts() -> Iterator[Callable[[], bool]]:
+    """Whether somebody has pressed Ctrl-C, cancelled the job, or closed the terminal, since the block began.
+
+    Asked, not raised: in the middle of a step it would leave what is being written under its own name where packages
+    lie.
     """
-    ends = [each for each in (signal.SIGTERM, signal.SIGHUP) if signal.getsignal(each) is signal.SIG_DFL]  # not nohup's
-    if not ends:
-        yield
-        return
-    with trio.open_signal_receiver(*ends) as signals:
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(_interrupt, signals)
-            yield
-            nursery.cancel_scope.cancel()
+    came: list[int] = []
 
+    def take(number: int, _: object) -> None:
+        came.append(number)
 
-async def _interrupt(signals: AsyncIterator[int]) -> NoReturn:
-    await anext(signals)
-    raise KeyboardInterrupt
+    usual = (signal.SIG_DFL, signal.default_int_handler)
+    ours = [each for each in _ENDS if signal.getsignal(each) in usual]  # not those that nohup ignores
+    before = [(each, signal.signal(each, take)) for each in ours]
+    try:
+        yield lambda: bool(came)
+    finally:
+        for each, handler in before:
+            signal.signal(each, handler)

@@ -9,7 +9,7 @@ from agentproxy.protocol.key_messages import ServedKey
 from agentproxy.protocol.keys import Curve, EccPublicKey
 from agentproxy.protocol.values import frozen
 
-__all__ = ["KeyWanted", "check_for_rpm", "choose", "hash_algorithm"]
+__all__ = ["KeyWanted", "Undecided", "check_for_rpm", "choose", "hash_algorithm"]
 
 _STATES = (HashAlgorithm.SHA256, HashAlgorithm.SHA512)  # the ones whose states can travel
 
@@ -23,11 +23,23 @@ class KeyWanted:
     distribution: str | None = None
 
 
-def choose(keys: Iterable[ServedKey], wanted: KeyWanted) -> list[ServedKey]:
-    """The keys that fit, in the oracle's order; of subkeys of one certificate that are for the same, the newest.
+@frozen
+class Undecided:
+    """Several keys are for a distribution, and the oracle knows which one it is."""
+
+    distribution: str
+    key_type: str | None
+
+    def unanswered(self, reason: str) -> ConfigError:
+        """What is wrong when it does not tell."""
+        return ConfigError(f"which key is for {self.distribution}? {reason}", "choose one with --key")
+
+
+def choose(keys: Iterable[ServedKey], wanted: KeyWanted) -> ServedKey | Undecided:
+    """The one key that fits; of subkeys of one certificate that are for the same, the newest.
 
     Raises:
-        ConfigError: none does.
+        ConfigError: none does, or several do.
     """
     served = list(keys)
     fitting = [key for key in served if _fits(key, wanted)]
@@ -35,8 +47,11 @@ def choose(keys: Iterable[ServedKey], wanted: KeyWanted) -> list[ServedKey]:
         names = ", ".join(f"{key.facts.name} ({key.key_type})" for key in served) or "none"
         raise ConfigError(f"no key fits {_words(wanted)}", f"the oracle serves to this runner: {names}")
     if len({(key.facts.primary, key.key_type, key.distributions) for key in fitting}) == 1:
-        return [max(fitting, key=lambda key: key.facts.created)]  # while one is replaced by the next, as gpg does
-    return fitting
+        return max(fitting, key=lambda key: key.facts.created)  # while one is replaced by the next, as gpg does
+    if wanted.distribution is not None and wanted.name is None:
+        return Undecided(wanted.distribution, wanted.key_type)
+    names = ", ".join(key.facts.name for key in fitting)
+    raise ConfigError(f"several keys would do: {names}", "choose one with --key, --key-type or --distribution")
 
 
 def _fits(key: ServedKey, wanted: KeyWanted) -> bool:

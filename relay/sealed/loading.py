@@ -1,49 +1,51 @@
-"""Modules of the client that are imported while it waits for the oracle, and who needs one before it is there."""
+"""Modules that are imported while we wait for the oracle, behind whose answer they are needed."""
 
-import contextlib
 import importlib
 import threading
+from collections.abc import Callable
 
-import trio
-
-__all__ = ["BATCH", "CHECKING", "is_loaded", "load", "load_ahead"]
-
-BATCH, CHECKING = "relay.sealed.batch", "relay.sealed.checking"
-_asked_for: set[str] = set()
-_loaded: set[str] = set()
+__all__ = ["Loading"]
 
 
-def load_ahead(name: str) -> None:
-    """Begin to import a module in a thread, while we wait for the oracle's answer, behind which it is needed; once.
+def _nobody() -> None:
+    """Nobody wants to know."""
 
-    Whoever needs it waits for it by `load`, and is told there what is missing.
+
+class Loading:
+    """Imports a module in a thread, beginning now: while a slow disk gives it, whoever interrupts us need not wait.
+
+    Args:
+        name: the module's.
+        done: called in the thread when it is there, or cannot be.
+
+    Attributes:
+        is_done: it is there.
+        error: what kept it from being imported.
     """
-    if name not in _asked_for:
-        _asked_for.add(name)
-        threading.Thread(target=_try_to_load, args=(name,), name="loading").start()
 
+    def __init__(self, name: str, done: Callable[[], None] = _nobody) -> None:
+        self.is_done = False
+        self.error: ImportError | None = None
+        self._name = name
+        self._done = done
+        self._thread = threading.Thread(target=self._load, name="loading", daemon=True)
+        self._thread.start()
 
-def _try_to_load(name: str) -> None:
-    with contextlib.suppress(ImportError):
-        _load(name)
+    def _load(self) -> None:
+        try:
+            importlib.import_module(self._name)
+        except ImportError as error:
+            self.error = error
+        else:
+            self.is_done = True
+        self._done()
 
+    def wait(self) -> None:
+        """Return once it is there.
 
-def is_loaded(name: str) -> bool:
-    """Whether to import it takes no time any more."""
-    return name in _loaded
-
-
-async def load(name: str) -> None:
-    """Return once a module is imported.
-
-    In a thread: while a slow disk gives it, the connection lives on, and who interrupts us does not wait for it.
-
-    Raises:
-        ImportError: it, or what it needs, cannot be.
-    """
-    await trio.to_thread.run_sync(_load, name, abandon_on_cancel=True)
-
-
-def _load(name: str) -> None:
-    importlib.import_module(name)
-    _loaded.add(name)
+        Raises:
+            ImportError: it cannot be.
+        """
+        self._thread.join()
+        if self.error is not None:
+            raise self.error

@@ -4,13 +4,13 @@ import contextlib
 import json
 import os
 import sys
+import threading
 from collections import Counter
-from collections.abc import AsyncIterator, Iterator, Sequence
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 import click
-import trio
 
 from agentproxy.protocol.errors import ConfigError
 from agentproxy.protocol.wire import format_time
@@ -20,23 +20,27 @@ __all__ = ["Report", "shown"]
 
 _SHORTEST, _LONGEST = 4, 36  # characters of the bar alone
 _WAITING = 64  # results that are not written yet; then no further file is begun
+LOOK_SECONDS = 0.05  # between two looks whether somebody has interrupted us
 
 
 class Report:
-    """Takes results as they come.
+    """Takes results as they come, in any thread.
 
-    It writes in a thread, since whoever reads may be slow: in the event loop that would let the deadlines of all that
-    is under way pass.
+    It writes in a thread of its own, since whoever reads may be slow, and meanwhile the oracle answers.
 
     Args:
         total: how many there will be.
         as_json: a line of JSON for each instead of words.
         quiet: say only what went wrong.
+        is_interrupted: whether nobody waits any more for whoever reads.
     """
 
-    def __init__(self, total: int, *, as_json: bool, quiet: bool) -> None:
+    def __init__(
+        self, total: int, *, as_json: bool, quiet: bool, is_interrupted: Callable[[], bool] = lambda: False
+    ) -> None:
         self._as_json = as_json
         self._quiet = quiet
+        self._is_interrupted = is_interrupted
         self._counts: Counter[Outcome] = Counter()
         self._last: Result | None = None  # of those that were signed
         width = 0 if as_json or quiet or total < 2 else _bar_width(total)
@@ -45,41 +49,73 @@ class Report:
             if width
             else None
         )
-        self._results, self._arriving = trio.open_memory_channel[Result](_WAITING)
+        self._changed = threading.Condition()
+        self._unwritten: list[Result] = []
+        self._is_ended = False
+        self._problem: ConfigError | None = None  # why nothing can be written
+        self._writer: threading.Thread | None = None  # from the first result that is written
 
-    @asynccontextmanager
-    async def writing(self) -> AsyncIterator[None]:
-        """Write what `tell` is told, until the block has ended and all is written.
+    @contextmanager
+    def writing(self) -> Iterator[None]:
+        """Write what `tell` is told; at the end of the block all is written, or somebody has interrupted us.
 
         Raises:
             ConfigError: nobody reads, or the disk behind it is full.
         """
-        with contextlib.ExitStack() as stack:
-            if self._bar is not None:
-                stack.enter_context(self._bar)
-            async with trio.open_nursery() as nursery:
-                nursery.start_soon(self._write_all)
-                with self._results:
-                    yield
+        with self._bar or contextlib.nullcontext():
+            try:
+                yield
+            finally:
+                with self._changed:
+                    self._is_ended = True
+                    self._changed.notify_all()
+                self._wait_for_writer()
+        if self._problem is not None:
+            raise self._problem
 
-    async def tell(self, result: Result) -> None:
-        """One file is done with; returns once there is room for what is to be said of it."""
-        self._counts[result.outcome] += 1
-        if result.outcome is Outcome.SIGNED:
-            self._last = result
-        if self._as_json or self._bar is not None or result.outcome is Outcome.FAILED:
-            await self._results.send(result)
-        else:
-            await trio.lowlevel.checkpoint()
+    def _wait_for_writer(self) -> None:
+        while self._writer is not None and self._writer.is_alive() and not self._is_interrupted():
+            self._writer.join(LOOK_SECONDS)
 
-    async def _write_all(self) -> None:
-        async for result in self._arriving:
-            results = [result]
-            with contextlib.suppress(trio.WouldBlock, trio.EndOfChannel):
-                while True:
-                    results.append(self._arriving.receive_nowait())
-            # Who interrupts us does not wait for a reader that never comes.
-            await trio.to_thread.run_sync(self._write, results, abandon_on_cancel=True)
+    def tell(self, result: Result) -> None:
+        """One file is done with; returns once there is room for what is to be said of it.
+
+        Raises:
+            ConfigError: as in `writing`.
+        """
+        with self._changed:
+            self._counts[result.outcome] += 1
+            if result.outcome is Outcome.SIGNED:
+                self._last = result
+            if not self._as_json and self._bar is None and result.outcome is not Outcome.FAILED:
+                return
+            while len(self._unwritten) >= _WAITING and self._problem is None and not self._is_interrupted():
+                self._changed.wait(LOOK_SECONDS)
+            if self._problem is not None:
+                raise self._problem
+            self._unwritten.append(result)
+            if self._writer is None:
+                # Nobody waits for its end who has been interrupted: it may write to who never reads.
+                self._writer = threading.Thread(target=self._write_all, name="report", daemon=True)
+                self._writer.start()
+            self._changed.notify_all()
+
+    def _write_all(self) -> None:
+        while True:
+            with self._changed:
+                while not self._unwritten:
+                    if self._is_ended:
+                        return
+                    self._changed.wait()
+                results, self._unwritten = self._unwritten, []
+                self._changed.notify_all()
+            try:
+                self._write(results)
+            except ConfigError as error:
+                with self._changed:
+                    self._problem = error
+                    self._changed.notify_all()
+                return
 
     def _write(self, results: Sequence[Result]) -> None:
         with _telling():

@@ -3,38 +3,35 @@
 It uses the relay's configuration and credentials, and needs no running relay and no gpg.
 """
 
-import contextlib
-import socket
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from math import inf
 
 import trio
 
 from agentproxy.protocol.codes import FailureCode
-from agentproxy.protocol.errors import ConfigError
 from agentproxy.protocol.fields import Claims
 from agentproxy.protocol.hashstates import HashState
 from agentproxy.protocol.key_messages import ServedKey
 from agentproxy.protocol.oracle_messages import Failed, Refused
 from agentproxy.protocol.seal_messages import Sealed
-from agentproxy.runtime.lockfile import held
 from relay.client import Client
 from relay.config import RelayConfig
-from relay.credentials import CredentialStore, credentials_directory
+from relay.credentials import CredentialStore
 from relay.dial import Dialer
 from relay.errors import UnreachableError
 from relay.headkeeping import TendedHeads
 from relay.lines import Dial
+from relay.sealed.checking import check
 from relay.sealed.errors import NotSealedError
-from relay.sealed.keychoice import KeyWanted, choose
-from relay.sealed.loading import CHECKING, is_loaded, load, load_ahead
+from relay.sealed.keychoice import KeyWanted, Undecided, choose
+from relay.sealed.renewing import renewable
+from relay.sealed.straight import SOFTWARE
 from relay.signrequests import SealRequest, new_request_id
 from relay.way import HeadKeeper
 
 __all__ = ["Sealer", "open_sealer"]
 
-_SOFTWARE = "blind-oracle-sign/0.1.0"
 # After a refusal that a moment's patience cures the oracle says how long; without a word, as long as this.
 _PATIENCE_SECONDS = 0.1
 _FAILURES = {
@@ -97,24 +94,23 @@ class Sealer:
         Raises:
             ConfigError: none fits, or more than one.
         """
-        fitting = choose(self.keys, wanted)
-        if len(fitting) > 1 and wanted.distribution is not None and wanted.name is None:
-            fitting = [await self._selected(wanted.distribution, wanted.key_type)]
-        if len(fitting) > 1:
-            names = ", ".join(key.facts.name for key in fitting)
-            raise ConfigError(f"several keys would do: {names}", "choose one with --key, --key-type or --distribution")
-        return fitting[0]
+        chosen = choose(self.keys, wanted)
+        return await self._selected(chosen) if isinstance(chosen, Undecided) else chosen
 
-    async def _selected(self, distribution: str, key_type: str | None) -> ServedKey:
-        answer = await self._client.select_key(distribution, key_type, self._deadline_seconds)
+    async def _selected(self, question: Undecided) -> ServedKey:
+        answer = await self._client.select_key(question.distribution, question.key_type, self._deadline_seconds)
         if isinstance(answer, Refused):
-            raise ConfigError(f"which key is for {distribution}? {answer.reason}", "choose one with --key")
+            raise question.unanswered(answer.reason)
         return answer
 
     async def seal(
         self, key: ServedKey, state: HashState, distribution: str | None = None, claims: Claims | None = None
     ) -> Sealed:
-        """A signature over the document behind `state`, checked with the public key of the key list.
+        """A signature over the document behind `state`; as `ask`."""
+        return await self.ask(key, SealRequest(new_request_id(), key.facts.keygrip, state, distribution, claims))
+
+    async def ask(self, key: ServedKey, request: SealRequest) -> Sealed:
+        """What is asked for, checked with the public key of the key list.
 
         Where a limit makes us wait, the deadline begins anew with each signature that another of our requests gets.
 
@@ -124,18 +120,11 @@ class Sealer:
             RejectedError: no oracle takes this runner.
         """
         expires = trio.current_time() + self._deadline_seconds
-        request = SealRequest(new_request_id(), key.facts.keygrip, state, distribution, claims)
-        load_ahead(CHECKING)  # not sooner: the first request would leave later
         while True:
             answer = await self._client.seal(request, expires - trio.current_time())
             if isinstance(answer, Sealed):
                 self._last_sealed = trio.current_time()
-                # Not before there is something to check: what it takes is a twentieth of our start.
-                if not is_loaded(CHECKING):
-                    await load(CHECKING)
-                from relay.sealed.checking import check  # noqa: PLC0415
-
-                check(key, state, answer.seal)
+                check(key, request.state, answer.seal)
                 return answer
             if isinstance(answer, Failed):
                 raise NotSealedError(_FAILURES[answer.code], answer.code)
@@ -158,10 +147,10 @@ async def open_sealer(config: RelayConfig) -> AsyncIterator[Sealer]:
     """
     heads = TendedHeads(config.state / "heads.json")
     heads.load()
-    dialer = Dialer(config, heads.all, _SOFTWARE)
+    dialer = Dialer(config, heads.all, SOFTWARE)
     dialer.prepare()  # what is wrong with the credentials shall show at once, not after a deadline
     failure: Exception | None = None
-    with _renewable(config) as store:
+    with renewable(config) as store:
         sealer = Sealer(config, dialer, heads, store)
         async with trio.open_nursery() as nursery:
             nursery.start_soon(sealer.run)
@@ -174,28 +163,3 @@ async def open_sealer(config: RelayConfig) -> AsyncIterator[Sealer]:
             nursery.cancel_scope.cancel()
     if failure is not None:
         raise failure
-
-
-@contextlib.contextmanager
-def _renewable(config: RelayConfig) -> Iterator[CredentialStore | None]:
-    """The store of our credentials, when nobody else would renew them: no relay serves, and no other client is here."""
-    store = CredentialStore(credentials_directory(config.state))
-    if config.token != store.current.token or _relay_serves(config):
-        yield None
-        return
-    with contextlib.ExitStack() as stack:
-        try:
-            stack.enter_context(held(config.state / "sealed.lock", "blind-oracle-sign"))
-        except ConfigError:
-            yield None  # the other one will
-            return
-        yield store
-
-
-def _relay_serves(config: RelayConfig) -> bool:
-    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
-        try:
-            probe.connect(str(config.control_socket))
-        except OSError:
-            return False
-        return True

@@ -10,12 +10,14 @@ import signal
 import stat
 import subprocess
 import sys
+import textwrap
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
+import relay.sealed
 from agentproxy.protocol.errors import ConfigError
 from agentproxy.protocol.rpmfile import read_front
 from relay.sealed.commandline import run_command
@@ -451,6 +453,38 @@ def test_the_client_ends_without_taking_the_interpreter_apart(system: System) ->
     assert "apart" not in done.stdout
 
 
+def test_a_run_without_trouble_loads_no_event_loop_and_one_around_it_does(system: System, package: Path) -> None:
+    program = (
+        "import os, sys\nend = os._exit\n"
+        "os._exit = lambda status: (print('trio' in sys.modules, flush=True), end(status))\n"
+        "from relay.sealed.cli import main\nmain(sys.argv[1:])"
+    )
+    words = ("rpm", "--quiet", "--key", "modern", package)
+    assert system.run(sys.executable, "-c", program, *words).stdout == "False\n"
+    broken = program.replace("main(sys", "import relay.sealed.straight as s\ns.PATIENCE_SECONDS = 0.0\nmain(sys")
+    assert system.run(sys.executable, "-c", broken, *words).stdout == "True\n"
+
+
+def test_the_example_of_the_library_signs(system: System, package: Path) -> None:
+    """As `help(relay.sealed)` has it, with the imports that it needs."""
+    example = textwrap.dedent(str(relay.sealed.__doc__).split("\n\n")[1])
+    example = example.replace("hello.rpm", str(package)).replace('key_type="modern"', 'name="modern"')
+    program = "\n".join([*LIBRARY, example])
+    done = system.run(sys.executable, "-c", program)
+    assert done.returncode == 0, done.stderr
+    assert "Outcome.SIGNED" in done.stdout
+
+
+LIBRARY = (
+    "from pathlib import Path",
+    "from relay.config import config_path, load_config",
+    "from relay.sealed.asker import open_asker",
+    "from relay.sealed.batch import Batch",
+    "from relay.sealed.fate import Way",
+    "from relay.sealed.keychoice import KeyWanted, hash_algorithm",
+)
+
+
 def test_one_file_under_several_names_is_signed_under_each(system: System, offline: Offline, tmp_path: Path) -> None:
     """Hard links part, since each name gets a file of its own; a symbolic link still leads to its package."""
     (package,) = build_packages(tmp_path, ["hello"])
@@ -563,17 +597,19 @@ def test_who_interrupts_a_run_does_not_wait_for_its_reader(system: System, tmp_p
         os.close(writing)
 
 
-# The signal comes when a thread was asked for something, and before anybody waits for it.
+# The signal comes when a request is on its way, and before anybody waits for its answer.
 INTERRUPTED = """
-import queue, signal, sys
+import signal, sys
 
-class Interrupting(queue.SimpleQueue):
-    def put(self, item):
-        super().put(item)
-        if item is not None:
-            signal.raise_signal(signal.SIGINT)
+import relay.sealed.asker
 
-queue.SimpleQueue = Interrupting
+ask = relay.sealed.asker.Asker.ask
+
+def interrupted(*arguments):
+    ask(*arguments)
+    signal.raise_signal(signal.SIGINT)
+
+relay.sealed.asker.Asker.ask = interrupted
 
 from relay.sealed.cli import main
 

@@ -12,11 +12,12 @@ from agentproxy.admin.dev.ports import free_ports
 from agentproxy.protocol.errors import RemoteProtocolError
 from agentproxy.protocol.fields import Head, KeyFacts
 from agentproxy.protocol.journal import JournalRecord, Report, Reported
-from agentproxy.protocol.key_messages import ServedKey
+from agentproxy.protocol.key_messages import SelectKey, ServedKey
 from agentproxy.protocol.keys import Keygrip
 from agentproxy.protocol.messages import FROM_ORACLE, FROM_RELAY, FromOracle, FromRelay
 from agentproxy.protocol.oracle_messages import Certificate, Credentials, Rejected, Signed, Welcome
 from agentproxy.protocol.relay_messages import FetchCertificate, Hello, Ping, Pong, Sign
+from agentproxy.protocol.seal_messages import Seal
 from agentproxy.runtime.streams import EndOfStream, FramedStream
 from agentproxy.runtime.tls import handshake
 from agentproxy.runtime.tlsstream import TlsStream
@@ -35,6 +36,8 @@ class FakeOracle:
         self.keys = tuple(ServedKey(facts, "modern") for facts in keys)
         self.certificates: dict[str, bytes] = {}
         self.answer: Answerer = self.sign
+        self.seal: Callable[[Seal], Awaitable[FromOracle | None]] | None = None
+        self.select: Callable[[SelectKey], FromOracle] | None = None
         self.bootstraps: dict[str, Credentials] = {}  # by the tokens of enrolment files
         self.rejection: Rejected | None = None
         self.garbage_instead_of_welcome = b""
@@ -74,6 +77,10 @@ class FakeOracle:
 
     def public_key_of(self, keygrip: Keygrip) -> object:
         return self._backend.public_key(keygrip)
+
+    @property
+    def seals(self) -> list[Seal]:
+        return [message for message in self.received if isinstance(message, Seal)]
 
     def tell(self, message: FromOracle) -> None:
         """Send to every connected relay."""
@@ -123,6 +130,12 @@ class FakeOracle:
                 self.answered_hellos += 1
             case Sign():
                 await self._sign(framed, message)
+            case Seal() if self.seal is not None:
+                answer = await self.seal(message)
+                if answer is not None:
+                    framed.send_soon(FROM_ORACLE.encode(answer))
+            case SelectKey() if self.select is not None:
+                framed.send_soon(FROM_ORACLE.encode(self.select(message)))
             case Ping():
                 framed.send_soon(FROM_ORACLE.encode(Pong(message.id)))
             case FetchCertificate():

@@ -8,13 +8,12 @@ import re
 import subprocess
 import sys
 import termios
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO, TextIO
 
 import pytest
-import trio
-import trio.testing
 
 from agentproxy.protocol.errors import ConfigError
 from relay.sealed.fate import Outcome, Result
@@ -32,33 +31,56 @@ def pipe() -> Iterator[tuple[BinaryIO, TextIO]]:
         yield reader, writer
 
 
-async def test_a_slow_reader_holds_up_what_is_begun_and_not_what_is_under_way(
+def test_a_slow_reader_holds_up_who_tells_until_it_reads(
     monkeypatch: pytest.MonkeyPatch, pipe: tuple[BinaryIO, TextIO]
 ) -> None:
     reader, stdout = pipe
     told: list[int] = []
+    full = threading.Event()
 
-    async def tell(report: Report) -> None:
-        for number in range(NUMBER):
-            await report.tell(Result(Path(str(number)), Outcome.FAILED, REASON))
-            told.append(number)
+    def is_interrupted() -> bool:
+        full.set()  # asked by whoever waits for room
+        return False
 
     monkeypatch.setattr(sys, "stdout", stdout)
-    report = Report(NUMBER, as_json=True, quiet=False)
+    report = Report(NUMBER, as_json=True, quiet=False, is_interrupted=is_interrupted)
 
-    async def write() -> None:
-        async with report.writing():
-            await tell(report)
+    def tell() -> None:
+        with report.writing():
+            for number in range(NUMBER):
+                report.tell(Result(Path(str(number)), Outcome.FAILED, REASON))
+                told.append(number)
         stdout.close()
 
-    with trio.fail_after(SECONDS):
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(write)
-            await trio.testing.wait_all_tasks_blocked()  # the event loop is not, though nobody reads
-            assert 64 <= len(told) < NUMBER
-            lines = (await trio.to_thread.run_sync(reader.read)).splitlines()
+    telling = threading.Thread(target=tell)
+    telling.start()
+    assert full.wait(SECONDS)
+    assert 64 <= len(told) < NUMBER
+    lines = reader.read().splitlines()
+    telling.join(SECONDS)
     assert [int(json.loads(line)["file"]) for line in lines] == list(range(NUMBER))
     assert not report.is_good
+
+
+def test_who_interrupts_does_not_wait_for_a_reader_that_never_comes(
+    monkeypatch: pytest.MonkeyPatch, pipe: tuple[BinaryIO, TextIO]
+) -> None:
+    reader, stdout = pipe
+    looks: list[int] = []
+
+    def is_interrupted() -> bool:
+        looks.append(1)
+        return len(looks) > 3
+
+    monkeypatch.setattr(sys, "stdout", stdout)
+    report = Report(NUMBER, as_json=True, quiet=False, is_interrupted=is_interrupted)
+    with report.writing():
+        for number in range(NUMBER):
+            report.tell(Result(Path(str(number)), Outcome.FAILED, REASON))
+    assert report._writer is not None
+    assert report._writer.is_alive()  # it still waits
+    threading.Thread(target=reader.read, daemon=True).start()  # lets it, and with it the stream, go
+    report._writer.join(SECONDS)
 
 
 class FullDisk(io.StringIO):
@@ -68,12 +90,12 @@ class FullDisk(io.StringIO):
         raise OSError(28, "No space left on device")
 
 
-async def test_who_cannot_be_told_ends_the_run_with_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_who_cannot_be_told_ends_the_run_with_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "stdout", FullDisk())
     report = Report(1, as_json=True, quiet=False)
-    with pytest.RaisesGroup(pytest.RaisesExc(ConfigError, match="cannot be told: No space left")):
-        async with report.writing():
-            await report.tell(Result(Path("one"), Outcome.FAILED, "reason"))
+    with pytest.raises(ConfigError, match="cannot be told: No space left"):
+        with report.writing():
+            report.tell(Result(Path("one"), Outcome.FAILED, "reason"))
 
 
 @pytest.mark.parametrize(
@@ -84,13 +106,13 @@ async def test_who_cannot_be_told_ends_the_run_with_one_line(monkeypatch: pytest
         (b"a\xff\n.rpm", {"file": "a\ufffd\n.rpm", "signature": "a\ufffd\n.rpm", "file_bytes": "61ff0a2e72706d"}),
     ],
 )
-async def test_a_name_that_is_no_utf_8_is_told_in_valid_json_and_in_bytes(
+def test_a_name_that_is_no_utf_8_is_told_in_valid_json_and_in_bytes(
     capsys: pytest.CaptureFixture[str], name: bytes, told: dict[str, str]
 ) -> None:
     file = Path(os.fsdecode(name))
     report = Report(1, as_json=True, quiet=False)
-    async with report.writing():
-        await report.tell(Result(file, Outcome.SIGNED, signature=file))
+    with report.writing():
+        report.tell(Result(file, Outcome.SIGNED, signature=file))
     (line,) = capsys.readouterr().out.splitlines()
     assert json.loads(line) == {**told, "outcome": "signed"}
     json.loads(line)["file"].encode("utf-8")  # half a surrogate pair could not be
@@ -125,34 +147,34 @@ def terminal() -> Iterator[tuple[BinaryIO, TextIO]]:
 
 
 @pytest.mark.parametrize(("columns", "has_bar"), [(120, True), (57, True), (40, True), (31, False), (1, False)])
-async def test_the_bar_stays_on_one_line_of_the_terminal(
+def test_the_bar_stays_on_one_line_of_the_terminal(
     monkeypatch: pytest.MonkeyPatch, terminal: tuple[BinaryIO, TextIO], columns: int, has_bar: bool
 ) -> None:
     screen, stderr = terminal
     termios.tcsetwinsize(stderr, (24, columns))
     monkeypatch.setattr(sys, "stderr", stderr)
     report = Report(20, as_json=False, quiet=False)
-    async with report.writing():
+    with report.writing():
         for number in range(20):  # what a terminal takes, though nobody reads yet
-            await report.tell(Result(Path(str(number)), Outcome.SIGNED))
+            report.tell(Result(Path(str(number)), Outcome.SIGNED))
     stderr.write("\nend\n")
     stderr.flush()
     shown = b""
     while not shown.endswith(b"end\r\n"):
-        shown += await trio.to_thread.run_sync(screen.read, 65536)
+        shown += screen.read(65536)
     plain = re.sub(rb"\x1b\[[?0-9]*[a-zA-Z]", b"", shown.removesuffix(b"end\r\n"))
     assert max(len(line) for line in re.split(rb"[\r\n]+", plain)) <= columns
     assert (b"20/20" in plain) == has_bar
 
 
-async def test_who_has_closed_standard_error_has_files_signed_nonetheless(
+def test_who_has_closed_standard_error_has_files_signed_nonetheless(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(sys, "stderr", None)
     report = Report(2, as_json=False, quiet=False)
-    async with report.writing():
-        await report.tell(Result(Path("one"), Outcome.SIGNED))
-        await report.tell(Result(Path("two"), Outcome.FAILED, "reason"))
+    with report.writing():
+        report.tell(Result(Path("one"), Outcome.SIGNED))
+        report.tell(Result(Path("two"), Outcome.FAILED, "reason"))
     report.sum()
     assert not report.is_good
     assert capsys.readouterr().out == ""

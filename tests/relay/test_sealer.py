@@ -30,9 +30,9 @@ from relay.config import OracleAddress, RelayConfig, SocketConfig
 from relay.credentials import CredentialStore, credentials_directory
 from relay.errors import RejectedError, UnreachableError
 from relay.headkeeping import TendedHeads
-from relay.sealed import sealer as sealer_module
 from relay.sealed.errors import NotSealedError
 from relay.sealed.keychoice import KeyWanted, check_for_rpm
+from relay.sealed.renewing import renewable
 from relay.sealed.sealer import Sealer
 from tests.relay.test_client import Oracles
 
@@ -298,15 +298,15 @@ def config_in(state: Path, token: Path) -> RelayConfig:
 
 def test_credentials_are_renewed_by_one_at_a_time_and_by_a_relay_first(tmp_path: Path) -> None:
     ours = config_in(tmp_path, CredentialStore(credentials_directory(tmp_path)).current.token)
-    with sealer_module._renewable(config_in(tmp_path, tmp_path / "elsewhere")) as store:
+    with renewable(config_in(tmp_path, tmp_path / "elsewhere")) as store:
         assert store is None, "somebody else's credentials"
-    with sealer_module._renewable(ours) as first, sealer_module._renewable(ours) as second:
+    with renewable(ours) as first, renewable(ours) as second:
         assert first is not None
         assert second is None, "the first would be revoked by the second's"
     with socket.socket(socket.AF_UNIX) as relay:
         relay.bind(str(ours.control_socket))
         relay.listen()
-        with sealer_module._renewable(ours) as beside_a_relay:
+        with renewable(ours) as beside_a_relay:
             assert beside_a_relay is None
-    with sealer_module._renewable(ours) as behind_a_dead_relay:
+    with renewable(ours) as behind_a_dead_relay:
         assert behind_a_dead_relay is not None

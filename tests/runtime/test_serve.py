@@ -13,7 +13,8 @@ import pytest
 import trio
 import trio.testing
 
-from agentproxy.runtime.serve import FULL_PAUSE_SECONDS, Arrivals, accept_forever, room_for, serve_until_stopped
+from agentproxy.runtime.openfiles import room_for
+from agentproxy.runtime.serve import FULL_PAUSE_SECONDS, Arrivals, accept_forever, serve_until_stopped
 from agentproxy.runtime.unixsocket import bind
 
 

@@ -1,0 +1,99 @@
+"""The way around whatever is in the way: the relay's own client, in a thread with its event loop.
+
+It knows how to find another oracle, to wait for a limit, and to ask again what an oracle failed.
+"""
+
+import threading
+from collections.abc import Awaitable, Callable
+from math import inf
+from queue import SimpleQueue
+
+import trio
+
+from agentproxy.protocol.key_messages import ServedKey
+from agentproxy.protocol.seal_messages import Sealed
+from agentproxy.protocol.values import frozen
+from relay.config import RelayConfig
+from relay.sealed.keychoice import KeyWanted
+from relay.sealed.sealer import Sealer, open_sealer
+from relay.signrequests import SealRequest
+
+__all__ = ["Detour"]
+
+
+@frozen
+class _Errand:
+    """What somebody wants of the client, and who is told that there is none."""
+
+    run: Callable[[Sealer], Awaitable[None]]
+    fail: Callable[[Exception], None]
+
+
+class Detour:
+    """Connected, or trying to be, from now on until it is closed; any thread may call it.
+
+    Args:
+        config: the relay's.
+        deliver: gets the id of each request and what it came to, in the event loop's thread; it must not block.
+    """
+
+    def __init__(self, config: RelayConfig, deliver: Callable[[str, Sealed | Exception], None]) -> None:
+        self._config = config
+        self._deliver = deliver
+        self._scope = trio.CancelScope()
+        self._errands, self._arriving = trio.open_memory_channel[_Errand](inf)
+        began: SimpleQueue[trio.lowlevel.TrioToken] = SimpleQueue()
+        self._thread = threading.Thread(target=trio.run, args=(self._live, began), name="detour", daemon=True)
+        self._thread.start()
+        self._token = began.get()
+
+    def ask(self, key: ServedKey, request: SealRequest) -> None:
+        """Ask for a signature by `key`; what comes of it is delivered, checked."""
+
+        async def run(sealer: Sealer) -> None:
+            try:
+                self._deliver(request.id, await sealer.ask(key, request))
+            except Exception as error:  # noqa: BLE001  it is for whoever asked
+                self._deliver(request.id, error)
+
+        self._send(_Errand(run, lambda error: self._deliver(request.id, error)))
+
+    def choose(self, wanted: KeyWanted) -> ServedKey:
+        """As `Sealer.choose`, once an oracle is there. It blocks.
+
+        Raises:
+            ConfigError: no key fits, or more than one, or the credentials cannot be read.
+            UnreachableError, RejectedError: no oracle is there in time, or none takes this runner.
+        """
+        chosen: SimpleQueue[ServedKey | Exception] = SimpleQueue()
+
+        async def run(sealer: Sealer) -> None:
+            try:
+                chosen.put(await sealer.choose(wanted))
+            except Exception as error:  # noqa: BLE001  as above
+                chosen.put(error)
+
+        self._send(_Errand(run, chosen.put))
+        result = chosen.get()
+        if isinstance(result, Exception):
+            raise result
+        return result
+
+    def _send(self, errand: _Errand) -> None:
+        self._token.run_sync_soon(self._errands.send_nowait, errand)
+
+    async def _live(self, began: "SimpleQueue[trio.lowlevel.TrioToken]") -> None:
+        began.put(trio.lowlevel.current_trio_token())
+        with self._scope:
+            try:
+                async with open_sealer(self._config) as sealer, trio.open_nursery() as nursery:
+                    async for errand in self._arriving:
+                        nursery.start_soon(errand.run, sealer)
+            except Exception as error:  # noqa: BLE001  as above
+                async for errand in self._arriving:
+                    errand.fail(error)
+
+    def close(self) -> None:
+        """End it, whatever is under way. It blocks while the client says goodbye, some seconds at most."""
+        self._token.run_sync_soon(self._scope.cancel)
+        self._thread.join()
