@@ -233,7 +233,9 @@ class Run:
         with self._crew.changed:
             self._is_listening = False
             for request_id, answer in answers:
-                self._answered.append((*self._asked.pop(request_id), answer))
+                asked = self._asked.pop(request_id, None)
+                if asked is not None:  # else an interrupted run wanted it, before this one
+                    self._answered.append((*asked, answer))
 
     def _put(self, file: Path, piece: Piece, answer: Sealed | Exception) -> None:
         """Put a file that has its signature in the place of the one that has none."""

@@ -236,3 +236,23 @@ def test_an_interrupted_run_begins_nothing_more(tmp_path: Path) -> None:
     assert len(asker.asked) == 1
     assert not told
     assert sorted(tmp_path.iterdir()) == files
+
+
+def test_an_answer_that_an_interrupted_run_did_not_wait_for_is_none_of_the_next_ones(tmp_path: Path) -> None:
+    interrupted: list[bool] = []
+    told: list[Outcome] = []
+
+    def late(request: SealRequest) -> Sealed | None:
+        if len(asker.asked) == 1:
+            interrupted.append(True)
+            return None
+        asker.give(asker.asked[0], sealed(asker.asked[0]))
+        return sealed(request)
+
+    asker = Asker(late)
+    batch = Batch(asker, WAY, lambda result: told.append(result.outcome), lambda: len(interrupted) == 1)
+    files = files_in(tmp_path, 1)
+    assert not batch.sign_detached(files)
+    interrupted.append(True)
+    assert batch.sign_detached(files)
+    assert told == [Outcome.SIGNED]
