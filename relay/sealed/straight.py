@@ -11,6 +11,7 @@ import select
 import socket
 import ssl
 import threading
+import time
 from contextlib import suppress
 
 from agentproxy.protocol.errors import BlindOracleError, RemoteProtocolError
@@ -155,13 +156,14 @@ class StraightWay:
         self.send(question, question.id)
         waiting = select.poll()
         waiting.register(self, select.POLLIN)
-        while True:
+        until = time.monotonic() + PATIENCE_SECONDS
+        while (left := until - time.monotonic()) > 0:
             for reply in self.receive():
                 if isinstance(reply, SelectedKey | Refused):
                     return reply
                 raise UnusualError(f"the oracle said {reply.tag}")
-            if not waiting.poll(PATIENCE_SECONDS * 1000):
-                raise UnusualError("no answer in time")
+            waiting.poll(left * 1000)
+        raise UnusualError("no answer in time")
 
     def _write(self, message: FromRelay) -> None:
         frame = encode_frame(FROM_RELAY.encode(message))

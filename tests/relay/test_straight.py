@@ -1,0 +1,81 @@
+"""The straight way over a stream of which the test holds the other end: what an oracle says, and in which pieces."""
+
+import contextlib
+import socket
+import ssl
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+
+import pytest
+
+from agentproxy.protocol.frames import FrameReader, encode_frame
+from agentproxy.protocol.key_messages import SelectKey
+from agentproxy.protocol.messages import FROM_ORACLE, FromOracle
+from agentproxy.protocol.oracle_messages import Welcome
+from agentproxy.protocol.relay_messages import Ping
+from relay.heads import Heads
+from relay.introduction import tls_context
+from relay.sealed import straight as straight_module
+from relay.sealed.straight import StraightWay, UnusualError
+from relay.signrequests import new_request_id
+from tests.relay.conftest import Runner, oracle_context
+from tests.relay.test_sealer import HEAD, KEY
+
+SECONDS = 20
+
+
+@contextmanager
+def at_once(work: Callable[[], None]) -> Iterator[None]:
+    """`work` in a thread, which must end soon after the block."""
+    thread = threading.Thread(target=work, daemon=True)
+    thread.start()
+    yield
+    thread.join(SECONDS)
+    assert not thread.is_alive()
+
+
+@contextmanager
+def connected(runner: Runner, max_in_flight: int = 64) -> Iterator[tuple[StraightWay, ssl.SSLSocket]]:
+    """A welcomed client, and the oracle's end."""
+    ours, theirs = socket.socketpair()
+    with contextlib.ExitStack() as stack:
+        for end in (ours, theirs):
+            end.settimeout(SECONDS)
+        server = oracle_context(runner.directory, runner.authority).wrap_socket(
+            theirs, server_side=True, do_handshake_on_connect=False
+        )
+        stack.enter_context(server)
+        with at_once(server.do_handshake):
+            stream = tls_context(runner.config).wrap_socket(ours, server_hostname="localhost")
+        stream.setblocking(False)
+        welcome = Welcome(1, "node-a", "b1", "fake", datetime.now(UTC), (KEY,), max_in_flight, HEAD, fallback=False)
+        way = StraightWay(stream, FrameReader(), welcome, Heads(runner.config.state / "heads.json"))
+        with contextlib.closing(way):
+            yield way, server
+
+
+def framed(*messages: FromOracle) -> bytes:
+    return b"".join(encode_frame(FROM_ORACLE.encode(message)) for message in messages)
+
+
+def test_an_oracle_that_says_much_and_not_which_key_is_not_waited_for(
+    runner: Runner, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(straight_module, "PATIENCE_SECONDS", 0.3)
+    with connected(runner) as (way, oracle):
+
+        def ping() -> None:
+            with contextlib.suppress(OSError):
+                while oracle.recv(65_536):  # the question, then each pong
+                    oracle.sendall(framed(Ping("0" * 32)))
+
+        def ask() -> None:
+            with pytest.raises(UnusualError, match="in time"):
+                way.select(SelectKey(new_request_id(), "el9-x86_64", None))
+
+        with at_once(ping):
+            with at_once(ask):
+                pass
+            oracle.shutdown(socket.SHUT_RDWR)
