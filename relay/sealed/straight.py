@@ -37,6 +37,9 @@ SOFTWARE = "blind-oracle-sign/0.1.0"
 PATIENCE_SECONDS = 2.0
 WRITE_SECONDS = 5.0  # for some hundred bytes
 _READ_BYTES = 65_536
+# At one time: what a hundred answers have. An oracle that talks without end would else keep whoever reads from looking
+# at the clock, and fill our memory.
+_MOST_BYTES = 65_536
 
 Reply = Sealed | SelectedKey | Refused | Failed
 
@@ -96,7 +99,7 @@ class StraightWay:
             self._in_flight.add(request_id)
 
     def receive(self) -> list[Reply]:
-        """All answers that have come, without waiting.
+        """Answers that have come, without waiting; none may also mean that there is more to read.
 
         Raises:
             UnusualError: the connection ended, or what came is for the detour. Answers before it came out before.
@@ -116,14 +119,20 @@ class StraightWay:
             return replies
 
     def _read(self) -> UnusualError | None:
+        read = 0
         try:
-            while data := self._stream.recv(_READ_BYTES):
+            # A record is read whole, so poll(2) knows of what is left.
+            while read < _MOST_BYTES:
+                data = self._stream.recv(_READ_BYTES)
+                if not data:
+                    return UnusualError("the oracle closed the connection")
                 self._reader.receive_data(data)
+                read += len(data)
         except (ssl.SSLWantReadError, ssl.SSLWantWriteError):
             return None
         except OSError as error:
             return UnusualError(explain(error))
-        return UnusualError("the oracle closed the connection")
+        return None
 
     def _take(self, message: FromOracle, replies: list[Reply]) -> None:
         match message:

@@ -1,6 +1,7 @@
 """The straight way over a stream of which the test holds the other end: what an oracle says, and in which pieces."""
 
 import contextlib
+import select
 import socket
 import ssl
 import threading
@@ -14,14 +15,15 @@ from agentproxy.protocol.frames import FrameReader, encode_frame
 from agentproxy.protocol.key_messages import SelectKey
 from agentproxy.protocol.messages import FROM_ORACLE, FromOracle
 from agentproxy.protocol.oracle_messages import Welcome
-from agentproxy.protocol.relay_messages import Ping
+from agentproxy.protocol.relay_messages import Ping, Pong
+from agentproxy.protocol.seal_messages import Seal
 from relay.heads import Heads
 from relay.introduction import tls_context
 from relay.sealed import straight as straight_module
 from relay.sealed.straight import StraightWay, UnusualError
-from relay.signrequests import new_request_id
+from relay.signrequests import SealRequest, new_request_id
 from tests.relay.conftest import Runner, oracle_context
-from tests.relay.test_sealer import HEAD, KEY
+from tests.relay.test_sealer import HEAD, KEY, STATE, honest
 
 SECONDS = 20
 
@@ -58,6 +60,28 @@ def connected(runner: Runner, max_in_flight: int = 64) -> Iterator[tuple[Straigh
 
 def framed(*messages: FromOracle) -> bytes:
     return b"".join(encode_frame(FROM_ORACLE.encode(message)) for message in messages)
+
+
+def asked(way: StraightWay) -> Seal:
+    request = SealRequest(new_request_id(), KEY.facts.keygrip, STATE).message(1000)
+    way.send(request, request.id)
+    return request
+
+
+def test_an_oracle_that_talks_without_end_is_read_in_parts(runner: Runner) -> None:
+    chatter = framed(Pong("0" * 32)) * 2000
+    with connected(runner) as (way, oracle):
+        answer = honest(asked(way))
+        oracle.sendall(chatter + framed(answer))
+        assert way.receive() == []  # who waits can look at the clock
+        waiting = select.poll()
+        waiting.register(way, select.POLLIN)
+        parts = 1
+        while not (replies := way.receive()):
+            parts += 1
+            assert waiting.poll(SECONDS * 1000)
+        assert replies == [answer]
+        assert parts < len(chatter) // 16_384
 
 
 def test_an_oracle_that_says_much_and_not_which_key_is_not_waited_for(
