@@ -144,11 +144,11 @@ class Asker:
     def _look(self, straight: StraightWay, found: list[Answer]) -> None:
         if self._broken is not None:
             raise self._broken
-        replies = straight.receive()
+        while replies := straight.receive():  # until what ended the way behind them has shown
+            self._heard = time.monotonic()
+            for reply in replies:
+                self._take(reply, found)
         now = time.monotonic()
-        for reply in replies:
-            self._heard = now
-            self._take(reply, found)
         self._is_retired |= straight.is_leaving
         self._keep_time(now, found)
         if self._is_retired and not self._open:

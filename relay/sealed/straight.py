@@ -73,7 +73,7 @@ class StraightWay:
         self._window = max(1, welcome.max_in_flight)
         self._in_flight: set[str] = set()
         self._unsent: list[FromRelay] = []  # behind the window
-        self._is_closed = False
+        self._problem: UnusualError | None = None  # why nothing more is read or written
         self._lock = threading.Lock()  # OpenSSL knows nothing of threads
         ahead_seconds(welcome)
         if welcome.head is not None:
@@ -90,8 +90,8 @@ class StraightWay:
             UnusualError: the connection broke.
         """
         with self._lock:
-            if self._is_closed:
-                raise UnusualError("it was closed here")
+            if self._problem is not None:
+                raise self._problem
             if len(self._in_flight) >= self._window:
                 self._unsent.append(message)
             else:
@@ -104,19 +104,20 @@ class StraightWay:
         Raises:
             UnusualError: the connection ended, or what came is for the detour. Answers before it came out before.
         """
+        replies: list[Reply] = []
         with self._lock:
-            problem = self._read()
-            replies: list[Reply] = []
-            try:
-                while (payload := self._reader.next_payload()) is not None:
-                    self._take(FROM_ORACLE.decode(payload), replies)
-            except RemoteProtocolError as error:
-                problem = UnusualError(str(error))
-            except UnusualError as error:
-                problem = error
-            if problem is not None and not replies:
-                raise problem
-            return replies
+            if self._problem is None:
+                self._problem = self._read()
+                try:
+                    while (payload := self._reader.next_payload()) is not None:
+                        self._take(FROM_ORACLE.decode(payload), replies)
+                except RemoteProtocolError as error:
+                    self._problem = UnusualError(str(error))
+                except UnusualError as error:
+                    self._problem = error
+            if self._problem is not None and not replies:
+                raise self._problem
+        return replies
 
     def _read(self) -> UnusualError | None:
         read = 0
@@ -182,14 +183,19 @@ class StraightWay:
                     frame = frame[self._stream.send(frame) :]
                 except ssl.SSLWantWriteError:
                     if not _is_writable(self._stream):
-                        raise UnusualError("the oracle does not read") from None
+                        raise self._failed("the oracle does not read") from None
         except OSError as error:
-            raise UnusualError(explain(error)) from error
+            raise self._failed(explain(error)) from error
+
+    def _failed(self, reason: str) -> UnusualError:
+        """Behind a part of a frame nobody may write another one."""
+        self._problem = UnusualError(reason)
+        return self._problem
 
     def close(self) -> None:
         """Say goodbye, without waiting for an answer."""
         with self._lock:
-            self._is_closed = True
+            self._problem = UnusualError("it was closed here")
             with suppress(OSError):
                 self._stream.unwrap()
             self._stream.close()

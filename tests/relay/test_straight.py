@@ -14,7 +14,7 @@ import pytest
 from agentproxy.protocol.frames import FrameReader, encode_frame
 from agentproxy.protocol.key_messages import SelectKey
 from agentproxy.protocol.messages import FROM_ORACLE, FromOracle
-from agentproxy.protocol.oracle_messages import Welcome
+from agentproxy.protocol.oracle_messages import Drain, Welcome
 from agentproxy.protocol.relay_messages import Ping, Pong
 from agentproxy.protocol.seal_messages import Seal
 from relay.heads import Heads
@@ -82,6 +82,19 @@ def test_an_oracle_that_talks_without_end_is_read_in_parts(runner: Runner) -> No
             assert waiting.poll(SECONDS * 1000)
         assert replies == [answer]
         assert parts < len(chatter) // 16_384
+
+
+@pytest.mark.parametrize("trouble", [b'{"type":"nonsense"}', b"{", FROM_ORACLE.encode(Drain())])
+def test_what_follows_answers_and_is_not_as_usual_ends_the_way_behind_them(runner: Runner, trouble: bytes) -> None:
+    with connected(runner, max_in_flight=1) as (way, oracle):
+        first, *_ = [asked(way) for _ in range(3)]
+        oracle.sendall(framed(honest(first)) + encode_frame(trouble))
+        assert way.receive() == [honest(first)]
+        for _ in range(2):
+            with pytest.raises(UnusualError):
+                way.receive()
+        with pytest.raises(UnusualError):
+            asked(way)
 
 
 def test_an_oracle_that_says_much_and_not_which_key_is_not_waited_for(
