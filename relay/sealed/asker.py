@@ -86,7 +86,7 @@ class Asker:
                 return _chosen(self._straight, wanted)
             except UnusualError as error:
                 self._abandon(error)
-        return self._around().choose(wanted)
+        return self._around(time.monotonic() + self._config.deadline_seconds).choose(wanted)
 
     def ask(self, key: ServedKey, request: SealRequest) -> None:
         """Ask for a signature by `key`; `answers` has what comes of it."""
@@ -98,7 +98,8 @@ class Asker:
                     self._heard = now
                 self._open[request.id] = _Question(key, request, now + self._config.deadline_seconds)
         if straight is None:
-            self._around().ask(key, request)
+            expires = now + self._config.deadline_seconds
+            self._around(expires).ask(key, request, expires)
             return
         try:
             straight.send(request.message(self._config.deadline_seconds * 1000), request.id)
@@ -166,7 +167,7 @@ class Asker:
         else:
             # A limit, or a failure that another oracle may not have: those behind this one would meet it as well.
             self._is_retired = True
-            self._around().ask(question.key, question.request)
+            self._around(question.expires).ask(question.key, question.request, question.expires)
 
     def _keep_time(self, now: float, found: list[Answer]) -> None:
         while (first := next(iter(self._open.values()), None)) is not None and first.expires <= now:
@@ -195,14 +196,15 @@ class Asker:
             straight.close()
             self._heads.write()  # here: the detour reads the file
         for question in questions:
-            self._around().ask(question.key, question.request)
+            self._around(questions[-1].expires).ask(question.key, question.request, question.expires)
 
-    def _around(self) -> "Detour":
+    def _around(self, expires: float) -> "Detour":
+        """The detour; one that begins now finds an oracle until `expires`, on the monotonic clock, or never."""
         with self._lock:
             if self._detour is None:
                 from relay.sealed.detour import Detour  # noqa: PLC0415  few need it, and it is what takes long to load
 
-                self._detour = Detour(self._config, self._deliver)
+                self._detour = Detour(self._config, self._deliver, expires)
             return self._detour
 
     def _deliver(self, request_id: str, result: Sealed | Exception) -> None:

@@ -4,6 +4,7 @@ It knows how to find another oracle, to wait for a limit, and to ask again what 
 """
 
 import threading
+import time
 from collections.abc import Awaitable, Callable
 from math import inf
 from queue import SimpleQueue
@@ -35,11 +36,13 @@ class Detour:
     Args:
         config: the relay's.
         deliver: gets the id of each request and what it came to, in the event loop's thread; it must not block.
+        expires: until when, on the monotonic clock, an oracle is waited for.
     """
 
-    def __init__(self, config: RelayConfig, deliver: Callable[[str, Sealed | Exception], None]) -> None:
+    def __init__(self, config: RelayConfig, deliver: Callable[[str, Sealed | Exception], None], expires: float) -> None:
         self._config = config
         self._deliver = deliver
+        self._expires = expires
         self._scope = trio.CancelScope()
         self._errands, self._arriving = trio.open_memory_channel[_Errand](inf)
         began: SimpleQueue[trio.lowlevel.TrioToken] = SimpleQueue()
@@ -47,12 +50,16 @@ class Detour:
         self._thread.start()
         self._token = began.get()
 
-    def ask(self, key: ServedKey, request: SealRequest) -> None:
-        """Ask for a signature by `key`; what comes of it is delivered, checked."""
+    def ask(self, key: ServedKey, request: SealRequest, expires: float) -> None:
+        """Ask for a signature by `key`; what comes of it is delivered, checked.
+
+        Args:
+            expires: on the monotonic clock; it may have waited on another way before.
+        """
 
         async def run(sealer: Sealer) -> None:
             try:
-                self._deliver(request.id, await sealer.ask(key, request))
+                self._deliver(request.id, await sealer.ask(key, request, expires - time.monotonic()))
             except Exception as error:  # noqa: BLE001  it is for whoever asked
                 self._deliver(request.id, error)
 
@@ -86,7 +93,8 @@ class Detour:
         began.put(trio.lowlevel.current_trio_token())
         with self._scope:
             try:
-                async with open_sealer(self._config) as sealer, trio.open_nursery() as nursery:
+                patience_seconds = self._expires - time.monotonic()
+                async with open_sealer(self._config, patience_seconds) as sealer, trio.open_nursery() as nursery:
                     async for errand in self._arriving:
                         nursery.start_soon(errand.run, sealer)
             except Exception as error:  # noqa: BLE001  as above

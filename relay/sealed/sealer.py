@@ -75,14 +75,15 @@ class Sealer:
         """Stay connected until cancelled."""
         await self._client.run()
 
-    async def welcome(self) -> None:
-        """Return once an oracle has taken us and told its keys.
+    async def welcome(self, patience_seconds: float | None = None) -> None:
+        """Return once an oracle has taken us and told its keys, within the configuration's deadline or what is given.
 
         Raises:
             UnreachableError: none was there in time.
             RejectedError: none takes this runner.
         """
-        with trio.move_on_after(self._deadline_seconds):
+        patience_seconds = self._deadline_seconds if patience_seconds is None else patience_seconds
+        with trio.move_on_after(max(0.0, patience_seconds)):
             await self._client.met()
             await self._keys_known.wait()
         if self._keys is None:
@@ -109,8 +110,11 @@ class Sealer:
         """A signature over the document behind `state`; as `ask`."""
         return await self.ask(key, SealRequest(new_request_id(), key.facts.keygrip, state, distribution, claims))
 
-    async def ask(self, key: ServedKey, request: SealRequest) -> Sealed:
+    async def ask(self, key: ServedKey, request: SealRequest, left_seconds: float | None = None) -> Sealed:
         """What is asked for, checked with the public key of the key list.
+
+        Args:
+            left_seconds: of the configuration's deadline; None: all of it.
 
         Where a limit makes us wait, the deadline begins anew with each signature that another of our requests gets.
 
@@ -119,7 +123,7 @@ class Sealer:
             UnreachableError, DeadlineError: no oracle in reach, or no answer in time.
             RejectedError: no oracle takes this runner.
         """
-        expires = trio.current_time() + self._deadline_seconds
+        expires = trio.current_time() + (self._deadline_seconds if left_seconds is None else left_seconds)
         while True:
             answer = await self._client.seal(request, expires - trio.current_time())
             if isinstance(answer, Sealed):
@@ -137,12 +141,16 @@ class Sealer:
 
 
 @asynccontextmanager
-async def open_sealer(config: RelayConfig) -> AsyncIterator[Sealer]:
+async def open_sealer(config: RelayConfig, patience_seconds: float | None = None) -> AsyncIterator[Sealer]:
     """Connect to the oracle that relay.yaml names, and stay connected for as long as the block lasts.
+
+    Args:
+        config: the relay's.
+        patience_seconds: how long to wait for an oracle; None: the configuration's deadline.
 
     Raises:
         ConfigError: the credentials cannot be read.
-        UnreachableError: no oracle was there within the configuration's deadline.
+        UnreachableError: no oracle was there in time.
         RejectedError: no oracle takes this runner.
     """
     heads = TendedHeads(config.state / "heads.json")
@@ -156,7 +164,7 @@ async def open_sealer(config: RelayConfig) -> AsyncIterator[Sealer]:
             nursery.start_soon(sealer.run)
             nursery.start_soon(heads.keep)
             try:
-                await sealer.welcome()
+                await sealer.welcome(patience_seconds)
                 yield sealer
             except Exception as error:  # noqa: BLE001  carried past the nursery, which would wrap it into a group
                 failure = error

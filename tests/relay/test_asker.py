@@ -245,6 +245,18 @@ async def test_an_answer_that_comes_too_late_is_none(served: Runner) -> None:
     assert [type(answer) for answer in answers] == [Sealed, DeadlineError]
 
 
+async def test_what_goes_around_keeps_its_deadline(served: Runner, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(asker_module, "STALL_SECONDS", 2.5)
+    served.oracle.seal = unanswered
+    served.with_deadline(3)
+    async with asking(served) as asker:
+        began = trio.current_time()
+        (answer,) = await came_of(asker)
+        assert isinstance(answer, DeadlineError | UnreachableError)
+        assert trio.current_time() - began < 2.5 + 2.0  # less than a stall and a deadline behind it
+    assert served.oracle.connections == 2
+
+
 async def test_who_is_woken_gets_what_there_is(served: Runner) -> None:
     served.oracle.seal = unanswered
     async with asking(served) as asker:
