@@ -91,18 +91,18 @@ class Asker:
     def ask(self, key: ServedKey, request: SealRequest) -> None:
         """Ask for a signature by `key`; `answers` has what comes of it."""
         now = time.monotonic()
+        expires = now + self._config.deadline_seconds
         with self._lock:
             straight = None if self._is_retired else self._straight
             if straight is not None:
                 if not self._open:
                     self._heard = now
-                self._open[request.id] = _Question(key, request, now + self._config.deadline_seconds)
+                self._open[request.id] = _Question(key, request, expires)
         if straight is None:
-            expires = now + self._config.deadline_seconds
             self._around(expires).ask(key, request, expires)
             return
         try:
-            straight.send(request.message(self._config.deadline_seconds * 1000), request.id)
+            straight.send(lambda: request.message(_left_ms(expires)), request.id)
         except UnusualError as error:
             self._broken = error  # for whoever takes the answers, who lets all that is open go around
             self.wake()
@@ -227,6 +227,10 @@ class Asker:
         os.close(self._waking)
         os.close(self._waker)
         return None if straight is None or detour is not None else straight.credentials
+
+
+def _left_ms(expires: float) -> int:
+    return max(0, int((expires - time.monotonic()) * 1000))
 
 
 def _chosen(straight: StraightWay, wanted: KeyWanted) -> ServedKey:

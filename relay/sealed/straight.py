@@ -12,6 +12,7 @@ import socket
 import ssl
 import threading
 import time
+from collections.abc import Callable
 from contextlib import suppress
 
 from agentproxy.protocol.errors import BlindOracleError, RemoteProtocolError
@@ -72,7 +73,7 @@ class StraightWay:
         self._heads = heads
         self._window = max(1, welcome.max_in_flight)
         self._in_flight: set[str] = set()
-        self._unsent: list[FromRelay] = []  # behind the window
+        self._unsent: list[Callable[[], FromRelay]] = []  # behind the window
         self._problem: UnusualError | None = None  # why nothing more is read or written
         self._lock = threading.Lock()  # OpenSSL knows nothing of threads
         ahead_seconds(welcome)
@@ -83,8 +84,12 @@ class StraightWay:
         """For poll(2); only worth it after `receive`, since a part may be here already."""
         return self._stream.fileno()
 
-    def send(self, message: FromRelay, request_id: str) -> None:
+    def send(self, make: Callable[[], FromRelay], request_id: str) -> None:
         """Send a request now, or when the oracle has answered some of those before it.
+
+        Args:
+            make: called when it is sent, since it says how long the oracle may still take.
+            request_id: its id.
 
         Raises:
             UnusualError: the connection broke.
@@ -93,9 +98,9 @@ class StraightWay:
             if self._problem is not None:
                 raise self._problem
             if len(self._in_flight) >= self._window:
-                self._unsent.append(message)
+                self._unsent.append(make)
             else:
-                self._write(message)
+                self._write(make())
             self._in_flight.add(request_id)
 
     def receive(self) -> list[Reply]:
@@ -145,7 +150,7 @@ class StraightWay:
                     self._heads.note(message.head)
                 replies.append(message)
                 if self._unsent:
-                    self._write(self._unsent.pop(0))
+                    self._write(self._unsent.pop(0)())
             case Ping():
                 self._write(Pong(message.id))
             case Pong() | KeysChanged():
@@ -163,7 +168,7 @@ class StraightWay:
         Raises:
             UnusualError: the connection ended, or there is no answer in time.
         """
-        self.send(question, question.id)
+        self.send(lambda: question, question.id)
         waiting = select.poll()
         waiting.register(self, select.POLLIN)
         until = time.monotonic() + PATIENCE_SECONDS

@@ -126,6 +126,14 @@ async def test_no_more_requests_are_under_way_than_the_oracle_wants(served: Runn
     assert 1 <= most <= 3
 
 
+async def test_requests_that_wait_for_others_tell_the_oracle_how_long_they_may_still_take(served: Runner) -> None:
+    served.oracle.max_in_flight = 1
+    async with asking(served) as asker:
+        assert len(await came_of(asker, 20)) == 20
+    first, *_, last = served.oracle.seals
+    assert last.remaining_ms < first.remaining_ms <= served.config.deadline_seconds * 1000
+
+
 async def test_which_of_several_keys_is_for_a_distribution_says_the_oracle(served: Runner) -> None:
     served.oracle.keys = (EL9, EL10)
     wanted = KeyWanted(distribution="el9-x86_64")

@@ -13,7 +13,7 @@ import pytest
 
 from agentproxy.protocol.frames import FrameReader, encode_frame
 from agentproxy.protocol.key_messages import SelectKey
-from agentproxy.protocol.messages import FROM_ORACLE, FromOracle
+from agentproxy.protocol.messages import FROM_ORACLE, FROM_RELAY, FromOracle, FromRelay
 from agentproxy.protocol.oracle_messages import Drain, Welcome
 from agentproxy.protocol.relay_messages import Ping, Pong
 from agentproxy.protocol.seal_messages import Seal
@@ -64,8 +64,15 @@ def framed(*messages: FromOracle) -> bytes:
 
 def asked(way: StraightWay) -> Seal:
     request = SealRequest(new_request_id(), KEY.facts.keygrip, STATE).message(1000)
-    way.send(request, request.id)
+    way.send(lambda: request, request.id)
     return request
+
+
+def received(oracle: ssl.SSLSocket) -> FromRelay:
+    reader = FrameReader()
+    while (payload := reader.next_payload()) is None:
+        reader.receive_data(oracle.recv(65_536))
+    return FROM_RELAY.decode(payload)
 
 
 def test_an_oracle_that_talks_without_end_is_read_in_parts(runner: Runner) -> None:
@@ -95,6 +102,19 @@ def test_what_follows_answers_and_is_not_as_usual_ends_the_way_behind_them(runne
                 way.receive()
         with pytest.raises(UnusualError):
             asked(way)
+
+
+def test_a_request_that_waited_for_others_says_how_long_it_may_still_take(runner: Runner) -> None:
+    left = 1000
+    second = SealRequest(new_request_id(), KEY.facts.keygrip, STATE)
+    with connected(runner, max_in_flight=1) as (way, oracle):
+        first = asked(way)
+        way.send(lambda: second.message(left), second.id)
+        assert received(oracle) == first
+        left = 100
+        oracle.sendall(framed(honest(first)))
+        assert way.receive() == [honest(first)]
+        assert received(oracle) == second.message(100)
 
 
 def test_an_oracle_that_says_much_and_not_which_key_is_not_waited_for(
