@@ -7,7 +7,8 @@ import ssl
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from datetime import UTC, datetime
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
 
 import pytest
 
@@ -16,7 +17,7 @@ from agentproxy.protocol.key_messages import SelectKey
 from agentproxy.protocol.messages import FROM_ORACLE, FROM_RELAY, FromOracle, FromRelay
 from agentproxy.protocol.oracle_messages import Drain, Welcome
 from agentproxy.protocol.relay_messages import Ping, Pong
-from agentproxy.protocol.seal_messages import Seal
+from agentproxy.protocol.seal_messages import Seal, Sealed
 from relay.heads import Heads
 from relay.introduction import tls_context
 from relay.sealed import straight as straight_module
@@ -39,7 +40,9 @@ def at_once(work: Callable[[], None]) -> Iterator[None]:
 
 
 @contextmanager
-def connected(runner: Runner, max_in_flight: int = 64) -> Iterator[tuple[StraightWay, ssl.SSLSocket]]:
+def connected(
+    runner: Runner, max_in_flight: int = 64, heads: Heads | None = None, time: datetime | None = None
+) -> Iterator[tuple[StraightWay, ssl.SSLSocket]]:
     """A welcomed client, and the oracle's end."""
     ours, theirs = socket.socketpair()
     with contextlib.ExitStack() as stack:
@@ -52,8 +55,9 @@ def connected(runner: Runner, max_in_flight: int = 64) -> Iterator[tuple[Straigh
         with at_once(server.do_handshake):
             stream = tls_context(runner.config).wrap_socket(ours, server_hostname="localhost")
         stream.setblocking(False)
-        welcome = Welcome(1, "node-a", "b1", "fake", datetime.now(UTC), (KEY,), max_in_flight, HEAD, fallback=False)
-        way = StraightWay(stream, FrameReader(), welcome, Heads(runner.config.state / "heads.json"))
+        now = time or datetime.now(UTC)
+        welcome = Welcome(1, "node-a", "b1", "fake", now, (KEY,), max_in_flight, HEAD, fallback=False)
+        way = StraightWay(stream, FrameReader(), welcome, heads or Heads(runner.config.state / "heads.json"))
         with contextlib.closing(way):
             yield way, server
 
@@ -73,6 +77,32 @@ def received(oracle: ssl.SSLSocket) -> FromRelay:
     while (payload := reader.next_payload()) is None:
         reader.receive_data(oracle.recv(65_536))
     return FROM_RELAY.decode(payload)
+
+
+def test_an_answer_that_nobody_asked_for_or_that_came_before_counts_for_nothing(runner: Runner) -> None:
+    heads = Heads(runner.config.state / "heads.json")
+    with connected(runner, heads=heads) as (way, oracle):
+        request = asked(way)
+        answer = honest(request)
+        assert isinstance(answer, Sealed)
+        to_nobody = replace(answer, id="0" * 32, head=replace(HEAD, node="node-b"))
+        oracle.sendall(framed(to_nobody, answer, answer))
+        assert way.receive() == [answer]
+    assert heads.all() == (HEAD,)
+
+
+def test_a_log_that_was_cut_and_a_clock_that_differs_are_told(runner: Runner, caplog: pytest.LogCaptureFixture) -> None:
+    heads = Heads(runner.config.state / "heads.json")
+    heads.note(replace(HEAD, sequence=HEAD.sequence + 1))
+    with connected(runner, heads=heads, time=datetime.now(UTC) - timedelta(hours=1)):
+        assert "audit log was cut" in caplog.text
+        assert "this clock and the oracle's differ" in caplog.text
+
+
+def test_an_oracle_that_wants_nothing_at_once_gets_one_request_after_the_other(runner: Runner) -> None:
+    with connected(runner, max_in_flight=0) as (way, oracle):
+        request = asked(way)
+        assert received(oracle) == request
 
 
 def test_an_oracle_that_talks_without_end_is_read_in_parts(runner: Runner) -> None:
