@@ -200,7 +200,7 @@ def _reported(
             report = Report(total, as_json=common.as_json, quiet=common.quiet, is_interrupted=is_interrupted)
             with report.writing():
                 is_whole = sign(Batch(asker, way, report.tell, is_interrupted))
-        if not is_whole:
+        if not is_whole or not report.is_written:  # also when only the last lines wait for whoever reads
             raise _InterruptedError
     return report
 

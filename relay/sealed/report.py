@@ -132,6 +132,11 @@ class Report:
             self._bar.update(1)
 
     @property
+    def is_written(self) -> bool:
+        """Whether all that was told is written, behind `writing`; else the writer may still hold the stream."""
+        return self._writer is None or not self._writer.is_alive()
+
+    @property
     def is_good(self) -> bool:
         """Whether all files are as their user wants them."""
         return not self._counts[Outcome.FAILED] and not self._counts[Outcome.NOT_TRIED]

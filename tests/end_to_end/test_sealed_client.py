@@ -1,6 +1,7 @@
 """`blind-oracle-sign`: packages, files and repositories signed without gpg or rpm, as their users' tools see them."""
 
 import contextlib
+import fcntl
 import json
 import os
 import pty
@@ -585,6 +586,26 @@ def test_who_interrupts_a_run_does_not_wait_for_its_reader(system: System, tmp_p
     missing = [str(tmp_path / f"{number:04d}{'x' * 200}.rpm") for number in range(600)]  # their lines fill any pipe
     words = (SIGN, "rpm", "--json", "--key", "modern", *missing)
     reading, writing = os.pipe()
+    process = subprocess.Popen(words, env=system.environment, stdout=writing, stderr=subprocess.DEVNULL)
+    try:
+        until(lambda: not select.select([], [writing], [], 0)[1], "the pipe is full")
+        process.send_signal(signal.SIGINT)
+        assert process.wait(SECONDS) == 130
+    finally:
+        process.kill()
+        process.wait()
+        os.close(reading)
+        os.close(writing)
+
+
+def test_who_interrupts_a_run_whose_results_are_not_read_yet_does_not_take_it_for_a_whole_one(
+    system: System, tmp_path: Path
+) -> None:
+    """All files are done with, as many as a run goes ahead of its reader, and their lines are not with the reader."""
+    missing = [str(tmp_path / f"{number:04d}{'x' * 200}.rpm") for number in range(60)]
+    words = (SIGN, "rpm", "--json", "--key", "modern", *missing)
+    reading, writing = os.pipe()
+    fcntl.fcntl(writing, fcntl.F_SETPIPE_SZ, 4096)
     process = subprocess.Popen(words, env=system.environment, stdout=writing, stderr=subprocess.DEVNULL)
     try:
         until(lambda: not select.select([], [writing], [], 0)[1], "the pipe is full")
