@@ -25,7 +25,7 @@ class Loading:
 
     def __init__(self, name: str, done: Callable[[], None] = _nobody) -> None:
         self.is_done = False
-        self.error: ImportError | None = None
+        self.error: Exception | None = None
         self._name = name
         self._done = done
         self._thread = threading.Thread(target=self._load, name="loading", daemon=True)
@@ -34,7 +34,7 @@ class Loading:
     def _load(self) -> None:
         try:
             importlib.import_module(self._name)
-        except ImportError as error:
+        except Exception as error:  # noqa: BLE001  a disk that cannot be read, say: it comes out where it is waited for
             self.error = error
         else:
             self.is_done = True
@@ -44,7 +44,7 @@ class Loading:
         """Return once it is there.
 
         Raises:
-            ImportError: it cannot be.
+            Exception: what kept it from being imported.
         """
         self._thread.join()
         if self.error is not None:

@@ -30,8 +30,7 @@ __all__ = ["Asking", "Job", "Run"]
 
 # Reading, hashing and fsync block: more threads than processors, since with a slow disk they mostly wait for that.
 _THREADS = 8
-# Files that one fsync of their directory is kept waiting for, and so long at most: a file waits longer for its
-# signature.
+# Files that one fsync of their directory waits for, and so long at most: a file waits longer for its signature.
 GATHER = 16
 GATHER_SECONDS = 0.02
 _CHECKING = "relay.sealed.checking"  # which loads libraries
@@ -102,7 +101,11 @@ class Run:
 
     def finish(self, is_interrupted: Callable[[], bool]) -> bool:
         """Do it all; False when it was interrupted."""
-        return self._crew.run(is_interrupted)
+        try:
+            return self._crew.run(is_interrupted)
+        finally:
+            for piece in [piece for _, piece in self._asked.values()] + [piece for _, piece, _ in self._answered]:
+                piece.close()  # of a run that was given up
 
     def next_step(self) -> Callable[[], None] | None:
         """As `crew.Work`."""
@@ -220,12 +223,15 @@ class Run:
                 self._checks = Loading(_CHECKING, self._checks_loaded)
 
     def _checks_loaded(self) -> None:
-        with self._crew.changed:
-            self._can_check = self._checks is not None and self._checks.is_done
+        with self._crew.changed:  # all of it: a run that has ended takes its asker along
+            if self._checks is None or self._crew.is_given_up:
+                return
+            if self._checks.error is not None:
+                self._crew.fail(self._checks.error)
+                return
+            self._can_check = True
             self._crew.changed.notify_all()
-        if self._checks is not None and self._checks.error is not None:
-            self._crew.fail(self._checks.error)
-        self._asker.wake()
+            self._asker.wake()
 
     def _listen(self) -> None:
         """Wait for answers."""

@@ -3,6 +3,7 @@
 import errno
 import os
 import queue
+import threading
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -24,6 +25,7 @@ from relay.signrequests import SealRequest
 from tests.relay.test_sealer import HEAD, KEY, seal_of
 
 SECONDS = 60
+LOAD = threading.Event()  # a module that a test loads waits for it
 WAY = Way(KEY, HashAlgorithm.SHA256)
 
 
@@ -256,3 +258,39 @@ def test_an_answer_that_an_interrupted_run_did_not_wait_for_is_none_of_the_next_
     interrupted.append(True)
     assert batch.sign_detached(files)
     assert told == [Outcome.SIGNED]
+
+
+@pytest.mark.parametrize("fault", ["OSError(5, 'a fault')", "ImportError('a fault')"])
+def test_a_run_ends_whatever_keeps_what_it_checks_with_from_being_loaded(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fault: str
+) -> None:
+    """A disk that cannot read, as many open files as there may be: not only what is not installed is missing."""
+    (tmp_path / "broken_checks.py").write_text(f"raise {fault}")
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setattr(run_module, "_CHECKING", "broken_checks")
+    end = time.monotonic() + SECONDS
+    batch = Batch(Asker(), WAY, lambda _: None, lambda: time.monotonic() > end)
+    with pytest.raises((OSError, ImportError), match="a fault"):
+        batch.sign_detached(files_in(tmp_path / "files", 2))
+
+
+def test_nobody_wakes_the_asker_of_a_run_that_has_ended(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its descriptors may be somebody else's by then."""
+    (tmp_path / "slow_checks.py").write_text("from tests.relay.test_sealed_batch import LOAD; assert LOAD.wait(60)")
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setattr(run_module, "_CHECKING", "slow_checks")
+    woken: list[str] = []
+
+    class Closing(Asker):
+        def wake(self) -> None:
+            woken.append("woken")
+            super().wake()
+
+    asker = Closing()
+    assert not Batch(asker, WAY, lambda _: None, lambda: bool(asker.asked)).sign_detached(files_in(tmp_path / "a", 1))
+    woken.clear()
+    (loading,) = [thread for thread in threading.enumerate() if thread.name == "loading"]
+    LOAD.set()
+    loading.join(SECONDS)
+    assert not loading.is_alive()
+    assert not woken
