@@ -43,7 +43,7 @@ class _Question:
 
     key: ServedKey
     request: SealRequest
-    expires: float
+    expires: float  # as `Asker._clock`
 
 
 class Asker:
@@ -63,7 +63,9 @@ class Asker:
         self._broken: UnusualError | None = None  # what a question met on the straight way
         self._is_retired = False  # nothing new goes the straight way
         self._open: dict[str, _Question] = {}  # on the straight way, in the order in which they were asked
-        self._heard = 0.0  # the last answer there, or the first question since
+        self._heard = 0.0  # the last answer there, or the first question since; as `_clock`
+        self._left: float | None = time.monotonic()  # since when nobody takes answers
+        self._untaken = 0.0  # seconds before that in which nobody did
         self._detour: Detour | None = None
         self._delivered: list[Answer] = []  # by the detour
         self._lock = threading.Lock()  # of all that two threads change
@@ -90,19 +92,23 @@ class Asker:
 
     def ask(self, key: ServedKey, request: SealRequest) -> None:
         """Ask for a signature by `key`; `answers` has what comes of it."""
-        now = time.monotonic()
-        expires = now + self._config.deadline_seconds
+        is_first = False
         with self._lock:
+            now = self._clock()
+            expires = now + self._config.deadline_seconds
             straight = None if self._is_retired else self._straight
             if straight is not None:
                 if not self._open:
                     self._heard = now
+                    is_first = self._left is None
                 self._open[request.id] = _Question(key, request, expires)
         if straight is None:
-            self._around(expires).ask(key, request, expires)
+            self._send_around(_Question(key, request, expires))
             return
+        if is_first:
+            self.wake()  # whoever takes the answers knows of no end to that
         try:
-            straight.send(lambda: request.message(_left_ms(expires)), request.id)
+            straight.send(lambda: request.message(self._left_ms(expires)), request.id)
         except UnusualError as error:
             self._broken = error  # for whoever takes the answers, who lets all that is open go around
             self.wake()
@@ -112,6 +118,21 @@ class Asker:
 
         An answer is not checked yet: whether it is a signature, and over what.
         """
+        with self._lock:
+            if self._left is not None:
+                self._untaken += time.monotonic() - self._left
+            self._left = None
+        try:
+            return self._awaited(until)
+        finally:
+            with self._lock:
+                self._left = time.monotonic()
+
+    def _clock(self) -> float:
+        """The monotonic clock, less what nobody took answers: no oracle is slow because all of us wait for a disk."""
+        return (time.monotonic() if self._left is None else self._left) - self._untaken
+
+    def _awaited(self, until: float) -> list[Answer]:
         while True:
             found = self._arrived()
             now = time.monotonic()
@@ -146,10 +167,10 @@ class Asker:
         if self._broken is not None:
             raise self._broken
         while replies := straight.receive():  # until what ended the way behind them has shown
-            self._heard = time.monotonic()
+            self._heard = self._clock()
             for reply in replies:
                 self._take(reply, found)
-        now = time.monotonic()
+        now = self._clock()
         self._is_retired |= straight.is_leaving
         self._keep_time(now, found)
         if self._is_retired and not self._open:
@@ -167,23 +188,27 @@ class Asker:
         else:
             # A limit, or a failure that another oracle may not have: those behind this one would meet it as well.
             self._is_retired = True
-            self._around(question.expires).ask(question.key, question.request, question.expires)
+            self._send_around(question)
 
     def _keep_time(self, now: float, found: list[Answer]) -> None:
-        while (first := next(iter(self._open.values()), None)) is not None and first.expires <= now:
+        while (first := self._first()) is not None and first.expires <= now:
             with self._lock:
                 del self._open[first.request.id]
             found.append((first.request.id, DeadlineError("the oracle did not answer in time")))
         if self._open and now - self._heard >= STALL_SECONDS:
             raise UnusualError("the oracle does not answer")
-        if now >= self._heads_due:
-            self._heads_due = now + KEEP_SECONDS
+        if time.monotonic() >= self._heads_due:
+            self._heads_due = time.monotonic() + KEEP_SECONDS
             self._heads.write()
 
     def _patience_ends(self) -> float:
-        """Until when nothing need come."""
-        first = next(iter(self._open.values()), None)
-        return math.inf if first is None else min(first.expires, self._heard + STALL_SECONDS)
+        """Until when nothing need come, on the monotonic clock."""
+        first = self._first()
+        return math.inf if first is None else min(first.expires, self._heard + STALL_SECONDS) + self._untaken
+
+    def _first(self) -> _Question | None:
+        with self._lock:  # another thread may ask between the two calls
+            return next(iter(self._open.values()), None)
 
     def _abandon(self, reason: UnusualError) -> None:
         """Leave the straight way; what is open there goes around, under the same ids: an oracle knows its own again."""
@@ -196,7 +221,14 @@ class Asker:
             straight.close()
             self._heads.write()  # here: the detour reads the file
         for question in questions:
-            self._around(questions[-1].expires).ask(question.key, question.request, question.expires)
+            self._send_around(question)
+
+    def _send_around(self, question: _Question) -> None:
+        expires = time.monotonic() + question.expires - self._clock()
+        self._around(expires).ask(question.key, question.request, expires)
+
+    def _left_ms(self, expires: float) -> int:
+        return max(0, int((expires - self._clock()) * 1000))
 
     def _around(self, expires: float) -> "Detour":
         """The detour; one that begins now finds an oracle until `expires`, on the monotonic clock, or never."""
@@ -227,10 +259,6 @@ class Asker:
         os.close(self._waking)
         os.close(self._waker)
         return None if straight is None or detour is not None else straight.credentials
-
-
-def _left_ms(expires: float) -> int:
-    return max(0, int((expires - time.monotonic()) * 1000))
 
 
 def _chosen(straight: StraightWay, wanted: KeyWanted) -> ServedKey:

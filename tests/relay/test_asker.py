@@ -1,6 +1,9 @@
 """The straight way and the detour, with an oracle behind real TLS that does what each test wants."""
 
 import contextlib
+import select
+import threading
+import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import replace
@@ -24,7 +27,7 @@ from relay.errors import DeadlineError, RejectedError, UnreachableError
 from relay.heads import Heads
 from relay.sealed import asker as asker_module
 from relay.sealed import straight as straight_module
-from relay.sealed.asker import Asker, open_asker
+from relay.sealed.asker import Answer, Asker, open_asker
 from relay.sealed.errors import NotSealedError
 from relay.sealed.keychoice import KeyWanted
 from relay.sealed.straight import UnusualError, open_straight
@@ -263,6 +266,69 @@ async def test_what_goes_around_keeps_its_deadline(served: Runner, monkeypatch: 
         assert isinstance(answer, DeadlineError | UnreachableError)
         assert trio.current_time() - began < 2.5 + 2.0  # less than a stall and a deadline behind it
     assert served.oracle.connections == 2
+
+
+async def test_who_waited_with_nothing_asked_notices_an_oracle_that_answers_nothing(
+    served: Runner, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def silent_at_first(request: Seal) -> FromOracle | None:
+        await trio.lowlevel.checkpoint()
+        return None if len(served.oracle.seals) == 1 else honest(request)
+
+    monkeypatch.setattr(asker_module, "STALL_SECONDS", 0.2)
+    served.oracle.seal = silent_at_first
+    waits = threading.Event()
+    async with asking(served) as asker:
+        monkeypatch.setattr(asker, "_waiting", Noticed(asker._waiting, waits))
+        found: list[Answer] = []
+
+        def listen() -> None:
+            while not found:
+                found.extend(asker.answers())
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(in_thread, listen)
+            assert await in_thread(lambda: waits.wait(SECONDS))
+            await in_thread(lambda: ask(asker))
+    assert isinstance(found[0][1], Sealed)
+
+
+class Noticed:
+    """Waits like another one, and says so first."""
+
+    def __init__(self, inner: select.poll, waits: threading.Event) -> None:
+        self.unregister = inner.unregister
+        self._inner = inner
+        self._waits = waits
+
+    def poll(self, milliseconds: float | None) -> list[tuple[int, int]]:
+        self._waits.set()
+        return self._inner.poll(milliseconds)
+
+
+async def test_the_time_in_which_nobody_takes_answers_is_none_that_the_oracle_took(
+    served: Runner, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """All threads may wait for a slow disk or reader, and what the oracle has no room for yet goes only later."""
+    clock = Clock()
+    monkeypatch.setattr(asker_module, "time", clock)
+    served.oracle.max_in_flight = 1
+    served.with_deadline(30)
+    async with asking(served) as asker:
+        await in_thread(lambda: ask(asker, 3))
+        clock.skipped += 3600
+        answers = await in_thread(lambda: take(asker, 3))
+    assert all(isinstance(answer, Sealed) for answer in answers.values())
+
+
+class Clock:
+    """The monotonic clock, which a test can put forward."""
+
+    def __init__(self) -> None:
+        self.skipped = 0.0
+
+    def monotonic(self) -> float:
+        return time.monotonic() + self.skipped
 
 
 async def test_who_is_woken_gets_what_there_is(served: Runner) -> None:
