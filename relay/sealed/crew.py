@@ -104,6 +104,8 @@ class Crew:
         with self.changed:
             done, self._steps = self._steps, 0
             was_waiting, self._was_waiting = self._was_waiting, self._work.is_waiting()
+            if self._was_waiting:
+                self.changed.notify_all()  # it may be time that has brought it, and nobody's step
         if was_waiting and self._was_waiting and done < QUICK_STEPS:
             with contextlib.suppress(RuntimeError):  # a host that has room for no more: those there are do it all
                 for _ in range(min(len(self._threads), self._most - len(self._threads))):

@@ -149,7 +149,8 @@ class Run:
     def is_waiting(self) -> bool:
         """As `crew.Work`."""
         has_answers = bool(self._answered) and self._can_check
-        return has_answers or self._may_begin() or (bool(self._asked) and not self._is_listening)
+        is_due = bool(self._placed) and time.monotonic() >= self._settle_at
+        return has_answers or is_due or self._may_begin() or (bool(self._asked) and not self._is_listening)
 
     def is_over(self) -> bool:
         """As `crew.Work`."""

@@ -9,11 +9,13 @@ from collections.abc import Callable
 from dataclasses import replace
 from math import inf
 from pathlib import Path
+from typing import BinaryIO
 
 import pytest
 
 from agentproxy.protocol.digests import HashAlgorithm
 from agentproxy.protocol.errors import LocalProtocolError
+from agentproxy.protocol.hashstates import HashState
 from agentproxy.protocol.key_messages import ServedKey
 from agentproxy.protocol.seal_messages import Sealed
 from relay.errors import UnreachableError
@@ -215,6 +217,31 @@ def test_a_file_waits_for_slow_ones_only_a_moment(
     files = files_in(tmp_path, 2)
     assert Batch(asker, WAY, tell).sign_detached(files)
     assert told == [Path(f"{files[1]}.asc"), Path(f"{files[0]}.asc")]
+
+
+@pytest.mark.parametrize("large", [1, 3])
+def test_a_file_does_not_wait_for_large_ones_to_be_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, large: int
+) -> None:
+    """Nobody else looks when its moment is over: all others wait, or read."""
+    told: list[Path] = []
+    is_told = threading.Event()
+    hashed = run_module.state_of_file
+
+    def slowly(file: BinaryIO, algorithm: HashAlgorithm, is_given_up: Callable[[], bool]) -> HashState:
+        if Path(f"/proc/self/fd/{file.fileno()}").resolve().name != "0":
+            assert is_told.wait(SECONDS)
+        return hashed(file, algorithm, is_given_up)
+
+    def tell(result: Result) -> None:
+        told.append(result.file)
+        is_told.set()
+
+    monkeypatch.setattr(run_module, "state_of_file", slowly)
+    files = files_in(tmp_path, 1 + large)
+    assert Batch(Asker(), WAY, tell).sign_detached(files)
+    assert told[0] == files[0]
+    assert sorted(told) == files
 
 
 def test_a_directory_that_cannot_be_brought_to_the_disk_is_no_other_ones_problem(
