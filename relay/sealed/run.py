@@ -63,14 +63,6 @@ class Job:
     jobs: int  # files at once
 
 
-@frozen
-class _Placed:
-    """A signed file whose directory may not be on the disk yet."""
-
-    result: Result
-    directory: str
-
-
 class Run:
     """The work of a crew: begin a file, take answers, put a signed one in its place, sync directories.
 
@@ -88,9 +80,10 @@ class Run:
         self._next_file = next(files, None)
         self._again: deque[Path] = deque()  # that were at work under another name
         self._at_work: dict[tuple[int, int], list[Path]] = {}  # and who waits for the end of it
+        self._let_go_at: dict[tuple[int, int], float] = {}  # when the end of work on it came, on the monotonic clock
         self._asked: dict[str, tuple[Path, Piece]] = {}
         self._answered: deque[tuple[Path, Piece, Sealed | Exception]] = deque()
-        self._placed: list[_Placed] = []
+        self._placed: list[tuple[Result, str]] = []  # signed, in a directory that may not be on the disk yet
         self._settle_at = 0.0  # on the monotonic clock
         self._under_way = 0  # files that were begun, and are neither placed nor given up
         self._busy = 0  # steps, but for listening
@@ -173,13 +166,13 @@ class Run:
         if self._hopeless:
             self._end(Result(file, Outcome.NOT_TRIED, self._hopeless))
             return
-        job = self._job
+        job, begun = self._job, time.monotonic()
         try:
             piece = job.read(file, self._hash)
         except (OSError, BlindOracleError) as error:
             self._end(self._failure(file, error))
             return
-        if not self._is_alone_with(file, piece):
+        if not self._is_alone_with(file, piece, begun):
             piece.close()
             return
         if piece.is_kept:
@@ -198,16 +191,16 @@ class Run:
         """The state of a document; it may be so large that nobody who ends the run would wait for it."""
         return state_of_file(file, self._job.way.algorithm, lambda: self._crew.is_given_up)
 
-    def _is_alone_with(self, file: Path, piece: Piece) -> bool:
-        """Whether nobody of this run works on it under another name, and changes it: then it is begun anew later."""
+    def _is_alone_with(self, file: Path, piece: Piece, begun: float) -> bool:
+        """Whether nobody of this run changes it, or did so since, under another name: else it is begun anew."""
         if piece.identity is None:
             return True
         with self._crew.changed:
             waiting = self._at_work.get(piece.identity)
-            if waiting is None:
+            if waiting is None and self._let_go_at.get(piece.identity, -inf) < begun:
                 self._at_work[piece.identity] = []
                 return True
-            waiting.append(file)
+            (self._again if waiting is None else waiting).append(file)
             self._under_way -= 1
             return False
 
@@ -215,6 +208,7 @@ class Run:
         piece.close()
         if piece.identity is not None:
             with self._crew.changed:
+                self._let_go_at[piece.identity] = time.monotonic()
                 self._again.extend(self._at_work.pop(piece.identity))
 
     def _load_checks(self) -> None:
@@ -267,24 +261,24 @@ class Run:
                 self._settle_at = time.monotonic() + GATHER_SECONDS
                 if self._is_listening:
                     self._asker.wake()  # whoever listens knows of no end to that
-            self._placed.append(_Placed(result, piece.directory))
+            self._placed.append((result, piece.directory))
             self._under_way -= 1
 
-    def _settle(self, placed: list[_Placed]) -> None:
+    def _settle(self, placed: list[tuple[Result, str]]) -> None:
         """Bring the names that files have got to the disk, and tell of these files."""
         problems: dict[str, OSError] = {}
-        for directory in dict.fromkeys(one.directory for one in placed):
+        for directory in dict.fromkeys(directory for _, directory in placed):
             try:
                 sync_directory(directory)
             except OSError as error:  # no other directory's problem
                 problems[directory] = error
-        for one in placed:
-            problem = problems.get(one.directory)
+        for result, directory in placed:
+            problem = problems.get(directory)
             if problem is None:
-                self._job.tell(one.result)
+                self._job.tell(result)
             else:
                 reason = f"it is signed, and may be as it was after a loss of power: {problem.strerror}"
-                self._job.tell(Result(one.result.file, Outcome.FAILED, reason))
+                self._job.tell(Result(result.file, Outcome.FAILED, reason))
 
     def _end(self, result: Result) -> None:
         """Tell of a file that has no new signature; then another one may be begun."""

@@ -19,11 +19,14 @@ from agentproxy.protocol.hashstates import HashState
 from agentproxy.protocol.key_messages import ServedKey
 from agentproxy.protocol.seal_messages import Sealed
 from relay.errors import UnreachableError
+from relay.sealed import batch as batch_module
 from relay.sealed import run as run_module
 from relay.sealed.asker import Answer
 from relay.sealed.batch import Batch
 from relay.sealed.fate import Outcome, Result, Way
+from relay.sealed.pieces import Package, read_package
 from relay.signrequests import SealRequest
+from tests.end_to_end.packages import build_packages
 from tests.relay.test_sealer import HEAD, KEY, seal_of
 
 SECONDS = 60
@@ -321,3 +324,32 @@ def test_nobody_wakes_the_asker_of_a_run_that_has_ended(tmp_path: Path, monkeypa
     loading.join(SECONDS)
     assert not loading.is_alive()
     assert not woken
+
+
+def test_a_package_that_was_opened_before_its_other_name_was_signed_is_begun_anew(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What was opened is the old one by then, and nobody works on it any more."""
+    first, second = build_packages(tmp_path, ["one"])[0], tmp_path / "second.rpm"
+    second.symlink_to(first)
+    is_opened, is_signed = threading.Event(), threading.Event()
+
+    def read(file: Path, way: Way) -> Package:
+        package = read_package(file, way)
+        if file == second and not is_opened.is_set():
+            is_opened.set()
+            assert is_signed.wait(SECONDS)
+        return package
+
+    def sealed_later(request: SealRequest) -> Sealed:
+        assert is_opened.wait(SECONDS)
+        return sealed(request)
+
+    def tell(result: Result) -> None:
+        told.append((result.file, result.outcome, result.reason))
+        is_signed.set()
+
+    told: list[tuple[Path, Outcome, str]] = []
+    monkeypatch.setattr(batch_module, "read_package", read)
+    assert Batch(Asker(sealed_later), WAY, tell).sign_rpms([first, second])
+    assert told == [(first, Outcome.SIGNED, ""), (second, Outcome.SIGNED, "")]
