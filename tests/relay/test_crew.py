@@ -77,6 +77,21 @@ def test_as_many_work_at_once_as_there_may_be_where_steps_are_slow() -> None:
     assert threading.active_count() == before
 
 
+def test_there_are_never_more_threads_than_there_may_be() -> None:
+    together = threading.Barrier(3)
+    before = threading.active_count()
+    there: list[int] = []
+
+    def step() -> None:
+        together.wait(SECONDS)
+        there.append(threading.active_count() - before)
+
+    steps = Steps(*[step] * 30)
+    steps.crew = Crew(3, steps)
+    assert steps.run()
+    assert max(there) == 3
+
+
 def test_where_no_more_threads_can_be_had_those_that_are_there_do_it_all(monkeypatch: pytest.MonkeyPatch) -> None:
     """A container may have few processes, and each thread counts as one."""
     refused = threading.Event()
@@ -115,6 +130,16 @@ def test_an_error_ends_the_run_and_comes_out(error: BaseException) -> None:
     assert threading.active_count() == before
 
 
+def test_the_first_of_several_errors_comes_out() -> None:
+    def fail() -> None:
+        steps.crew.fail(ValueError("the cause"))
+        raise ValueError("what came of it")
+
+    steps = Steps(fail)
+    with pytest.raises(ValueError, match="the cause"):
+        steps.run()
+
+
 def test_an_error_from_elsewhere_ends_the_run_of_those_who_wait() -> None:
     steps = Steps()
     steps.under_way = 1  # nothing is to be done, and it is not over
@@ -135,6 +160,11 @@ def test_what_has_begun_is_finished_when_the_run_is_interrupted_and_nothing_else
     steps = Steps(first, lambda: done.append("second"))
     assert not steps.run(begun.is_set)
     assert done == ["first"]
+
+
+def test_a_run_that_is_interrupted_in_its_last_step_is_no_whole_one() -> None:
+    done: list[int] = []
+    assert not Steps(lambda: done.append(1)).run(lambda: bool(done))
 
 
 def test_who_waits_learns_of_what_another_one_did() -> None:
