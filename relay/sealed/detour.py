@@ -15,6 +15,7 @@ from agentproxy.protocol.key_messages import ServedKey
 from agentproxy.protocol.seal_messages import Sealed
 from agentproxy.protocol.values import frozen
 from relay.config import RelayConfig
+from relay.errors import UnreachableError
 from relay.sealed.keychoice import KeyWanted
 from relay.sealed.sealer import Sealer, open_sealer
 from relay.signrequests import SealRequest
@@ -37,6 +38,9 @@ class Detour:
         config: the relay's.
         deliver: gets the id of each request and what it came to, in the event loop's thread; it must not block.
         expires: until when, on the monotonic clock, an oracle is waited for.
+
+    Raises:
+        UnreachableError: this host has no room for an event loop.
     """
 
     def __init__(self, config: RelayConfig, deliver: Callable[[str, Sealed | Exception], None], expires: float) -> None:
@@ -45,10 +49,19 @@ class Detour:
         self._expires = expires
         self._scope = trio.CancelScope()
         self._errands, self._arriving = trio.open_memory_channel[_Errand](inf)
-        began: SimpleQueue[trio.lowlevel.TrioToken] = SimpleQueue()
-        self._thread = threading.Thread(target=trio.run, args=(self._live, began), name="detour", daemon=True)
+        began: SimpleQueue[trio.lowlevel.TrioToken | OSError] = SimpleQueue()
+        self._thread = threading.Thread(target=self._run, args=(began,), name="detour", daemon=True)
         self._thread.start()
-        self._token = began.get()
+        result = began.get()
+        if isinstance(result, OSError):
+            raise UnreachableError(f"no other way to an oracle can be tried: {result.strerror}") from result
+        self._token = result
+
+    def _run(self, began: "SimpleQueue[trio.lowlevel.TrioToken | OSError]") -> None:
+        try:
+            trio.run(self._live, began)
+        except OSError as error:  # an event loop needs some descriptors
+            began.put(error)
 
     def ask(self, key: ServedKey, request: SealRequest, expires: float) -> None:
         """Ask for a signature by `key`; what comes of it is delivered, checked.
@@ -89,7 +102,7 @@ class Detour:
     def _send(self, errand: _Errand) -> None:
         self._token.run_sync_soon(self._errands.send_nowait, errand)
 
-    async def _live(self, began: "SimpleQueue[trio.lowlevel.TrioToken]") -> None:
+    async def _live(self, began: "SimpleQueue[trio.lowlevel.TrioToken | OSError]") -> None:
         began.put(trio.lowlevel.current_trio_token())
         with self._scope:
             try:

@@ -375,6 +375,17 @@ async def test_an_oracle_that_is_away_is_waited_for_until_the_deadline(served: R
         assert isinstance(answer, UnreachableError)
 
 
+async def test_a_host_without_room_for_an_event_loop_is_told(served: Runner, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object) -> None:
+        raise OSError(24, "Too many open files")
+
+    with contextlib.closing(Asker(served.config, Heads(served.config.state), None)) as asker:
+        with monkeypatch.context() as patch:
+            patch.setattr(trio, "run", full)
+            with pytest.raises(UnreachableError, match="Too many open files"):
+                await in_thread(lambda: asker.choose(KeyWanted()))
+
+
 async def test_who_is_rejected_learns_why(served: Runner) -> None:
     served.oracle.rejection = Rejected(RejectionCode.TOKEN_EXPIRED)
     async with asking(served) as asker:
