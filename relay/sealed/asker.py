@@ -88,7 +88,7 @@ class Asker:
                 return _chosen(self._straight, wanted)
             except UnusualError as error:
                 self._abandon(error)
-        return self._around(time.monotonic() + self._config.deadline_seconds).choose(wanted)
+        return self._around().choose(wanted)
 
     def ask(self, key: ServedKey, request: SealRequest) -> None:
         """Ask for a signature by `key`; `answers` has what comes of it."""
@@ -225,18 +225,17 @@ class Asker:
 
     def _send_around(self, question: _Question) -> None:
         expires = time.monotonic() + question.expires - self._clock()
-        self._around(expires).ask(question.key, question.request, expires)
+        self._around().ask(question.key, question.request, expires)
 
     def _left_ms(self, expires: float) -> int:
         return max(0, int((expires - self._clock()) * 1000))
 
-    def _around(self, expires: float) -> "Detour":
-        """The detour; one that begins now finds an oracle until `expires`, on the monotonic clock, or never."""
+    def _around(self) -> "Detour":
         with self._lock:
             if self._detour is None:
                 from relay.sealed.detour import Detour  # noqa: PLC0415  few need it, and it is what takes long to load
 
-                self._detour = Detour(self._config, self._deliver, expires)
+                self._detour = Detour(self._config, self._deliver)
             return self._detour
 
     def _deliver(self, request_id: str, result: Sealed | Exception) -> None:

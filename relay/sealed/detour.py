@@ -6,6 +6,7 @@ It knows how to find another oracle, to wait for a limit, and to ask again what 
 import threading
 import time
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from math import inf
 from queue import SimpleQueue
 
@@ -29,24 +30,24 @@ class _Errand:
 
     run: Callable[[Sealer], Awaitable[None]]
     fail: Callable[[Exception], None]
+    expires: float  # until when an oracle is waited for, on the monotonic clock
 
 
 class Detour:
-    """Connected, or trying to be, from now on until it is closed; any thread may call it.
+    """Connected from the first errand on until it is closed, or trying to be; any thread may call it.
 
     Args:
         config: the relay's.
         deliver: gets the id of each request and what it came to, in the event loop's thread; it must not block.
-        expires: until when, on the monotonic clock, an oracle is waited for.
 
     Raises:
         UnreachableError: this host has no room for an event loop.
     """
 
-    def __init__(self, config: RelayConfig, deliver: Callable[[str, Sealed | Exception], None], expires: float) -> None:
+    def __init__(self, config: RelayConfig, deliver: Callable[[str, Sealed | Exception], None]) -> None:
         self._config = config
         self._deliver = deliver
-        self._expires = expires
+        self._under_way: set[_Errand] = set()
         self._scope = trio.CancelScope()
         self._errands, self._arriving = trio.open_memory_channel[_Errand](inf)
         began: SimpleQueue[trio.lowlevel.TrioToken | OSError] = SimpleQueue()
@@ -76,7 +77,7 @@ class Detour:
             except Exception as error:  # noqa: BLE001  it is for whoever asked
                 self._deliver(request.id, error)
 
-        self._send(_Errand(run, lambda error: self._deliver(request.id, error)))
+        self._send(_Errand(run, lambda error: self._deliver(request.id, error), expires))
 
     def choose(self, wanted: KeyWanted) -> ServedKey:
         """As `Sealer.choose`, once an oracle is there. It blocks.
@@ -93,7 +94,7 @@ class Detour:
             except Exception as error:  # noqa: BLE001  as above
                 chosen.put(error)
 
-        self._send(_Errand(run, chosen.put))
+        self._send(_Errand(run, chosen.put, time.monotonic() + self._config.deadline_seconds))
         result = chosen.get()
         if isinstance(result, Exception):
             raise result
@@ -105,14 +106,30 @@ class Detour:
     async def _live(self, began: "SimpleQueue[trio.lowlevel.TrioToken | OSError]") -> None:
         began.put(trio.lowlevel.current_trio_token())
         with self._scope:
-            try:
-                patience_seconds = self._expires - time.monotonic()
-                async with open_sealer(self._config, patience_seconds) as sealer, trio.open_nursery() as nursery:
-                    async for errand in self._arriving:
-                        nursery.start_soon(errand.run, sealer)
-            except Exception as error:  # noqa: BLE001  as above
-                async for errand in self._arriving:
-                    errand.fail(error)
+            while True:
+                first = await self._arriving.receive()
+                self._under_way.add(first)
+                try:
+                    patience_seconds = first.expires - time.monotonic()
+                    async with open_sealer(self._config, patience_seconds) as sealer, trio.open_nursery() as nursery:
+                        nursery.start_soon(self._do, first, sealer)
+                        async for errand in self._arriving:
+                            self._under_way.add(errand)
+                            nursery.start_soon(self._do, errand, sealer)
+                except Exception as error:  # noqa: BLE001  as above
+                    self._fail_all(error)
+
+    async def _do(self, errand: _Errand, sealer: Sealer) -> None:
+        await errand.run(sealer)
+        self._under_way.remove(errand)
+
+    def _fail_all(self, error: Exception) -> None:
+        """Tell those who wait by now; for who comes later, the oracle may be back."""
+        with suppress(trio.WouldBlock):
+            while True:
+                self._under_way.add(self._arriving.receive_nowait())
+        while self._under_way:
+            self._under_way.pop().fail(error)
 
     def close(self) -> None:
         """End it, whatever is under way. It blocks while the client says goodbye, some seconds at most."""

@@ -30,6 +30,7 @@ from relay.sealed import straight as straight_module
 from relay.sealed.asker import Answer, Asker, open_asker
 from relay.sealed.errors import NotSealedError
 from relay.sealed.keychoice import KeyWanted
+from relay.sealed.sealer import Sealer
 from relay.sealed.straight import UnusualError, open_straight
 from relay.signrequests import SealRequest, new_request_id
 from tests.relay.conftest import Runner, lasting
@@ -373,6 +374,36 @@ async def test_an_oracle_that_is_away_is_waited_for_until_the_deadline(served: R
             await in_thread(lambda: asker.choose(KeyWanted()))
         (answer,) = await came_of(asker)
         assert isinstance(answer, UnreachableError)
+
+
+async def test_an_oracle_that_is_back_is_found_by_what_is_asked_then(served: Runner) -> None:
+    served.with_deadline(1)
+    async with served.running_oracle():
+        opened = open_asker(served.config)
+        asker = await in_thread(opened.__enter__)
+    assert [type(answer) for answer in await came_of(asker, 2)] == [UnreachableError] * 2
+    async with served.running_oracle():
+        assert [type(answer) for answer in await came_of(asker, 2)] == [Sealed] * 2
+        await in_thread(lambda: opened.__exit__(None, None, None))
+
+
+async def test_nobody_waits_for_a_client_that_crashed(served: Runner, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def crash(self: Sealer, *_: object) -> Sealed:
+        await trio.lowlevel.checkpoint()
+        self._client._ways._tasks.start_soon(fail)  # type: ignore[union-attr]
+        return await trio.sleep_forever()
+
+    async def fail() -> None:
+        await trio.lowlevel.checkpoint()
+        raise ValueError("a bug")
+
+    monkeypatch.setattr(Sealer, "ask", crash)
+    async with served.running_oracle():
+        with await in_thread(
+            lambda: contextlib.closing(Asker(served.config, Heads(served.config.state), None))
+        ) as asker:
+            answers = await came_of(asker, 2)
+    assert all("a bug" in repr(answer) for answer in answers)
 
 
 async def test_a_host_without_room_for_an_event_loop_is_told(served: Runner, monkeypatch: pytest.MonkeyPatch) -> None:
