@@ -1,8 +1,10 @@
 """Modules that are imported while we wait for the oracle, behind whose answer they are needed."""
 
+import contextlib
 import importlib
 import threading
 from collections.abc import Callable
+from types import TracebackType
 
 __all__ = ["Loading"]
 
@@ -25,26 +27,30 @@ class Loading:
 
     def __init__(self, name: str, done: Callable[[], None] = _nobody) -> None:
         self.is_done = False
-        self.error: Exception | None = None
+        self.error: BaseException | None = None
         self._name = name
         self._done = done
         self._thread = threading.Thread(target=self._load, name="loading", daemon=True)
         self._thread.start()
 
     def _load(self) -> None:
-        try:
+        with contextlib.ExitStack() as stack:
+            stack.push(self._ended)
             importlib.import_module(self._name)
-        except Exception as error:  # noqa: BLE001  a disk that cannot be read, say: it comes out where it is waited for
-            self.error = error
-        else:
-            self.is_done = True
+
+    def _ended(self, _: type[BaseException] | None, error: BaseException | None, __: TracebackType | None) -> bool:
+        # Whatever it is, also no ImportError, as of a failing disk, and no Exception, as a panic of a library in Rust:
+        # who waits for the module would else wait for ever.
+        self.error = error
+        self.is_done = error is None
         self._done()
+        return True
 
     def wait(self) -> None:
         """Return once it is there.
 
         Raises:
-            Exception: what kept it from being imported.
+            BaseException: it cannot be; mostly an ImportError.
         """
         self._thread.join()
         if self.error is not None:

@@ -258,6 +258,19 @@ def test_a_directory_that_cannot_be_brought_to_the_disk_is_no_other_ones_problem
     assert fates == [("a", Outcome.FAILED, reason)] * 3 + [("b", Outcome.SIGNED, "")] * 3
 
 
+def test_a_part_that_cannot_be_loaded_ends_the_run_with_what_it_raised(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As a disk that fails, half a file, or a panic of a library in Rust."""
+    (tmp_path / "unloadable.py").write_text("raise BaseException('a panic')")
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setattr(run_module, "_CHECKING", "unloadable")
+    end = time.monotonic() + SECONDS
+    batch = Batch(Asker(), WAY, lambda _: None, lambda: time.monotonic() > end)
+    with pytest.raises(BaseException, match="a panic"):
+        batch.sign_detached(files_in(tmp_path, 2))
+
+
 def test_an_interrupted_run_begins_nothing_more(tmp_path: Path) -> None:
     interrupted: list[bool] = []
     told: list[Result] = []
