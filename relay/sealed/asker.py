@@ -53,9 +53,13 @@ class Asker:
         config: the relay's.
         heads: gets each end of an oracle's audit log, on the straight way.
         straight: connected; None: there is no straight way.
+
+    Attributes:
+        at_work: for whoever takes the answers: there is one at a time.
     """
 
     def __init__(self, config: RelayConfig, heads: Heads, straight: StraightWay | None) -> None:
+        self.at_work = threading.Lock()
         self._config = config
         self._heads = heads
         self._heads_due = time.monotonic() + KEEP_SECONDS

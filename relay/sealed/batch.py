@@ -1,6 +1,5 @@
 """Many files at once: each is read, sealed, written and put in its place, and what became of it is told."""
 
-import threading
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
@@ -22,10 +21,10 @@ def _never() -> bool:
 
 
 class Batch:
-    """Signs files, in one run at a time; each returns whether it was not interrupted.
+    """Signs files; each run returns whether it was not interrupted.
 
     Args:
-        asker: asks for the signatures.
+        asker: asks for the signatures, of one run at a time.
         way: for all of them.
         tell: gets each result, as soon as there is one, in one of several threads; until it returns, less is begun.
         is_interrupted: asked twenty times a second: whether to bring to an end what was begun, and begin nothing more.
@@ -38,7 +37,6 @@ class Batch:
         self._way = way
         self._tell = tell
         self._is_interrupted = is_interrupted
-        self._at_work = threading.Lock()
         libcrypto.find(way.algorithm)  # here: many threads that look for it at once would all compare
         self._us = claims_about_us()
 
@@ -57,11 +55,11 @@ class Batch:
         return self._sign(files, lambda file, hashed: read_metadata(file, self._way, hashed))
 
     def _sign(self, files: Iterable[Path], read: Callable[[Path, Hash], Piece]) -> bool:
-        if not self._at_work.acquire(blocking=False):  # one of the two would take the other one's answers
-            raise LocalProtocolError("this batch is at work; each run beside another one needs a Batch of its own")
+        if not self._asker.at_work.acquire(blocking=False):  # one of the two would take the other one's answers
+            raise LocalProtocolError("this asker is at work; each run beside another one needs an asker of its own")
         try:
             jobs = max(1, room_for(_FILES_OPEN * self._way.jobs) // _FILES_OPEN)
             job = Job(self._way, read, self._tell, self._us, jobs)
             return Run(self._asker, job, iter(files)).finish(self._is_interrupted)
         finally:
-            self._at_work.release()
+            self._asker.at_work.release()

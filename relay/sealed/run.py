@@ -1,5 +1,6 @@
 """One run over many files: what is to be done next, and what became of each file."""
 
+import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
@@ -38,6 +39,8 @@ _CHECKING = "relay.sealed.checking"  # which loads libraries
 
 class Asking(Protocol):
     """Who asks for signatures; `relay.sealed.asker.Asker` does."""
+
+    at_work: threading.Lock  # held for as long as a run lasts, which takes all answers
 
     def ask(self, key: ServedKey, request: SealRequest) -> None:
         """Ask for a signature by `key`; it does not wait for the answer."""

@@ -41,6 +41,7 @@ class Asker:
         self.asked: list[SealRequest] = []
         self.given = 0
         self.most = 0
+        self.at_work = threading.Lock()
         self._answer = answer or sealed
         self._answers: queue.SimpleQueue[Answer | None] = queue.SimpleQueue()
 
@@ -95,15 +96,17 @@ def one_thread_that_waits_for_as_many_as_may_come(monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(run_module, "GATHER_SECONDS", 3600.0)
 
 
-def test_a_batch_takes_one_run_at_a_time_and_another_one_behind_it(tmp_path: Path) -> None:
+def test_an_asker_takes_one_run_at_a_time_and_another_one_behind_it(tmp_path: Path) -> None:
     told: list[Outcome] = []
 
     def tell(result: Result) -> None:
-        with pytest.raises(LocalProtocolError, match="a Batch of its own"):
-            batch.sign_detached([])
+        for beside in (batch, Batch(asker, WAY, tell)):
+            with pytest.raises(LocalProtocolError, match="an asker of its own"):
+                beside.sign_detached([])
         told.append(result.outcome)
 
-    batch = Batch(Asker(), WAY, tell)
+    asker = Asker()
+    batch = Batch(asker, WAY, tell)
     for _ in range(2):
         assert batch.sign_detached(files_in(tmp_path, 1))
     assert told == [Outcome.SIGNED] * 2
