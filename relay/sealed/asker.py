@@ -74,6 +74,8 @@ class Asker:
         self._delivered: list[Answer] = []  # by the detour
         self._lock = threading.Lock()  # of all that two threads change
         self._waking, self._waker = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
+        self._waker_lock = threading.Lock()
+        self._is_closed = False
         self._waiting = select.poll()
         self._waiting.register(self._waking, select.POLLIN)
         if straight is not None:
@@ -146,9 +148,10 @@ class Asker:
             self._waiting.poll(None if end == math.inf else max(0, math.ceil((end - now) * 1000)))
 
     def wake(self) -> None:
-        """Let whoever waits for answers go, or whoever does so next."""
-        with contextlib.suppress(BlockingIOError):  # nobody took the last ones
-            os.write(self._waker, b"\0")
+        """Let whoever waits for answers go, or whoever does so next; once it is closed, nothing."""
+        with self._waker_lock, contextlib.suppress(BlockingIOError):  # nobody took the last ones
+            if not self._is_closed:
+                os.write(self._waker, b"\0")
 
     def _is_woken(self) -> bool:
         try:
@@ -259,8 +262,10 @@ class Asker:
         self._heads.write()
         if detour is not None:
             detour.close()
-        os.close(self._waking)
-        os.close(self._waker)
+        with self._waker_lock:  # a thread that outlives a run may wake us yet, and another file have that descriptor
+            self._is_closed = True
+            os.close(self._waking)
+            os.close(self._waker)
         return None if straight is None or detour is not None else straight.credentials
 
 

@@ -1,6 +1,7 @@
 """The straight way and the detour, with an oracle behind real TLS that does what each test wants."""
 
 import contextlib
+import os
 import select
 import threading
 import time
@@ -339,6 +340,20 @@ async def test_who_is_woken_gets_what_there_is(served: Runner) -> None:
         asker.wake()
         assert await in_thread(asker.answers) == []
         assert await in_thread(lambda: asker.answers(0.0)) == []  # its time was over long ago
+
+
+async def test_who_wakes_an_asker_that_has_ended_writes_into_nobody_elses_file(served: Runner) -> None:
+    """As the thread that still loads what answers are checked with, when a run was interrupted."""
+    async with asking(served) as asker:
+        pass
+    pipes = [os.pipe() for _ in range(8)]  # one of them has the descriptor that the asker had
+    try:
+        asker.wake()
+        assert select.select([reading for reading, _ in pipes], [], [], 0)[0] == []
+    finally:
+        for each in pipes:
+            os.close(each[0])
+            os.close(each[1])
 
 
 async def test_pings_are_answered_and_other_keys_change_nothing(served: Runner) -> None:
