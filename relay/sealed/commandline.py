@@ -42,6 +42,9 @@ def run_command(words: Sequence[str]) -> int:
     """Run what `words` say; the exit status."""
     try:
         status = _group.main(list(words), "blind-oracle-sign", standalone_mode=False)
+    except click.exceptions.NoArgsIsHelpError as error:
+        click.echo(error.format_message(), err=True)  # the group's help, which is no error's words
+        return 2
     except click.ClickException as error:
         click.echo(f"blind-oracle-sign: error: {error.format_message()}", err=True)
         if isinstance(error, click.UsageError) and error.ctx is not None:

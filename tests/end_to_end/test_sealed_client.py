@@ -421,6 +421,14 @@ def test_wrong_usage_is_told_with_status_2(system: System, tmp_path: Path) -> No
         assert "Traceback" not in done.stderr
 
 
+def test_without_a_command_it_prints_its_help_and_calls_nothing_an_error(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run_command([]) == 2
+    shown = capsys.readouterr()
+    assert shown.out == ""
+    assert shown.err.startswith("Usage: blind-oracle-sign ")
+    assert "error" not in shown.err
+
+
 def test_a_runner_without_rpm_rs_is_told_what_to_install(system: System, package: Path) -> None:
     program = "import sys; sys.modules['rpm_rs'] = None\nfrom relay.sealed.cli import main\nmain(['rpm', 'x.rpm'])"
     done = system.run(sys.executable, "-c", program)
