@@ -1,9 +1,7 @@
 """Asks the oracle for signatures: the straight way while all goes as it mostly does, else by the detour."""
 
-import contextlib
 import logging
 import math
-import os
 import select
 import threading
 import time
@@ -22,6 +20,7 @@ from relay.sealed.errors import NotSealedError
 from relay.sealed.keychoice import KeyWanted, Undecided, choose
 from relay.sealed.renewing import renew
 from relay.sealed.straight import Reply, StraightWay, UnusualError, open_straight
+from relay.sealed.waker import Waker
 from relay.signrequests import SealRequest, new_request_id
 
 if TYPE_CHECKING:
@@ -73,11 +72,9 @@ class Asker:
         self._detour: Detour | None = None
         self._delivered: list[Answer] = []  # by the detour
         self._lock = threading.Lock()  # of all that two threads change
-        self._waking, self._waker = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
-        self._waker_lock = threading.Lock()
-        self._is_closed = False
+        self._waker = Waker()
         self._waiting = select.poll()
-        self._waiting.register(self._waking, select.POLLIN)
+        self._waiting.register(self._waker, select.POLLIN)
         if straight is not None:
             self._waiting.register(straight, select.POLLIN)
 
@@ -142,22 +139,14 @@ class Asker:
         while True:
             found = self._arrived()
             now = time.monotonic()
-            if found or self._is_woken() or now >= until:
+            if found or self._waker.was_woken() or now >= until:
                 return found
             end = min(until, self._patience_ends())
             self._waiting.poll(None if end == math.inf else max(0, math.ceil((end - now) * 1000)))
 
     def wake(self) -> None:
         """Let whoever waits for answers go, or whoever does so next; once it is closed, nothing."""
-        with self._waker_lock, contextlib.suppress(BlockingIOError):  # nobody took the last ones
-            if not self._is_closed:
-                os.write(self._waker, b"\0")
-
-    def _is_woken(self) -> bool:
-        try:
-            return bool(os.read(self._waking, 4096))
-        except BlockingIOError:
-            return False
+        self._waker.wake()
 
     def _arrived(self) -> list[Answer]:
         with self._lock:
@@ -262,10 +251,7 @@ class Asker:
         self._heads.write()
         if detour is not None:
             detour.close()
-        with self._waker_lock:  # a thread that outlives a run may wake us yet, and another file have that descriptor
-            self._is_closed = True
-            os.close(self._waking)
-            os.close(self._waker)
+        self._waker.close()
         return None if straight is None or detour is not None else straight.credentials
 
 
