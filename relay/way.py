@@ -121,7 +121,7 @@ class Way:
         self._ails_until = -inf
         self._spare_at = inf
         self._ailments = 0
-        self.state = OracleState(self.address, Standing.AWAY, datetime.now(UTC), problem="not tried yet")
+        self.state = OracleState(self.address, Standing.AWAY, datetime.now(UTC), problem="no answer yet")
 
     def candidate(self) -> Candidate:
         """What the choice among ways depends on."""

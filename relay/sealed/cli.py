@@ -7,15 +7,17 @@ import contextlib
 import gc
 import importlib.util
 import os
+import signal
 import sys
 from collections.abc import Callable, Sequence
 from typing import NoReturn
 
 from agentproxy.protocol.errors import BlindOracleError, ConfigError
+from relay.sealed.errors import INTERRUPTED
 
 __all__ = ["main"]
 
-FAILED, INTERRUPTED = 1, 130
+FAILED = 1
 # New containers before a collection of the young ones, how many of those before one of the middle-aged, and of those
 # before a full one. Only reference cycles wait for it, and a file leaves hardly any; meanwhile nobody else can work.
 COLLECTIONS = (20_000, 20, 100)
@@ -27,6 +29,10 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
     """Run one command and leave with its exit status."""
     words = list(sys.argv[1:] if arguments is None else arguments)
     try:
+        # A job that is cancelled, and a terminal that closes, end us as Ctrl-C does; nohup's stay ignored.
+        for each in (signal.SIGTERM, signal.SIGHUP):
+            if signal.getsignal(each) is signal.SIG_DFL:
+                signal.signal(each, signal.default_int_handler)
         run_command = _loaded()
         status = run_command(words)
     except KeyboardInterrupt:

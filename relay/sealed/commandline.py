@@ -19,6 +19,7 @@ from agentproxy.protocol.values import frozen
 from agentproxy.runtime.filepath import FilePath
 from relay.config import CONFIG_VARIABLE, RelayConfig, config_path, load_config
 from relay.sealed.asker import open_asker
+from relay.sealed.errors import INTERRUPTED
 from relay.sealed.fate import Existing, Way
 from relay.sealed.keychoice import KeyWanted, check_for_rpm, hash_algorithm
 from relay.sealed.loading import Loading
@@ -27,13 +28,12 @@ from relay.sealed.report import Report
 if TYPE_CHECKING:
     from relay.sealed.batch import Batch
 
-__all__ = ["INTERRUPTED", "run_command"]
+__all__ = ["run_command"]
 
 _HELP = {"help_option_names": ["-h", "--help"]}
 _FILE = FilePath(readable=False)  # what cannot be read is told file by file, and others are signed
 _DIGESTS = {"sha256": HashAlgorithm.SHA256, "sha512": HashAlgorithm.SHA512}
 _MOST_JOBS = 1024
-INTERRUPTED = 130  # exit status, as of a shell behind Ctrl-C
 _ENDS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 _BATCH = "relay.sealed.batch"  # which loads rpm-rs
 
@@ -153,6 +153,7 @@ def _detached(
     def as_told(way: Way) -> Way:
         return replace(way, armor=not binary, jobs=jobs)
 
+    files = tuple(dict.fromkeys(files))
     return _run(common, len(files), as_told, lambda batch: batch.sign_detached(files, output))
 
 
@@ -162,6 +163,7 @@ def _detached(
 def _repo(context: click.Context, /, directories: tuple[Path, ...], **_: object) -> int:
     """Sign the repodata/repomd.xml of repositories, into repomd.xml.asc beside it."""
     common = _Common.of(context)
+    directories = tuple(dict.fromkeys(directories))
     return _run(common, len(directories), lambda way: way, lambda batch: batch.sign_repositories(directories))
 
 

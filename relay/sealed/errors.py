@@ -1,8 +1,10 @@
-"""Why a file is not signed."""
+"""Why a file is not signed, and how a run ends that somebody ended."""
 
 from agentproxy.protocol.errors import BlindOracleError
 
-__all__ = ["NotSealedError", "UnfitError"]
+__all__ = ["INTERRUPTED", "NotSealedError", "UnfitError"]
+
+INTERRUPTED = 130  # exit status, as of a shell behind Ctrl-C
 
 
 class UnfitError(BlindOracleError):

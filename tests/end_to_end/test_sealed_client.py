@@ -663,26 +663,34 @@ import relay.sealed.commandline as commandline
 known = commandline.hash_algorithm
 
 def interrupted(*arguments):
-    os.kill(os.getpid(), signal.SIGINT)
+    os.kill(os.getpid(), int(sys.argv[2]))
     return known(*arguments)
 
 commandline.hash_algorithm = interrupted
 
 from relay.sealed.cli import main
 
-main(sys.argv[2:])
+main(sys.argv[3:])
 """
 
 
 @pytest.mark.parametrize("module", ["rpm_rs", "cryptography"])
-@pytest.mark.parametrize(("key", "status"), [("modern", 130), ("unknown", 1)])
-def test_who_ends_does_not_wait_for_what_a_slow_disk_still_gives(
-    system: System, package: Path, module: str, key: str, status: int
+@pytest.mark.parametrize(
+    ("how", "key", "status"),
+    [
+        (signal.SIGINT, "modern", 130),
+        (signal.SIGTERM, "modern", 130),
+        (signal.SIGHUP, "modern", 130),
+        (0, "unknown", 1),
+    ],
+)
+def test_who_ends_does_not_wait_for_what_a_slow_disk_still_gives(  # noqa: PLR0917  three cases of each
+    system: System, package: Path, module: str, how: int, key: str, status: int
 ) -> None:
     stalled = package.parent / "disk" / module
     stalled.mkdir(parents=True)
     (stalled / "__init__.py").write_text("import threading\nthreading.Event().wait()\n")
-    words = (sys.executable, "-c", STALLED, stalled.parent, "rpm", "--key", key, package)
+    words = (sys.executable, "-c", STALLED, stalled.parent, str(int(how)), "rpm", "--key", key, package)
     done = subprocess.run(words, env=system.environment, capture_output=True, text=True, timeout=SECONDS, check=False)
     assert done.returncode == status
     assert "Traceback" not in done.stderr
