@@ -63,7 +63,6 @@ class Asker:
         self._heads = heads
         self._heads_due = time.monotonic() + KEEP_SECONDS
         self._straight = straight
-        self._broken: UnusualError | None = None  # what a question met on the straight way
         self._is_retired = False  # nothing new goes the straight way
         self._open: dict[str, _Question] = {}  # on the straight way, in the order in which they were asked
         self._heard = 0.0  # the last answer there, or the first question since; as `_clock`
@@ -98,23 +97,22 @@ class Asker:
         is_first = False
         with self._lock:
             now = self._clock()
-            expires = now + self._config.deadline_seconds
+            question = _Question(key, request, now + self._config.deadline_seconds)
             straight = None if self._is_retired else self._straight
             if straight is not None:
                 if not self._open:
                     self._heard = now
                     is_first = self._left is None
-                self._open[request.id] = _Question(key, request, expires)
+                self._open[request.id] = question
         if straight is None:
-            self._send_around(_Question(key, request, expires))
+            self._send_around(question)
             return
         if is_first:
             self.wake()  # whoever takes the answers knows of no end to that
         try:
-            straight.send(lambda: request.message(self._left_ms(expires)), request.id)
-        except UnusualError as error:
-            self._broken = error  # for whoever takes the answers, who lets all that is open go around
-            self.wake()
+            straight.send(lambda: request.message(self._left_ms(question)), request.id)
+        except UnusualError:
+            self.wake()  # whoever takes the answers meets it, too, and lets all that is open go around
 
     def answers(self, until: float = math.inf) -> list[Answer]:
         """What has come, at least one unless `until`, on the monotonic clock, passes or somebody calls `wake`.
@@ -160,8 +158,6 @@ class Asker:
         return found
 
     def _look(self, straight: StraightWay, found: list[Answer]) -> None:
-        if self._broken is not None:
-            raise self._broken
         while replies := straight.receive():  # until what ended the way behind them has shown
             self._heard = self._clock()
             for reply in replies:
@@ -223,8 +219,8 @@ class Asker:
         expires = time.monotonic() + question.expires - self._clock()
         self._around().ask(question.key, question.request, expires)
 
-    def _left_ms(self, expires: float) -> int:
-        return max(0, int((expires - self._clock()) * 1000))
+    def _left_ms(self, question: _Question) -> int:
+        return max(0, int((question.expires - self._clock()) * 1000))
 
     def _around(self) -> "Detour":
         with self._lock:

@@ -12,6 +12,7 @@ import socket
 import ssl
 import threading
 import time
+from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
 
@@ -73,7 +74,7 @@ class StraightWay:
         self._heads = heads
         self._window = max(1, welcome.max_in_flight)
         self._in_flight: set[str] = set()
-        self._unsent: list[Callable[[], FromRelay]] = []  # behind the window
+        self._unsent: deque[Callable[[], FromRelay]] = deque()  # behind the window
         self._problem: UnusualError | None = None  # why nothing more is read or written
         self._lock = threading.Lock()  # OpenSSL knows nothing of threads
         ahead_seconds(welcome)
@@ -150,7 +151,7 @@ class StraightWay:
                     self._heads.note(message.head)
                 replies.append(message)
                 if self._unsent:
-                    self._write(self._unsent.pop(0)())
+                    self._write(self._unsent.popleft()())
             case Ping():
                 self._write(Pong(message.id))
             case Pong() | KeysChanged():
