@@ -88,10 +88,8 @@ def _loaded() -> Callable[[Sequence[str]], int]:
 
 
 def _complain(error: BaseException) -> int:
-    """Say what went wrong; the exit status. An error comes wrapped in one group for each nursery that it passed."""
+    """Say what went wrong; the exit status. What ended the detour comes in a group for each nursery it passed."""
     if isinstance(error, BaseExceptionGroup):
-        if error.subgroup(KeyboardInterrupt) is not None:
-            return INTERRUPTED
         missing = error.subgroup(ModuleNotFoundError)
         if missing is not None:  # the same for every file that was under way
             return _complain(missing.exceptions[0])
