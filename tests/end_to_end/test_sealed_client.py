@@ -590,27 +590,12 @@ def test_a_file_that_cannot_be_read_is_no_wrong_usage(monkeypatch: pytest.Monkey
         run_command(["rpm", "--config", str(tmp_path / "none.yaml"), str(tmp_path / "x.rpm")])
 
 
-def test_who_interrupts_a_run_does_not_wait_for_its_reader(system: System, tmp_path: Path) -> None:
-    missing = [str(tmp_path / f"{number:04d}{'x' * 200}.rpm") for number in range(600)]  # their lines fill any pipe
-    words = (SIGN, "rpm", "--json", "--key", "modern", *missing)
-    reading, writing = os.pipe()
-    process = subprocess.Popen(words, env=system.environment, stdout=writing, stderr=subprocess.DEVNULL)
-    try:
-        until(lambda: not select.select([], [writing], [], 0)[1], "the pipe is full")
-        process.send_signal(signal.SIGINT)
-        assert process.wait(SECONDS) == 130
-    finally:
-        process.kill()
-        process.wait()
-        os.close(reading)
-        os.close(writing)
-
-
-def test_who_interrupts_a_run_whose_results_are_not_read_yet_does_not_take_it_for_a_whole_one(
-    system: System, tmp_path: Path
+# Of the fewer, all are done with, as many as a run goes ahead of its reader; only their lines are not with the reader.
+@pytest.mark.parametrize("count", [600, 60])
+def test_who_interrupts_a_run_does_not_wait_for_its_reader_nor_take_it_for_a_whole_one(
+    system: System, tmp_path: Path, count: int
 ) -> None:
-    """All files are done with, as many as a run goes ahead of its reader, and their lines are not with the reader."""
-    missing = [str(tmp_path / f"{number:04d}{'x' * 200}.rpm") for number in range(60)]
+    missing = [str(tmp_path / f"{number:04d}{'x' * 200}.rpm") for number in range(count)]
     words = (SIGN, "rpm", "--json", "--key", "modern", *missing)
     reading, writing = os.pipe()
     fcntl.fcntl(writing, fcntl.F_SETPIPE_SZ, 4096)
