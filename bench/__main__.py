@@ -19,7 +19,7 @@ from bench.framed_load import flood, signing_rate, single_p50_ms
 from bench.http_load import HttpLoad
 from bench.kills import DEADLINE_SECONDS, sign_beside_kills
 from bench.packages import Workload, spread
-from bench.processes import cpu_seconds, private_kib
+from bench.processes import Stolen, cpu_seconds, private_kib
 from bench.rows import Row, at_least, at_most, print_table, reached, shown, within, write
 from bench.sides import CLIENT, KEYS, Ours, Reference, ours, reference
 
@@ -61,7 +61,9 @@ class Bench:
         """The rows of these groups."""
         for name, measure in GROUPS.items():
             if name in wanted:
+                stolen = Stolen()
                 yield from measure(self)
+                print(f"{name}: {_taken(stolen)}", file=sys.stderr)
 
     def ceilings(self) -> Iterator[Row]:
         """What this disk and this processor allow."""
@@ -267,6 +269,10 @@ GROUPS: dict[str, Callable[[Bench], Iterator[Row]]] = {
 }
 
 
+def _taken(stolen: Stolen) -> str:
+    return f"the hypervisor gave {stolen.share():.1%} of the processors' time to others"
+
+
 def main() -> None:
     """Run everything; the exit status is 0 whatever the numbers are: they are for reading, not for gating."""
     parser = argparse.ArgumentParser(prog="python -m bench")
@@ -279,6 +285,7 @@ def main() -> None:
     # Beside the results, not in /tmp: the log must lie on a real disk, not on a tmpfs, to have a price.
     cache = ROOT / ".cache"
     cache.mkdir(exist_ok=True)
+    stolen = Stolen()
     with tempfile.TemporaryDirectory(prefix="bench-", dir=cache) as name:
         directory = Path(name)
         spread(directory)
@@ -290,6 +297,7 @@ def main() -> None:
                 rows.append(row)
     # On another one, or another build of it, the numbers are others.
     print(f"measured on Python {platform.python_version()} of {sys.base_prefix}, {ssl.OPENSSL_VERSION}")
+    print(_taken(stolen))
     print_table(rows)
     write(rows, RESULTS)
 
