@@ -470,7 +470,9 @@ async def test_with_the_journals_disk_full_there_is_no_local_signature(host: Hos
         await switch(relay, FallbackMode.FORCED)
     await until(lambda: not host.read().mark or host.read().words)
     kept = {file.name: file.read_bytes() for file in host.places.directory.iterdir() if file.is_file()}
-    home = host.places.home.rename(host.runner.directory / "own-home")
+    # A copy: an agent that the first relay has started would go on serving a home that moves, and find nothing there.
+    home = host.runner.directory / "own-home"
+    shutil.copytree(host.places.home, home, ignore=shutil.ignore_patterns("S.*"))
     host.runner.config = replace(host.runner.config, fallback=FallbackConfig(home=home))
     run_as_root("mount", "-t", "tmpfs", "-o", "size=256k,mode=0700", "tmpfs", str(host.places.directory))
     try:
