@@ -42,7 +42,8 @@ class Stolen:
     def share(self) -> float:
         """Of all processors' time since this was made, 0 to 1."""
         passed = [now - then for now, then in zip(self._ticks(), self._since, strict=True)]
-        return passed[-1] / sum(passed) if any(passed) else 0.0
+        total = sum(passed)  # of a moment it may be nothing though counters moved: iowait goes backwards at times
+        return passed[-1] / total if total > 0 else 0.0
 
     def _ticks(self) -> list[int]:
         # user, nice, system, idle, iowait, irq, softirq, steal; what guests of ours took is in user already.

@@ -19,5 +19,13 @@ def test_the_share_is_of_what_all_processors_had_since_the_first_look(tmp_path: 
     assert stolen.share() == 0.2
 
 
+def test_a_moment_in_which_a_counter_goes_back_has_a_share_of_nothing(tmp_path: Path) -> None:
+    stat = tmp_path / "stat"
+    stat.write_text(BEFORE)
+    stolen = Stolen(stat)
+    stat.write_text("cpu  100 0 50 801 9 0 5 35 20 0\n")
+    assert stolen.share() == 0.0
+
+
 def test_the_kernel_s_own_file_has_what_is_read() -> None:
     assert 0.0 <= Stolen().share() <= 1.0
