@@ -4,6 +4,7 @@ hypercorn's own server knows neither a client's certificate nor a peer that does
 cancellation. So we accept, shake hands and read; hypercorn's H11Protocol turns bytes into ASGI and back.
 """
 
+import re
 from http import HTTPStatus
 
 import h11
@@ -34,6 +35,7 @@ WRITE_SECONDS = 20.0  # an answer fits into the kernel's buffers; a peer that ta
 LINGER_SECONDS = 2.0
 MAX_HEADERS = 16 * 1024  # bytes; an escaped certificate has 2 to 4 KiB
 _NO_METHOD = b"-"  # a token, and nothing that any address takes
+_AUTHORITY = re.compile(rb"(?i:https?)://[^/?#]*")
 
 
 def http_config() -> Config:
@@ -74,15 +76,25 @@ class _Http1(H11Protocol):
         # RFC 9110, 9.1: `head` is not HEAD. hypercorn would leave the body out, for which h11 then waits.
         is_lower = request.method != request.method.upper()
         # Behind the refusal of a WebSocket hypercorn would keep the connection, which is not idle, and so for ever.
-        if is_lower or _is_offer(request):
+        target = _without_authority(request.target)
+        if is_lower or _is_offer(request) or target is not request.target:
             headers = [(name, value) for name, value in request.headers if name != b"upgrade"]
             method, version = _NO_METHOD if is_lower else request.method, request.http_version
-            request = h11.Request(method=method, headers=headers, target=request.target, http_version=version)
+            request = h11.Request(method=method, headers=headers, target=target, http_version=version)
         await super()._create_stream(request)
 
 
 def _is_offer(request: h11.Request) -> bool:
     return any(name == b"upgrade" for name, _ in request.headers)
+
+
+def _without_authority(target: bytes) -> bytes:
+    """The target as hypercorn knows it. RFC 9112, 3.2.2: a server takes `https://…`, too; whoever that names is us."""
+    authority = _AUTHORITY.match(target)
+    if authority is None:
+        return target
+    rest = target[authority.end() :]
+    return rest if rest.startswith(b"/") else b"/" + rest
 
 
 class HttpConnection:

@@ -377,6 +377,32 @@ def test_values_are_counted_as_they_are_whatever_stands_in_texts(
     assert has_more_values(body, count - 1)
 
 
+@pytest.mark.parametrize("target", ["http://oracle/version", "HTTPS://evil.example:1/version"])
+async def test_a_target_with_scheme_and_host_is_the_same_address(api: Api, target: str) -> None:
+    """RFC 9112, 3.2.2: a server takes it, though only clients of proxies send it."""
+    async with api.connect(api.a) as client:
+        assert (await client.get(target)).json == (await client.get("/version")).json
+
+
+@pytest.mark.parametrize(
+    ("target", "problem"),
+    [
+        ("http://oracle", (404, "no_such_address")),
+        ("http://oracle?token=a", (400, "query_string")),
+        ("http://oracle/version?token=a", (400, "query_string")),
+        ("ftp://oracle/version", (404, "no_such_address")),
+        ("//oracle/version", (404, "no_such_address")),
+        ("/http://oracle/version", (404, "no_such_address")),
+        ("*", (404, "no_such_address")),
+    ],
+)
+async def test_a_target_with_scheme_and_host_leads_nowhere_else(
+    api: Api, target: str, problem: tuple[int, str]
+) -> None:
+    async with api.connect(api.a) as client:
+        assert (await client.get(target)).problem == problem
+
+
 @pytest.mark.parametrize("path", ["/sign/rpm/", "/keys/", "/version/"])
 async def test_an_address_that_is_nearly_right_leads_nowhere_else(api: Api, path: str) -> None:
     """A redirect would take a token in the body along, to whatever host and scheme the request names."""
