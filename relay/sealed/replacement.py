@@ -8,6 +8,7 @@ as a system call.
 
 import contextlib
 import errno
+import io
 import itertools
 import os
 import secrets
@@ -15,11 +16,10 @@ import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from types import TracebackType
 from typing import BinaryIO
 
 from agentproxy.protocol.values import frozen
-from relay.sealed.errors import UnfitError
+from relay.sealed.errors import Told, UnfitError
 
 __all__ = ["Original", "created", "opened", "replacement", "sync_directory"]
 
@@ -103,35 +103,18 @@ def replacement(original: Original) -> Iterator[BinaryIO]:
     """
     status = original.status
     with contextlib.ExitStack() as stack:
-        with _Told(f"no new file can be made in {original.directory!r}"):
+        with Told(f"no new file can be made in {original.directory!r}"):
             file, place = stack.enter_context(_fresh(original.path))
         yield file
         fresh = os.fstat(file.fileno())  # whose group may be the directory's
         if (status.st_uid, status.st_gid) != (fresh.st_uid, fresh.st_gid):
             owner = f"its owner, user {status.st_uid} and group {status.st_gid}; sign as that user, in that group"
-            with _Told(f"what replaces it cannot be given to {owner}"):
+            with Told(f"what replaces it cannot be given to {owner}"):
                 os.fchown(file.fileno(), status.st_uid, status.st_gid)
-        with _Told("its access list and attributes cannot be kept"):
+        with Told("its access list and attributes cannot be kept"):
             _take_over(original.file.fileno(), file.fileno())
-        with _Told("it cannot be replaced"):
+        with Told("it cannot be replaced"):
             place(stat.S_IMODE(status.st_mode), original)
-
-
-class _Told:
-    """Says what could not be done: "Permission denied" alone is taken for the file's own, which can be read."""
-
-    def __init__(self, what: str) -> None:
-        self._what = what
-
-    def __enter__(self) -> None:
-        """Nothing to prepare."""
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        """Say it; whatever else there is goes on."""
-        if isinstance(error, OSError):
-            raise OSError(error.errno, f"{self._what}: {error.strerror}") from error
 
 
 def _take_over(source: int, target: int) -> None:
@@ -203,10 +186,14 @@ def _fresh(path: str) -> Iterator[tuple[BinaryIO, _Place]]:
             raise
         name = _temporary(path)
         descriptor = os.open(name, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC, 0o600)
-    with os.fdopen(descriptor, "wb", _BUFFER) as file:
+    raw = io.FileIO(descriptor, "wb")
+    with io.BufferedWriter(raw, _BUFFER) as file:
         place = _Place(path, file, name)
         try:
             yield file, place
+        except BaseException:
+            raw.close()  # else leaving the file writes what it still holds, and fails anew, with less to say
+            raise
         finally:
             if place.name is not None:
                 with contextlib.suppress(FileNotFoundError):

@@ -14,7 +14,7 @@ from agentproxy.protocol.rpmfile import RpmFront, read_front
 from agentproxy.protocol.signatures import RsaSignature
 from agentproxy.protocol.values import frozen
 from relay.cleaning import clean
-from relay.sealed.errors import UnfitError
+from relay.sealed.errors import Told, UnfitError
 from relay.sealed.signatureheader import has_signature, with_signature
 
 __all__ = ["Rpm", "read", "write_signed"]
@@ -25,6 +25,7 @@ _SHA256 = re.compile(rb"[0-9a-f]{64}")
 _SHA256_NUMBER = (8).to_bytes(4, "big")
 _CHUNK = 1 << 20  # bytes
 _RSA, _OTHER = 1, 0
+_UNWRITTEN = "what replaces it cannot be written"
 _MOST_TOLD = 200  # characters of what rpm-rs says, which repeats what stands in the package
 
 
@@ -141,7 +142,8 @@ def write_signed(rpm: Rpm, signature: DocumentSignature, original: BinaryIO, siz
         found = bytes(again.header_bytes()), [bytes(each) for each in again.raw_signatures()]
     if found != (rpm.header, [packet]):
         raise UnfitError("the signature would not be found in it")
-    signed.write(front)
+    with Told(_UNWRITTEN):
+        signed.write(front)
     original.seek(rpm.front.header_end)
     left = max(0, size - rpm.front.header_end)
     payload = hashlib.sha256()
@@ -149,7 +151,8 @@ def write_signed(rpm: Rpm, signature: DocumentSignature, original: BinaryIO, siz
     while chunk := original.read(min(left, _CHUNK)):
         left -= len(chunk)
         payload.update(chunk)
-        signed.write(chunk)
+        with Told(_UNWRITTEN):
+            signed.write(chunk)
     if payload.digest() != rpm.payload_sha256:
         raise UnfitError(
             "its payload is not the one that its header names: it is damaged, or changed while it was read"

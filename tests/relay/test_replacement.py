@@ -9,6 +9,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import NoReturn
 
 import pytest
 
@@ -247,6 +248,26 @@ def test_a_full_disk_leaves_the_old_file_and_nothing_else(tmp_path: Path) -> Non
             replaced(file, b"new" * 30_000)
         assert file.read_bytes() == b"old" * 10_000
         assert names_in(tmp_path) == ["file"]
+
+
+def unfit(_: Path) -> NoReturn:
+    raise UnfitError("it changed")
+
+
+@AS_ROOT
+def test_what_failed_is_told_although_more_fails_behind_it(tmp_path: Path) -> None:
+    """What a small file still holds would be written once more when it is let go, and fail with less to say."""
+    with small_disk(tmp_path):
+        file = tmp_path / "file"
+        file.write_bytes(b"old")
+        with contextlib.suppress(OSError):
+            (tmp_path / "rest").write_bytes(bytes(1 << 20))
+        with pytest.raises(OSError, match=r"^\[Errno 28\] it cannot be replaced: No space left"):
+            replaced(file)
+        with pytest.raises(UnfitError, match="changed"):
+            replaced(file, meanwhile=unfit)
+        assert file.read_bytes() == b"old"
+        assert names_in(tmp_path) == ["file", "rest"]
 
 
 @AS_ROOT
