@@ -102,14 +102,21 @@ async def test_nginx_takes_no_earlier_session_for_a_certificate(front: Front) ->
 async def test_a_token_in_the_address_reaches_no_log_of_either(front: Front, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.DEBUG)
     token = front.api.a.token
-    for path in (f"/keys?token={token}", f"/{token}", f"/sign/rpm?{token}"):
+    for path in (f"/keys?token={token}", f"/{token}", f"/sign/rpm?{token}", f"https://{token}/none"):
         async with front.connect(front.api.a) as client:
             assert (await client.get(path, bearer(front.api.a))).status in {400, 404}
     async with front.connect(front.api.a) as client:
         assert (await client.get(f"/keys?token={token}")).problem == (400, "query_string")
-    await until(lambda: len(front.nginx.requests()) == 4)
+    await until(lambda: len(front.nginx.requests()) == 5)
     assert token not in front.nginx.log()
     assert token not in caplog.text
+
+
+async def test_a_target_with_scheme_and_host_is_the_same_address_behind_nginx(front: Front) -> None:
+    async with front.connect(front.api.a) as client:
+        plain = await client.get("/version")
+        assert (await client.get("https://oracle/version")).json == plain.json
+        assert (await client.get("https://oracle/version?token=a")).problem == (400, "query_string")
 
 
 async def test_a_gigabyte_ends_at_nginx(front: Front) -> None:

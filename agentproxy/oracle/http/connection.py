@@ -75,8 +75,8 @@ class _Http1(H11Protocol):
     async def _create_stream(self, request: h11.Request) -> None:
         # RFC 9110, 9.1: `head` is not HEAD. hypercorn would leave the body out, for which h11 then waits.
         is_lower = request.method != request.method.upper()
-        # Behind the refusal of a WebSocket hypercorn would keep the connection, which is not idle, and so for ever.
         target = _without_authority(request.target)
+        # Behind the refusal of a WebSocket hypercorn would keep the connection, which is not idle, and so for ever.
         if is_lower or _is_offer(request) or target is not request.target:
             headers = [(name, value) for name, value in request.headers if name != b"upgrade"]
             method, version = _NO_METHOD if is_lower else request.method, request.http_version
