@@ -26,7 +26,10 @@ class NotSealedError(BlindOracleError):
 
 
 class Told:
-    """Says what could not be done: "Permission denied" alone is taken for the file's own, which can be read."""
+    """Around what may fail, says what could not be done; it holds nothing of a block, and may be used for many.
+
+    "Permission denied" alone is taken for the file's own, which can be read.
+    """
 
     def __init__(self, what: str) -> None:
         self._what = what

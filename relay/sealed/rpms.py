@@ -25,7 +25,7 @@ _SHA256 = re.compile(rb"[0-9a-f]{64}")
 _SHA256_NUMBER = (8).to_bytes(4, "big")
 _CHUNK = 1 << 20  # bytes
 _RSA, _OTHER = 1, 0
-_UNWRITTEN = "what replaces it cannot be written"
+_WRITING = Told("what replaces it cannot be written")
 _MOST_TOLD = 200  # characters of what rpm-rs says, which repeats what stands in the package
 
 
@@ -142,7 +142,7 @@ def write_signed(rpm: Rpm, signature: DocumentSignature, original: BinaryIO, siz
         found = bytes(again.header_bytes()), [bytes(each) for each in again.raw_signatures()]
     if found != (rpm.header, [packet]):
         raise UnfitError("the signature would not be found in it")
-    with Told(_UNWRITTEN):
+    with _WRITING:
         signed.write(front)
     original.seek(rpm.front.header_end)
     left = max(0, size - rpm.front.header_end)
@@ -151,7 +151,7 @@ def write_signed(rpm: Rpm, signature: DocumentSignature, original: BinaryIO, siz
     while chunk := original.read(min(left, _CHUNK)):
         left -= len(chunk)
         payload.update(chunk)
-        with Told(_UNWRITTEN):
+        with _WRITING:
             signed.write(chunk)
     if payload.digest() != rpm.payload_sha256:
         raise UnfitError(
