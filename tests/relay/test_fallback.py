@@ -139,7 +139,10 @@ async def switch(relay: Relay, mode: FallbackMode | None, seconds: int = 3600, p
 
 
 async def connected(relay: Relay) -> None:
-    await until(lambda: relay.client.unreachable_since is None and relay._permission.verdict.by)
+    """Wait for the oracle's word, and until the next start would know that it allows: it is written behind the word."""
+    permission = relay._permission
+    await until(lambda: relay.client.unreachable_since is None and permission.verdict.by)
+    await until(lambda: not permission.verdict.allowed or permission._path.exists())
 
 
 def is_active(relay: Relay) -> bool:
