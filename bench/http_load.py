@@ -4,9 +4,13 @@ import json
 import selectors
 import socket
 import ssl
+import subprocess
+import sys
 import time
-from contextlib import ExitStack
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Self
 
 import h11
@@ -15,11 +19,21 @@ from agentproxy.protocol.digests import HashAlgorithm
 from agentproxy.protocol.hashstates import HashState
 from bench.framed_load import Access
 
-__all__ = ["HttpLoad"]
+__all__ = ["HttpLoad", "HttpRound", "plain_api"]
 
 CONNECTIONS = 32
+_PLAIN = Path(__file__).with_name("plain_api.py")
 _ANSWER_SECONDS = 60.0
 _BODY = json.dumps({"repodata_hash": str(HashState.initial(HashAlgorithm.SHA512).updated(b"<repomd/>"))}).encode()
+
+
+@dataclass(frozen=True, slots=True)
+class HttpRound:
+    """What one round showed."""
+
+    rate: float  # signatures a second, at most
+    p50: float  # ms, at half of that
+    p99: float
 
 
 @dataclass(slots=True, eq=False)
@@ -100,7 +114,13 @@ class HttpLoad:
                     under_way += 1
         return signed / (now - start)
 
-    def latencies_ms(self, rate: float, seconds: float) -> list[float]:
+    def round(self, seconds: float) -> HttpRound:
+        """So many seconds as fast as it goes, and so many at half of that."""
+        rate = self.rate(seconds)
+        took = self._latencies_ms(rate / 2, seconds)
+        return HttpRound(rate, took[len(took) // 2], took[len(took) * 99 // 100])
+
+    def _latencies_ms(self, rate: float, seconds: float) -> list[float]:
         """Milliseconds from when each request was due, `rate` of them a second, to its answer; sorted."""
         took: list[float] = []
         idle = list(self._clients)
@@ -122,3 +142,17 @@ class HttpLoad:
             wait = 0.0
         found = [key.data for key, _ in self._selector.select(_ANSWER_SECONDS if wait is None else wait)]
         return [client for client in found if client.is_answered()]
+
+
+@contextmanager
+def plain_api(tls: Path) -> Iterator[str]:
+    """Run the plain application with the server's credentials in `tls`; its address."""
+    credentials = [tls / name for name in ("server.crt", "server.key", "authority.crt")]
+    with socket.create_server(("127.0.0.1", 0), backlog=CONNECTIONS) as listening:  # kept by the process alone
+        address, descriptor = listening.getsockname(), listening.fileno()
+        process = subprocess.Popen([sys.executable, _PLAIN, str(descriptor), *credentials], pass_fds=[descriptor])
+    try:
+        yield f"{address[0]}:{address[1]}"
+    finally:
+        process.kill()
+        process.wait()

@@ -10,7 +10,11 @@ __all__ = ["Row", "at_least", "at_most", "print_table", "reached", "shown", "wit
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One measurement: `ours` and `reference` in the unit that `what` names; `ratio` is ours / reference."""
+    """One measurement: `ours` and `reference` in the unit that `what` names; `ratio` is ours / reference.
+
+    `stolen` is the share of the processors' time, 0 to 1, that the hypervisor gave to others while its group was
+    measured.
+    """
 
     what: str
     ours: float
@@ -18,6 +22,7 @@ class Row:
     ratio: float | None
     goal: str | None
     met: bool | None
+    stolen: float = 0.0
 
 
 def _ratio(ours: list[float], reference: list[float]) -> float:
@@ -62,11 +67,11 @@ def _cell(value: float | None) -> str:
 def print_table(rows: list[Row]) -> None:
     """Print the rows for people."""
     width = max(len(row.what) for row in rows)
-    print(f"{'what':<{width}}  {'ours':>10}  {'reference':>10}  {'ratio':>8}  {'goal':>11}  met")
+    print(f"{'what':<{width}}  {'ours':>10}  {'reference':>10}  {'ratio':>8}  {'goal':>11}  met  stolen")
     for row in rows:
         verdict = {True: "yes", False: "NO", None: ""}[row.met]
         cells = f"{_cell(row.ours):>10}  {_cell(row.reference):>10}  {_cell(row.ratio):>8}  {row.goal or '':>11}"
-        print(f"{row.what:<{width}}  {cells}  {verdict}")
+        print(f"{row.what:<{width}}  {cells}  {verdict:<3}  {row.stolen:>6.1%}")
 
 
 def write(rows: list[Row], path: Path) -> None:

@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from agentproxy.admin.layout import Layout
 from bench.agent_load import Target
 from bench.framed_load import Access
 from relay.config import load_config
@@ -59,6 +60,11 @@ class Ours:
     def access(self) -> Access:
         """How the enrolled runner reaches the oracle's own port."""
         return _access(Path(self.environment["BLIND_ORACLE_RELAY_CONFIG"]))
+
+    @property
+    def tls(self) -> Path:
+        """Where the oracle's TLS credentials are, and its authority's certificate."""
+        return Layout(self.directory).tls
 
     def second_runner(self) -> Access:
         """Another runner than the one that `dev` enrolled."""
