@@ -156,7 +156,11 @@ def dnf(system: System, directory: Path, *words: str) -> Done:
     settings += ["--setopt=module_platform_id=platform:el9", "--releasever=9", "--noplugins"]
     # What dnf has fetched within this second counts as fresh, whatever metadata_expire says.
     settings += ["--refresh"]
-    return system.run("dnf", "--assumeyes", "--quiet", f"--installroot={directory}/root", *settings, *words)
+    try:
+        return system.run("dnf", "--assumeyes", "--quiet", f"--installroot={directory}/root", *settings, *words)
+    finally:
+        for home in (directory / "cache").glob("*/pubring"):  # with an agent, which would outlive the test
+            system.run("gpgconf", "--homedir", home, "--kill", "gpg-agent")
 
 
 @pytest.mark.parametrize("name", AWKWARD)
