@@ -165,9 +165,9 @@ class Bench:
                 framed.append(self._framed_rate("ed25519"))
                 mine.append(load.round(self.seconds))
                 theirs.append(plain.round(self.seconds))
-        rates = [r.rate for r in mine]
-        yield shown("HTTP API, 32 connections, ed25519 a second, to the framed stream", rates, framed)
-        yield shown("HTTP API, 32 connections, to a plain application that signs", rates, [r.rate for r in theirs])
+        what, rates = "HTTP API, 32 connections, ed25519 a second", [r.rate for r in mine]
+        yield shown(f"{what}, to the framed stream", rates, framed)
+        yield shown(f"{what}, to a plain application", rates, [r.rate for r in theirs])
         what = "at half of its rate, p99 ms, to its p50"
         yield at_most(f"HTTP API {what}", [r.p99 for r in mine], [r.p50 for r in mine], HTTP_GOAL)
         yield shown(f"the plain application {what}", [r.p99 for r in theirs], [r.p50 for r in theirs])

@@ -148,9 +148,12 @@ class HttpLoad:
 def plain_api(tls: Path) -> Iterator[str]:
     """Run the plain application with the server's credentials in `tls`; its address."""
     credentials = [tls / name for name in ("server.crt", "server.key", "authority.crt")]
-    with socket.create_server(("127.0.0.1", 0), backlog=CONNECTIONS) as listening:  # kept by the process alone
+    with socket.create_server(
+        ("127.0.0.1", 0), backlog=CONNECTIONS
+    ) as listening:  # the process's alone: its end shall be seen
         address, descriptor = listening.getsockname(), listening.fileno()
-        process = subprocess.Popen([sys.executable, _PLAIN, str(descriptor), *credentials], pass_fds=[descriptor])
+        command = [sys.executable, "-I", _PLAIN, str(descriptor), *credentials]
+        process = subprocess.Popen(command, pass_fds=[descriptor])
     try:
         yield f"{address[0]}:{address[1]}"
     finally:

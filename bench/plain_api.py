@@ -2,7 +2,7 @@
 
 It signs what it is sent with a key of its own, in its one process: no policy, no limits, no record, no other process.
 
-usage: python plain_api.py FD CERTIFICATE KEY AUTHORITY         FD: the listening socket, passed on
+usage: python -I plain_api.py FD CERTIFICATE KEY AUTHORITY         FD: the listening socket, passed on
 """
 
 import ssl
