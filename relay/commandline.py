@@ -125,7 +125,7 @@ def _keyrings(config: Path | None) -> int:
 @click.option("--json", "as_json", is_flag=True, help="For programs.")
 def _status(config: Path | None, last: int | None, as_json: bool) -> int:  # noqa: FBT001  click's form
     """Say how the running relay is: 0 connected, 1 not."""
-    from agentproxy.protocol.wire import new_converter  # noqa: PLC0415
+    from agentproxy.protocol.unstructure import unstructured  # noqa: PLC0415
     from relay.config import load_config  # noqa: PLC0415
     from relay.control_call import ask  # noqa: PLC0415
     from relay.report import status_lines  # noqa: PLC0415
@@ -134,7 +134,7 @@ def _status(config: Path | None, last: int | None, as_json: bool) -> int:  # noq
     request = ControlRequest("status", last or 0)
     report = ask(load_config(config or config_path()).control_socket, request, StatusReport)
     if as_json:
-        plain: object = new_converter().unstructure(report)
+        plain = unstructured(report)
         click.echo(json.dumps(plain, indent=2))
     else:
         for line in status_lines(report):

@@ -10,17 +10,18 @@ import os
 from pathlib import Path
 from typing import TypeVar
 
-import cattrs
-
-from agentproxy.protocol.unreadable import UNREADABLE
+from agentproxy.protocol.structure import UNREADABLE, Reader, structured
+from agentproxy.protocol.unstructure import Writer
 from agentproxy.protocol.values import frozen
-from agentproxy.protocol.wire import new_converter
 from agentproxy.runtime.files import write_atomically
 
 __all__ = ["Seen", "recall", "remember", "seen"]
 
 _MAX_FILE = 1_048_576  # bytes
 _FORMAT = 4  # changes with the fields of the configuration
+
+_READER = Reader({Path: lambda value: Path(structured(value, str))})
+_WRITER = Writer({type(Path()): str})
 
 T = TypeVar("T")
 
@@ -50,7 +51,7 @@ def recall(path: Path, cls: type[T]) -> T | None:
             plain: object = json.loads(file.read(_MAX_FILE))
         if not isinstance(plain, dict) or plain.get("of") != _identity(path):
             return None
-        return _converter().structure(plain["config"], cls)
+        return _READER.read(plain["config"], cls)
     except (OSError, *UNREADABLE):  # an older file of ours, or a damaged one, is no reason not to start
         return None
 
@@ -64,7 +65,7 @@ def remember(path: Path, config: object, before: Seen | None) -> None:
     if before is None or before != seen(path):
         return
     try:
-        plain: object = _converter().unstructure(config)
+        plain = _WRITER.write(config)
         data = json.dumps({"of": before.identity, "config": plain}, indent=1)
         write_atomically(_cache(path), data.encode("ascii"), 0o644)
     except OSError:
@@ -78,10 +79,3 @@ def _cache(path: Path) -> Path:
 def _identity(path: Path) -> str:
     # With the path, since relative ones in the file count from its directory.
     return hashlib.sha256(b"%d\0%s\0" % (_FORMAT, os.fsencode(path.absolute())) + path.read_bytes()).hexdigest()
-
-
-def _converter() -> cattrs.Converter:
-    converter = new_converter()
-    converter.register_structure_hook(Path, lambda value, _: Path(str(value)))
-    converter.register_unstructure_hook(Path, str)
-    return converter

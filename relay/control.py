@@ -10,8 +10,8 @@ from collections.abc import Awaitable, Callable, Mapping
 import trio
 
 from agentproxy.protocol.errors import BlindOracleError, ConfigError
-from agentproxy.protocol.unreadable import UNREADABLE
-from agentproxy.protocol.wire import new_converter
+from agentproxy.protocol.structure import UNREADABLE, structured
+from agentproxy.protocol.unstructure import unstructured
 from relay.fallbackreport import FallbackReport
 from relay.status import MAX_QUESTION, CertificateReport, ControlError, ControlRequest, KeyReport, StatusReport
 
@@ -55,7 +55,7 @@ async def turn_away(stream: trio.abc.Stream) -> None:
 
 
 def _encoded(answer: Answer) -> bytes:
-    plain: object = new_converter().unstructure(answer)
+    plain = unstructured(answer)
     return json.dumps(plain).encode() + b"\n"
 
 
@@ -71,7 +71,7 @@ async def _line(stream: trio.abc.Stream) -> bytes:
 
 async def _answer(untrusted: bytes, table: ControlTable) -> Answer:
     try:
-        request = new_converter().structure(json.loads(untrusted), ControlRequest)
+        request = structured(json.loads(untrusted), ControlRequest)
     except UNREADABLE:
         return ControlError("expected one line of JSON with a command")
     command = table.get(request.command)

@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import TypeVar
 
 from agentproxy.protocol.errors import ConfigError
-from agentproxy.protocol.unreadable import UNREADABLE
-from agentproxy.protocol.wire import new_converter
+from agentproxy.protocol.structure import UNREADABLE, structured
+from agentproxy.protocol.unstructure import unstructured
 from relay.starting import how_to_start
 from relay.status import MAX_QUESTION, ControlError, ControlRequest
 
@@ -27,7 +27,7 @@ def ask(path: Path, request: ControlRequest, cls: type[T]) -> T:
     Raises:
         ConfigError: no relay answers there, or it says why it cannot; or no relay reads that much.
     """
-    question = json.dumps(new_converter().unstructure(request)).encode() + b"\n"
+    question = json.dumps(unstructured(request)).encode() + b"\n"
     if len(question) > MAX_QUESTION:
         raise ConfigError(f"the question has {len(question)} bytes, expected at most {MAX_QUESTION}", "say it shorter")
     try:
@@ -41,8 +41,8 @@ def ask(path: Path, request: ControlRequest, cls: type[T]) -> T:
     try:
         plain: object = json.loads(untrusted)
         if not (isinstance(plain, dict) and "error" in plain):
-            return new_converter().structure(plain, cls)
-        answer = new_converter().structure(plain, ControlError)
+            return structured(plain, cls)
+        answer = structured(plain, ControlError)
     except UNREADABLE as error:
         raise ConfigError(f"{path}: something else than a relay of this version answers there") from error
     raise ConfigError(f"the relay answers: {answer.error}", answer.hint)

@@ -11,9 +11,8 @@ from pathlib import Path
 
 from agentproxy.protocol.fields import KeyFacts
 from agentproxy.protocol.keys import Fingerprint, Keygrip
-from agentproxy.protocol.unreadable import UNREADABLE
+from agentproxy.protocol.structure import UNREADABLE, structured
 from agentproxy.protocol.values import frozen
-from agentproxy.protocol.wire import new_converter
 
 __all__ = ["FallbackKeys", "KeyFile", "usable"]
 
@@ -79,7 +78,7 @@ class FallbackKeys:
     def _load(self) -> tuple[KeyFacts, ...]:
         try:
             with self._path.open("rb") as file:
-                keys = new_converter().structure(json.loads(file.read(_MAX_FILE)), KeyFile).keys
+                keys = structured(json.loads(file.read(_MAX_FILE)), KeyFile).keys
         except UNREADABLE as error:
             self._tell(str(error))
             return ()

@@ -15,8 +15,8 @@ import trio
 from agentproxy.protocol.digests import Digest, HashAlgorithm
 from agentproxy.protocol.errors import BackendError, ConfigError
 from agentproxy.protocol.fields import KeyFacts
+from agentproxy.protocol.unstructure import unstructured
 from agentproxy.protocol.values import frozen
-from agentproxy.protocol.wire import new_converter
 from agentproxy.runtime.files import read_beginning, write_atomically
 from relay import fallbackgpg
 from relay.config import RelayConfig
@@ -75,7 +75,7 @@ def set_up(config: RelayConfig, wish: Wish) -> FallbackSetUp:
             raise ConfigError(f"{places.home}: no key for signing in it")
         primaries = sorted({str(key.primary) for key in keys})
         write_atomically(places.certificate, fallbackgpg.run(places.home, "--export", *primaries), 0o644)
-        plain: object = new_converter().unstructure(KeyFile(keys))
+        plain = unstructured(KeyFile(keys))
         write_atomically(places.keys, json.dumps(plain, indent=1).encode("ascii"), 0o644)
     except OSError as error:
         raise ConfigError(f"{error.filename or places.home}: {error.strerror}") from error

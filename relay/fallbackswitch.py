@@ -17,9 +17,9 @@ from typing import Protocol
 
 from agentproxy.protocol.errors import RemoteProtocolError
 from agentproxy.protocol.fields import check_text
-from agentproxy.protocol.unreadable import UNREADABLE
+from agentproxy.protocol.structure import UNREADABLE, structured
+from agentproxy.protocol.unstructure import unstructured
 from agentproxy.protocol.values import frozen
-from agentproxy.protocol.wire import new_converter
 from agentproxy.runtime.files import write_atomically
 from relay.fallbackmode import FallbackMode
 
@@ -108,7 +108,7 @@ class SwitchKeeper:
         """Take the switch of the last run, as far as its time is not over; what cannot be read counts as none."""
         try:
             with self._path.open("rb") as file:
-                switch = new_converter().structure(json.loads(file.read(_MAX_FILE)), Switch)
+                switch = structured(json.loads(file.read(_MAX_FILE)), Switch)
         except FileNotFoundError:
             return
         except (OSError, *UNREADABLE) as error:
@@ -183,7 +183,7 @@ class SwitchKeeper:
                 self._path.unlink(missing_ok=True)
 
     def _write(self, switch: Switch) -> None:
-        plain: object = new_converter().unstructure(switch)
+        plain = unstructured(switch)
         self._path.parent.mkdir(mode=0o700, exist_ok=True)
         write_atomically(self._path, json.dumps(plain, indent=1).encode("ascii"), 0o644)
 

@@ -10,8 +10,8 @@ from pathlib import Path
 from agentproxy.protocol.errors import ConfigError
 from agentproxy.protocol.fields import Head
 from agentproxy.protocol.relay_messages import MAX_HEADS
-from agentproxy.protocol.unreadable import UNREADABLE
-from agentproxy.protocol.wire import CONVERTER
+from agentproxy.protocol.structure import UNREADABLE, structured
+from agentproxy.protocol.unstructure import unstructured
 from agentproxy.runtime.files import write_atomically
 from agentproxy.runtime.lockfile import held
 
@@ -88,7 +88,7 @@ class Heads:
             with self._path.open("rb") as file:
                 plain: object = json.loads(file.read(_MAX_FILE))
             if isinstance(plain, dict):
-                heads = CONVERTER.structure(plain.get("heads"), tuple[Head, ...])
+                heads = structured(plain.get("heads"), tuple[Head, ...])
                 return {head.node: head for head in heads[-MAX_HEADS:]}
         except FileNotFoundError:
             return {}
@@ -115,5 +115,5 @@ class Heads:
             theirs = self._read()
             merged = {node: head for node, head in theirs.items() if node not in ours}
             merged |= {node: head.or_later(theirs.get(node)) for node, head in ours.items()}
-            plain: object = CONVERTER.unstructure(list(merged.values())[-MAX_HEADS:])
+            plain = unstructured(list(merged.values())[-MAX_HEADS:])
             write_atomically(self._path, json.dumps({"heads": plain}, indent=1).encode("ascii"), 0o644)

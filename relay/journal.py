@@ -30,7 +30,7 @@ from agentproxy.protocol.journal import (
     JournalRecord,
     parse_line,
 )
-from agentproxy.protocol.wire import new_converter
+from agentproxy.protocol.unstructure import unstructured
 from agentproxy.runtime.files import write_atomically
 from relay.draft import Draft
 from relay.journalchain import (
@@ -251,7 +251,7 @@ class Journal:
         if self._found() is None or last.journal != self.end.journal:
             return  # it was moved away meanwhile: a mark here would be taken for the next one's
         mark = Delivered(last.journal, last.sequence, last.hash())
-        plain: object = new_converter().unstructure(mark)
+        plain = unstructured(mark)
         try:
             write_atomically(self._mark_path, json.dumps(plain).encode("ascii"), 0o644)
         except OSError as error:

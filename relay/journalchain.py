@@ -7,9 +7,8 @@ from pathlib import Path
 
 from agentproxy.protocol.errors import BackendError, RemoteProtocolError
 from agentproxy.protocol.journal import FIRST_PREV, parse_line
-from agentproxy.protocol.unreadable import UNREADABLE
+from agentproxy.protocol.structure import UNREADABLE, structured
 from agentproxy.protocol.values import frozen
-from agentproxy.protocol.wire import new_converter
 
 __all__ = [
     "Delivered",
@@ -113,7 +112,7 @@ def read_mark(path: Path) -> Delivered | None:
     except FileNotFoundError:
         return None
     try:
-        return new_converter().structure(json.loads(data), Delivered)
+        return structured(json.loads(data), Delivered)
     except UNREADABLE as error:
         raise JournalDamagedError(f"{path.name} cannot be read: {error}") from error
 

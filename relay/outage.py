@@ -7,9 +7,9 @@ import json
 import logging
 from pathlib import Path
 
-from agentproxy.protocol.unreadable import UNREADABLE
+from agentproxy.protocol.structure import UNREADABLE, structured
+from agentproxy.protocol.unstructure import unstructured
 from agentproxy.protocol.values import frozen
-from agentproxy.protocol.wire import new_converter
 from agentproxy.runtime.files import write_atomically
 from relay.fallbackswitch import Clock
 
@@ -45,7 +45,7 @@ class Outage:
         """Take the outage that the last run saw, if it was in this boot."""
         try:
             with self._path.open("rb") as file:
-                began = new_converter().structure(json.loads(file.read(_MAX_FILE)), _Began)
+                began = structured(json.loads(file.read(_MAX_FILE)), _Began)
         except FileNotFoundError:
             return
         except (OSError, *UNREADABLE) as error:
@@ -75,6 +75,6 @@ class Outage:
             self._began = None
         else:
             began = _Began(self._boot, int((self._clock.since_boot() - own) * 1000))
-            plain: object = new_converter().unstructure(began)
+            plain = unstructured(began)
             write_atomically(self._path, json.dumps(plain).encode("ascii"), 0o644)
             self._began = began

@@ -12,9 +12,9 @@ from pathlib import Path
 import trio
 
 from agentproxy.protocol.codes import RejectionCode
-from agentproxy.protocol.unreadable import UNREADABLE
+from agentproxy.protocol.structure import UNREADABLE, structured
+from agentproxy.protocol.unstructure import unstructured
 from agentproxy.protocol.values import frozen
-from agentproxy.protocol.wire import new_converter
 from agentproxy.runtime.files import write_atomically
 from relay.errors import RejectedError
 
@@ -76,7 +76,7 @@ class Permission:
         """Read what was heard before this start; what cannot be read is no permission."""
         try:
             with self._path.open("rb") as file:
-                self.verdict = new_converter().structure(json.loads(file.read(_MAX_FILE)), Verdict)
+                self.verdict = structured(json.loads(file.read(_MAX_FILE)), Verdict)
         except FileNotFoundError:
             return
         except (OSError, *UNREADABLE) as error:
@@ -115,6 +115,6 @@ class Permission:
         if not verdict.allowed:
             # Works on a full disk, too: a no must not be forgotten by the next start.
             self._path.unlink(missing_ok=True)
-        plain: object = new_converter().unstructure(verdict)
+        plain = unstructured(verdict)
         self._path.parent.mkdir(mode=0o700, exist_ok=True)
         write_atomically(self._path, json.dumps(plain).encode("ascii"), 0o644)

@@ -8,8 +8,8 @@ from pathlib import PurePosixPath
 
 from agentproxy.protocol.errors import ConfigError
 from agentproxy.protocol.fields import Claims
+from agentproxy.protocol.times import format_time
 from agentproxy.protocol.values import frozen
-from agentproxy.protocol.wire import format_time
 from agentproxy.signer.record import AuditRecord
 
 __all__ = ["Query", "file_name", "job_values", "package_name", "parse_moment", "without_epoch"]

@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.table import Table
 
 from agentproxy.admin.credentialrows import RunnerRow, TokenRow
-from agentproxy.protocol.wire import new_converter
+from agentproxy.protocol.unstructure import unstructured
 
 __all__ = ["print_json", "print_table", "runner_cells", "token_cells"]
 
@@ -57,5 +57,5 @@ def print_table(table: Table) -> None:
 
 def print_json(rows: object) -> None:
     """Print for machines; times as everywhere on our wires."""
-    plain: object = new_converter().unstructure(rows)
+    plain = unstructured(rows)
     click.echo(json.dumps(plain, indent=2))

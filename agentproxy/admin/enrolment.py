@@ -26,8 +26,8 @@ from agentproxy.protocol.fields import Asserted, Claims
 from agentproxy.protocol.signer_answers import Issued
 from agentproxy.protocol.signer_messages import FromSigner, ToSigner
 from agentproxy.protocol.signer_requests import CertificateKind, Issue
+from agentproxy.protocol.times import format_time
 from agentproxy.protocol.values import frozen
-from agentproxy.protocol.wire import format_time
 
 __all__ = [
     "BOOTSTRAP_DAYS",

@@ -5,8 +5,7 @@ from pathlib import Path
 
 from agentproxy.protocol.errors import ConfigError
 from agentproxy.protocol.fields import Head
-from agentproxy.protocol.unreadable import UNREADABLE
-from agentproxy.protocol.wire import new_converter
+from agentproxy.protocol.structure import UNREADABLE, structured
 from agentproxy.signer.segment import list_segments
 
 __all__ = ["heads_of", "read_heads"]
@@ -48,7 +47,7 @@ def read_heads(path: Path) -> tuple[Head, ...]:
     if isinstance(content, dict) and "heads" in content:
         content = content["heads"]
     try:
-        return new_converter().structure(content if isinstance(content, list) else [content], tuple[Head, ...])
+        return structured(content if isinstance(content, list) else [content], tuple[Head, ...])
     except UNREADABLE as error:
         raise _no_heads(path) from error
 

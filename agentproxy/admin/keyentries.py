@@ -10,7 +10,7 @@ import yaml
 
 from agentproxy.admin.changing import changing
 from agentproxy.protocol.errors import ConfigError
-from agentproxy.protocol.wire import format_time
+from agentproxy.protocol.times import format_time
 from agentproxy.runtime.files import write_atomically
 from agentproxy.signer import keysfile
 from agentproxy.signer.keysfile import KeyEntry

@@ -5,7 +5,7 @@ from collections.abc import Iterable, Sequence
 from rich.table import Table
 
 from agentproxy.admin.keylisting import KeyRow, KeyUse
-from agentproxy.protocol.wire import format_time
+from agentproxy.protocol.times import format_time
 
 __all__ = ["plain", "sheet", "table"]
 

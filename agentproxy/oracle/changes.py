@@ -8,13 +8,12 @@ from collections.abc import Mapping
 from datetime import datetime
 from typing import ClassVar
 
-import cattrs
-
 from agentproxy.oracle.credentials import TokenKind
 from agentproxy.protocol.errors import RemoteProtocolError
 from agentproxy.protocol.fields import check_name
+from agentproxy.protocol.structure import structured
+from agentproxy.protocol.unstructure import unstructured_fields
 from agentproxy.protocol.values import frozen
-from agentproxy.protocol.wire import new_converter
 
 __all__ = [
     "CertificateRevoked",
@@ -32,8 +31,6 @@ __all__ = [
     "parse_change",
     "token_id",
 ]
-
-_CONVERTER = new_converter()
 
 
 def token_id(sha256: bytes) -> str:
@@ -166,8 +163,7 @@ _CLASSES: Mapping[str, type[Change]] = {
 
 def details_of(change: Change) -> dict[str, str]:
     """What the record of a change says: hex, times and names."""
-    plain: dict[str, str] = _CONVERTER.unstructure(change)
-    return {name: str(value) for name, value in plain.items()}  # a word of an enum becomes a plain word
+    return {name: str(value) for name, value in unstructured_fields(change).items()}
 
 
 def parse_change(operation: str, details: Mapping[str, str]) -> Change:
@@ -180,7 +176,8 @@ def parse_change(operation: str, details: Mapping[str, str]) -> Change:
     if cls is None:
         raise RemoteProtocolError(f"unknown change of credentials {operation!r}")
     try:
-        change: Change = _CONVERTER.structure(dict(details), cls)
-    except (cattrs.BaseValidationError, cattrs.ForbiddenExtraKeysError, LookupError, TypeError, ValueError) as error:
+        return structured(dict(details), cls)
+    except RemoteProtocolError as error:
+        raise RemoteProtocolError(f"{operation}: {error}") from error
+    except (LookupError, TypeError, ValueError) as error:
         raise RemoteProtocolError(f"{operation}: {type(error).__name__}: {error}") from error
-    return change

@@ -20,7 +20,7 @@ from agentproxy.protocol.journal import FIRST_PREV, JournalOperation, JournalRec
 from agentproxy.protocol.signer_answers import Recorded
 from agentproxy.protocol.signer_messages import FromSigner, ToSigner
 from agentproxy.protocol.signer_requests import Outcome, Record
-from agentproxy.protocol.wire import format_time
+from agentproxy.protocol.times import format_time
 
 __all__ = ["FallbackRecords", "RecordKeeper"]
 

@@ -19,7 +19,7 @@ from agentproxy.oracle.credentials import CertificateEntry, Credentials, RunnerE
 from agentproxy.oracle.database import Database
 from agentproxy.protocol.errors import BackendError, BlindOracleError, ConfigError, RemoteProtocolError
 from agentproxy.protocol.signer_answers import CredentialRecord, CredentialRecords
-from agentproxy.protocol.wire import format_time, parse_time
+from agentproxy.protocol.times import format_time, parse_time
 
 __all__ = ["Journal", "Registry", "RegistryError"]
 

@@ -25,7 +25,7 @@ from agentproxy.oracle.changes import (
 from agentproxy.oracle.credentials import TokenKind
 from agentproxy.protocol.codes import RejectionCode
 from agentproxy.protocol.errors import ConfigError, RefusedError
-from agentproxy.protocol.wire import format_time
+from agentproxy.protocol.times import format_time
 
 __all__ = ["MOST_PENDING", "apply", "check"]
 

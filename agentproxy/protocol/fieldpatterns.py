@@ -1,8 +1,8 @@
 """The texts that `fieldtexts` writes, read: each is taken apart by a regular expression.
 
-`json` and cattrs take twice as long, right after a wake-up above all. A pattern knows one text for a value, ours, and
-only takes it apart: whether the parts are right, their classes check as always. Other texts may be right as well;
-`json` and cattrs have to say.
+`json` and `structure` take twice as long, right after a wake-up above all. A pattern knows one text for a value, ours,
+and only takes it apart: whether the parts are right, their classes check as always. Other texts may be right as well;
+`json` and `structure` have to say.
 """
 
 from collections.abc import Mapping, Sequence
@@ -15,7 +15,7 @@ from agentproxy.protocol.jsonobject import bare_object
 from agentproxy.protocol.keys import Fingerprint
 from agentproxy.protocol.openpgp import DocumentSignature
 from agentproxy.protocol.signatures import DsaSignature, EcdsaSignature, EddsaSignature, RsaSignature, Signature
-from agentproxy.protocol.wire import parse_time
+from agentproxy.protocol.times import parse_time
 
 __all__ = [
     "ASSERTED", "DIGEST", "HEAD", "KEYGRIP", "NUMBER", "OBJECT", "SEAL", "SIGNATURE", "STATE", "TEXT",

@@ -1,4 +1,4 @@
-"""The JSON of what stands in every signature's messages, written out: `json` and cattrs take four times as long.
+"""The JSON of what stands in every signature's messages, written out: `json` and `structure` take four times as long.
 
 The same text as theirs, which a test holds it to. Whatever can hold a quote goes through `quoted`.
 """
@@ -10,7 +10,7 @@ from agentproxy.protocol.fields import Asserted, Claims, Head
 from agentproxy.protocol.hashstates import HashState
 from agentproxy.protocol.openpgp import DocumentSignature
 from agentproxy.protocol.signatures import RsaSignature, Signature
-from agentproxy.protocol.wire import format_time
+from agentproxy.protocol.times import format_time
 
 __all__ = [
     "asserted_text",

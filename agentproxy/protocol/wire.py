@@ -1,33 +1,19 @@
-"""Between JSON and our types: strict in every field, so that a message means one thing or nothing.
+"""Messages as JSON: strict in every field, so that a message means one thing or nothing.
 
-Binary values are lower-case hex, keygrips and fingerprints upper-case hex, times RFC 3339 UTC with microseconds.
-Unknown or doubled fields, wrong types and unknown tags are errors.
+`structure` says how values are written. A doubled field and an unknown tag are errors, too.
 """
 
-import dataclasses
 import json
 import re
-import types
 from collections.abc import Callable, Mapping
-from datetime import UTC, datetime
-from typing import ClassVar, Generic, Protocol, TypeVar, get_args, get_origin
+from typing import ClassVar, Generic, Protocol, TypeVar
 
-import cattrs
-from cattrs.cols import homogenous_tuple_structure_factory
-from cattrs.dispatch import StructureHook
-from cattrs.gen import make_dict_structure_fn, mapping_structure_factory
-
-from agentproxy.protocol.digests import HashAlgorithm
 from agentproxy.protocol.errors import LocalProtocolError, RemoteProtocolError
 from agentproxy.protocol.jsonobject import decode_object
-from agentproxy.protocol.keys import Fingerprint, Keygrip, PublicKey
-from agentproxy.protocol.signatures import Signature
-from agentproxy.protocol.unreadable import words
+from agentproxy.protocol.structure import structured
+from agentproxy.protocol.unstructure import unstructured_fields
 
-__all__ = ["CONVERTER", "MessageCodec", "Tagged", "format_time", "new_converter", "parse_time"]
-
-_HASH_ALGORITHMS = {algorithm.value: algorithm for algorithm in HashAlgorithm}
-_TIME = re.compile(r"\d{4}-\d{2}-\d{2}T\d{2}:\d{2}:\d{2}\.\d{6}Z", re.ASCII)
+__all__ = ["MessageCodec", "Tagged"]
 
 
 class Tagged(Protocol):
@@ -36,183 +22,6 @@ class Tagged(Protocol):
     tag: ClassVar[str]
 
 
-def format_time(moment: datetime) -> str:
-    """RFC 3339 in UTC with microseconds, such as 2026-11-22T10:00:00.000000Z."""
-    return moment.astimezone(UTC).isoformat(timespec="microseconds").removesuffix("+00:00") + "Z"
-
-
-def parse_time(untrusted: str) -> datetime:
-    """Read exactly what `format_time` writes.
-
-    Raises:
-        RemoteProtocolError: another form, or no such day.
-    """
-    if _TIME.fullmatch(untrusted) is None:
-        raise RemoteProtocolError("a time has the form 2026-11-22T10:00:00.000000Z")
-    try:
-        return datetime.fromisoformat(untrusted)  # twenty times as fast as strptime, and the form is checked above
-    except ValueError as error:
-        raise RemoteProtocolError(f"no such time: {error}") from error
-
-
-# cattrs also calls these two for subclasses, the enums above all: `wanted` makes the member.
-def _strict_int(value: object, wanted: type[int]) -> int:
-    if type(value) is not int:  # bool is a subclass of int, and True is not 1 here
-        raise RemoteProtocolError(f"expected an integer, got {type(value).__name__}")
-    return wanted(value)
-
-
-def _strict_str(value: object, wanted: type[str]) -> str:
-    if type(value) is not str:
-        raise RemoteProtocolError(f"expected a string, got {type(value).__name__}")
-    return value if wanted is str else _member(value, wanted)
-
-
-def _member(value: str, wanted: type[str]) -> str:
-    try:
-        return wanted(value)
-    except ValueError as error:
-        known = ", ".join(getattr(wanted, "__members__", {}).values())
-        raise RemoteProtocolError(f"expected one of {known}, got {value[:64]!r}") from error
-
-
-def _strict_str_or_int(value: object, _: object) -> str | int:
-    """A user or group: by name or by number."""
-    if isinstance(value, str) or type(value) is int:
-        return value
-    raise RemoteProtocolError(f"expected a name or a number, got {type(value).__name__}")
-
-
-def _strict_bool(value: object, _: type) -> bool:
-    if type(value) is not bool:
-        raise RemoteProtocolError(f"expected true or false, got {type(value).__name__}")
-    return value
-
-
-def _hex(value: object, _: type) -> bytes:
-    try:
-        found = bytes.fromhex(_strict_str(value, str))
-    except ValueError as error:
-        raise RemoteProtocolError("expected lower-case hex") from error
-    # fromhex takes upper case and blanks too. Comparing is five times as fast as a regex for a signature.
-    if found.hex() != value:
-        raise RemoteProtocolError("expected lower-case hex")
-    return found
-
-
-def _hash_algorithm(value: object, _: type) -> HashAlgorithm:
-    algorithm = _HASH_ALGORITHMS.get(_strict_int(value, int))
-    if algorithm is None:
-        raise RemoteProtocolError(f"unknown hash algorithm {str(value)[:8]}")  # a peer may write 4000 digits
-    return algorithm
-
-
-def new_converter(*, detailed: bool = False) -> cattrs.Converter:
-    """Make a converter for our types, refusing unknown keys.
-
-    Args:
-        detailed: collect every problem with its path (configuration) instead of stopping at the first (wire).
-    """
-    converter = cattrs.Converter(
-        forbid_extra_keys=True, detailed_validation=detailed, omit_if_default=True, use_alias=True
-    )
-    converter.register_structure_hook(int, _strict_int)
-    converter.register_structure_hook(str, _strict_str)
-    converter.register_structure_hook(bool, _strict_bool)
-    converter.register_structure_hook(bytes, _hex)
-    converter.register_unstructure_hook(bytes, bytes.hex)
-    converter.register_structure_hook(HashAlgorithm, _hash_algorithm)
-    converter.register_unstructure_hook(HashAlgorithm, int)
-    converter.register_structure_hook(Keygrip, lambda value, _: Keygrip.parse(_strict_str(value, str)))
-    converter.register_structure_hook(Fingerprint, lambda value, _: Fingerprint.parse(_strict_str(value, str)))
-    converter.register_unstructure_hook(Keygrip, str)
-    converter.register_unstructure_hook(Fingerprint, str)
-    converter.register_structure_hook(datetime, lambda value, _: parse_time(_strict_str(value, str)))
-    converter.register_unstructure_hook(datetime, format_time)
-    _register_containers(converter)
-    _register_union(converter, PublicKey, "algorithm")
-    _register_union(converter, Signature, "algorithm")
-    return converter
-
-
-def _register_containers(converter: cattrs.Converter) -> None:
-    """Let only lists become tuples and only objects become dicts and dataclasses.
-
-    cattrs takes whatever can be iterated: a string would become a tuple of its letters, and an empty list a
-    dataclass with all its defaults.
-    """
-    converter.register_structure_hook_factory(
-        lambda tp: _origin(tp) is tuple,
-        lambda tp: _only(list, "a list", homogenous_tuple_structure_factory(tp, converter)),
-    )
-    converter.register_structure_hook_factory(
-        lambda tp: _origin(tp) is dict,
-        lambda tp: _only(dict, "an object", mapping_structure_factory(tp, converter)),
-    )
-    converter.register_structure_hook_func(lambda tp: tp == str | int, _strict_str_or_int)
-    converter.register_structure_hook_factory(_is_optional, lambda tp: _optional(tp, converter))
-    converter.register_structure_hook_factory(
-        lambda tp: isinstance(tp, type) and dataclasses.is_dataclass(tp),
-        lambda tp: _only(dict, "an object", make_dict_structure_fn(tp, converter)),
-    )
-
-
-def _is_optional(tp: object) -> bool:
-    return isinstance(tp, types.UnionType) and len(get_args(tp)) == 2 and types.NoneType in get_args(tp)
-
-
-def _optional(union: types.UnionType, converter: cattrs.Converter) -> StructureHook:
-    """Like the hook of cattrs, which looks up the wanted type's hook anew for every value."""
-    wanted = next(tp for tp in get_args(union) if tp is not types.NoneType)
-    structure = converter.get_structure_hook(wanted)
-
-    def optional(value: object, _: object) -> object:
-        result: object = None if value is None else structure(value, wanted)
-        return result
-
-    return optional
-
-
-def _origin(tp: object) -> object:
-    return get_origin(tp)
-
-
-def _only(form: type, words: str, structure: StructureHook) -> StructureHook:
-    def checked(value: object, target: type) -> object:
-        if type(value) is not form:
-            raise RemoteProtocolError(f"expected {words}, got {type(value).__name__}")
-        result: object = structure(value, target)
-        return result
-
-    return checked
-
-
-def _register_union(converter: cattrs.Converter, union: object, field: str) -> None:
-    """Let dataclasses of `union` carry `field`, a class variable that tells them apart, beside their own fields."""
-    classes = {getattr(cls, field): cls for cls in get_args(union)}
-    hooks: dict[type, StructureHook] = {}  # made at first use, when every hook is registered
-
-    def structure(value: object, _: object) -> object:
-        if not isinstance(value, dict):
-            raise RemoteProtocolError(f"expected an object with {field!r}")
-        rest = dict(value)
-        cls = classes.get(rest.pop(field, None))
-        if cls is None:
-            raise RemoteProtocolError(f"{field}: expected one of {', '.join(sorted(classes))}")
-        hook = hooks.get(cls)
-        if hook is None:
-            hook = hooks[cls] = converter.get_structure_hook(cls)
-        return hook(rest, cls)
-
-    def unstructure(value: object) -> dict[str, object]:
-        plain: dict[str, object] = converter.unstructure(value, unstructure_as=type(value))
-        return {field: getattr(value, field), **plain}
-
-    converter.register_structure_hook_func(lambda tp: tp == union, structure)
-    converter.register_unstructure_hook_func(lambda tp: tp == union, unstructure)
-
-
-CONVERTER = new_converter()  # of messages, and of whoever needs no other: it takes half a millisecond to make
 _ENCODER = json.JSONEncoder(separators=(",", ":"), ensure_ascii=True, allow_nan=False)
 
 M = TypeVar("M", bound=Tagged)
@@ -249,8 +58,6 @@ class MessageCodec(Generic[M]):
 
     def __init__(self, *classes: type[M]) -> None:
         self._classes: Mapping[object, type[M]] = {cls.tag: cls for cls in classes}
-        # Made at first use: all of them together would take a tenth of a relay's start.
-        self._hooks: dict[type[M], StructureHook] = {}
         self._members: dict[type[M], Callable[[M], str]] = {
             cls: members for cls in classes if (members := getattr(cls, "members", None)) is not None
         }
@@ -271,8 +78,7 @@ class MessageCodec(Generic[M]):
         members = self._members.get(type(message))
         if members is not None:
             return f'{{"type":"{message.tag}",{members(message)}}}'.encode("ascii")
-        fields: dict[str, object] = CONVERTER.unstructure(message)
-        return _ENCODER.encode({"type": message.tag, **fields}).encode("ascii")
+        return _ENCODER.encode({"type": message.tag, **unstructured_fields(message)}).encode("ascii")
 
     def decode(self, untrusted: bytes) -> M:
         """The message in one frame's payload.
@@ -295,21 +101,8 @@ class MessageCodec(Generic[M]):
         if cls is None:
             raise RemoteProtocolError("unknown type of message")
         try:
-            structured: M = self._hook(cls)(fields, cls)
+            return structured(fields, cls)
         except RemoteProtocolError as error:
             raise RemoteProtocolError(f"{tag}: {error}") from error
-        except (
-            cattrs.BaseValidationError,
-            cattrs.ForbiddenExtraKeysError,
-            LookupError,
-            TypeError,
-            ValueError,
-        ) as error:
-            raise RemoteProtocolError(f"{tag}: {words(error)}") from error
-        return structured
-
-    def _hook(self, cls: type[M]) -> StructureHook:
-        hook = self._hooks.get(cls)
-        if hook is None:
-            hook = self._hooks[cls] = CONVERTER.get_structure_hook(cls)
-        return hook
+        except (LookupError, TypeError, ValueError) as error:
+            raise RemoteProtocolError(f"{tag}: {type(error).__name__}: {error}") from error

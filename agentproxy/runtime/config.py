@@ -4,19 +4,18 @@ YAML is read without what surprises: a key that stands twice, `no` for a name, 0
 small file can unfold to gigabytes), tags and merge keys are errors that say so.
 """
 
-import difflib
 import re
 from collections.abc import Hashable, Iterator
 from pathlib import Path
 from typing import TypeVar
 
-import cattrs
 import yaml
 
 from agentproxy.protocol.digests import HashAlgorithm
-from agentproxy.protocol.errors import BlindOracleError, ConfigError
-from agentproxy.protocol.wire import new_converter
+from agentproxy.protocol.errors import ConfigError
+from agentproxy.protocol.structure import UNREADABLE, Reader
 from agentproxy.runtime.files import read_beginning
+from agentproxy.runtime.problems import problems
 
 __all__ = ["MAX_BYTES", "line_numbers", "load", "parse"]
 
@@ -80,42 +79,29 @@ def _structured(text: str, cls: type[T], source: str, directory: Path) -> T:
     if len(text) > MAX_BYTES:
         raise ConfigError(f"{source}: longer than {MAX_BYTES} bytes")
     plain = _plain(text, source)
+    whole: object = {} if plain is None else plain
+    reader = _reader(directory)
     try:
-        return _converter(directory).structure({} if plain is None else plain, cls)
-    except cattrs.BaseValidationError as error:
-        problems = list(_problems(error, ""))
-    except (BlindOracleError, TypeError, ValueError) as error:
-        problems = [("", _words(error))]
-    lines = [f"{source}: {path}: {words}" if path else f"{source}: {words}" for path, words in problems]
-    raise ConfigError("\n".join(lines))
+        return reader.read(whole, cls)
+    except UNREADABLE as error:
+        found = problems(reader, whole, cls)
+        lines = [f"{source}: {path}: {words}" if path else f"{source}: {words}" for path, words in found]
+        raise ConfigError("\n".join(lines)) from error
 
 
-def _converter(directory: Path) -> cattrs.Converter:
-    converter = new_converter(detailed=True)
-
-    def path_below(value: object, _: type) -> Path:
+def _reader(directory: Path) -> Reader:
+    def path_below(value: object) -> Path:
         if type(value) is not str or not value:
             raise ConfigError(f"expected a path, got {_kind(value)}")
         return directory / value
 
-    def hash_name(value: object, _: type) -> HashAlgorithm:
-        if type(value) is not str or value not in _HASH_NAMES:
-            raise ConfigError(f"expected one of {', '.join(_HASH_NAMES)}, got {_shown(value)}")
-        return _HASH_NAMES[value]
-
-    converter.register_structure_hook(Path, path_below)
-    converter.register_structure_hook(float, _strict_float)
-    converter.register_structure_hook(HashAlgorithm, hash_name)
-    return converter
+    return Reader({Path: path_below, HashAlgorithm: _hash_name})
 
 
-def _strict_float(value: object, _: type) -> float:
-    if type(value) not in {int, float}:
-        raise ConfigError(f"expected a number, got {_kind(value)}")
-    number = float(str(value))
-    if not abs(number) < float("inf"):
-        raise ConfigError("expected a finite number")
-    return number
+def _hash_name(value: object) -> HashAlgorithm:
+    if type(value) is not str or value not in _HASH_NAMES:
+        raise ConfigError(f"expected one of {', '.join(_HASH_NAMES)}, got {_shown(value)}")
+    return _HASH_NAMES[value]
 
 
 def _kind(value: object) -> str:
@@ -125,44 +111,6 @@ def _kind(value: object) -> str:
 def _shown(value: object) -> str:
     text = repr(value)
     return text if len(text) <= 60 else f"{text[:57]}…"
-
-
-def _problems(error: BaseException, path: str) -> Iterator[tuple[str, str]]:
-    """Flatten cattrs' groups: each problem with its path, such as `runners.b1.keys[1]`."""
-    if isinstance(error, cattrs.ClassValidationError):
-        with_notes, without = error.group_exceptions()
-        for problem, note in with_notes:
-            yield from _problems(problem, f"{path}.{note.name}" if path else note.name)
-        for problem in without:
-            yield from _problems(problem, path)
-    elif isinstance(error, cattrs.IterableValidationError):
-        items, others = error.group_exceptions()
-        for problem, item in items:
-            index = str(item.index)
-            step = f"[{index}]" if isinstance(item.index, int) else f".{index}" if path else index
-            yield from _problems(problem, f"{path}{step}")
-        for problem in others:
-            yield from _problems(problem, path)
-    elif isinstance(error, cattrs.ForbiddenExtraKeysError):
-        yield from _unknown_keys(error, path)
-    else:
-        yield path, _words(error)
-
-
-def _unknown_keys(error: cattrs.ForbiddenExtraKeysError, path: str) -> Iterator[tuple[str, str]]:
-    known = list(getattr(error.cl, "__dataclass_fields__", ()))
-    for key in sorted(error.extra_fields):
-        near = difflib.get_close_matches(key, known, n=1)
-        meant = f", did you mean {near[0]}?" if near else f", expected one of {', '.join(known)}"
-        yield f"{path}.{key}" if path else key, f"unknown key{meant}"
-
-
-def _words(error: BaseException) -> str:
-    if isinstance(error, KeyError):
-        return "missing"
-    if isinstance(error, BlindOracleError):
-        return str(error)
-    return f"not valid: {error}"
 
 
 def _plain(text: str, source: str) -> object:

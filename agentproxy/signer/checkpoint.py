@@ -12,8 +12,8 @@ from cryptography.exceptions import InvalidSignature
 
 from agentproxy.protocol.errors import RemoteProtocolError
 from agentproxy.protocol.fields import Head
+from agentproxy.protocol.times import format_time, parse_time
 from agentproxy.protocol.values import frozen
-from agentproxy.protocol.wire import format_time, parse_time
 from agentproxy.signer.logkey import LogKey, LogPublicKey
 
 __all__ = ["Checkpoint", "checkpoints_path"]

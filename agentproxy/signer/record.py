@@ -10,8 +10,6 @@ from dataclasses import field
 from datetime import datetime
 from typing import Self
 
-import cattrs
-
 from agentproxy.protocol.digests import Digest
 from agentproxy.protocol.errors import RemoteProtocolError
 from agentproxy.protocol.fields import Asserted, check_name, check_request_id, check_text
@@ -19,8 +17,9 @@ from agentproxy.protocol.fieldtexts import claims_text, quoted, texts_text
 from agentproxy.protocol.keys import Fingerprint, Keygrip
 from agentproxy.protocol.signatures import RsaSignature, Signature
 from agentproxy.protocol.signer_requests import Outcome
+from agentproxy.protocol.structure import structured
+from agentproxy.protocol.times import format_time, parse_time
 from agentproxy.protocol.values import frozen
-from agentproxy.protocol.wire import format_time, new_converter, parse_time
 
 __all__ = ["FIRST_PREV", "MAX_LINE", "MEMBERS", "AuditRecord", "Entry", "hash_of_line", "signature_sha256"]
 
@@ -31,8 +30,6 @@ MEMBERS = (
     "sequence", "time", "node", "request", "operation", "key", "fingerprint", "keygrip", "hash_algorithm", "digest",
     "outcome", "reason", "signature_sha256", "duration_us", "asserted", "details", "prev",
 )  # fmt: skip
-
-_CONVERTER = new_converter()
 
 
 def hash_of_line(line: bytes) -> bytes:
@@ -114,14 +111,9 @@ class AuditRecord:
         try:
             members = json.loads(untrusted)
             record = cls._of(members)
-        except (
-            cattrs.BaseValidationError,
-            AttributeError,
-            LookupError,
-            TypeError,
-            ValueError,
-            RecursionError,
-        ) as error:
+        except RemoteProtocolError as error:
+            raise RemoteProtocolError(f"not a record: {error}") from error
+        except (AttributeError, LookupError, TypeError, ValueError, RecursionError) as error:
             raise RemoteProtocolError(f"not a record: {type(error).__name__}: {error}") from error
         if record.line() != untrusted:
             raise RemoteProtocolError("not a record: it is not in the canonical form")
@@ -130,22 +122,22 @@ class AuditRecord:
     @classmethod
     def _of(cls, members: dict[str, str | None]) -> Self:
         if tuple(members) != MEMBERS:
-            raise RemoteProtocolError("not a record: other members, or in another order")
-        node = _CONVERTER.structure(members["node"], str)
+            raise RemoteProtocolError("other members, or in another order")
+        node = structured(members["node"], str)
         check_name(node, "node")  # `line` writes it as it is
         plain = {name: value for name, value in members.items() if name not in _PLACE}
         algorithm, digest = plain.pop("hash_algorithm"), plain.pop("digest")
         entry = (
-            _CONVERTER.structure(plain, Entry)
+            structured(plain, Entry)
             if digest is None
-            else _CONVERTER.structure({**plain, "digest": {"algorithm": algorithm, "value": digest}}, Entry)
+            else structured({**plain, "digest": {"algorithm": algorithm, "value": digest}}, Entry)
         )
         return cls(
-            sequence=_CONVERTER.structure(members["sequence"], int),
-            time=parse_time(_CONVERTER.structure(members["time"], str)),
+            sequence=structured(members["sequence"], int),
+            time=parse_time(structured(members["time"], str)),
             node=node,
             entry=entry,
-            prev=_CONVERTER.structure(members["prev"], bytes),
+            prev=structured(members["prev"], bytes),
         )
 
 

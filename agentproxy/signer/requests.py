@@ -43,7 +43,7 @@ from agentproxy.protocol.signer_requests import (
     Status,
     TakeCheckpoint,
 )
-from agentproxy.protocol.wire import format_time
+from agentproxy.protocol.times import format_time
 from agentproxy.signer.authority import Authority
 from agentproxy.signer.credentiallog import read_credentials
 from agentproxy.signer.headcheck import misfit

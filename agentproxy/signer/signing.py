@@ -27,9 +27,9 @@ from agentproxy.protocol.signatures import Signature
 from agentproxy.protocol.signer_answers import DigestSigned, NotDone
 from agentproxy.protocol.signer_messages import FromSigner
 from agentproxy.protocol.signer_requests import Outcome, SignDigest
+from agentproxy.protocol.times import format_time
 from agentproxy.protocol.timings import Timings
 from agentproxy.protocol.values import frozen
-from agentproxy.protocol.wire import format_time
 from agentproxy.signer.keyring import Keyring
 from agentproxy.signer.log import LogUnavailableError
 from agentproxy.signer.pipeline import Draft, Pipeline

@@ -13,7 +13,7 @@ from pathlib import Path
 import click
 
 from agentproxy.protocol.errors import ConfigError
-from agentproxy.protocol.wire import format_time
+from agentproxy.protocol.times import format_time
 from relay.sealed.fate import Outcome, Result
 
 __all__ = ["Report", "shown"]

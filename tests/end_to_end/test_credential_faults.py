@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from agentproxy.protocol.wire import parse_time
+from agentproxy.protocol.times import parse_time
 from tests.admin.shell import blind_oracle
 from tests.end_to_end.offline import Offline
 from tests.end_to_end.place import System, system_with, until

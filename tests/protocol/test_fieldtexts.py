@@ -1,4 +1,4 @@
-"""What the messages of a signature write and read by themselves is what `json` and cattrs would write and read."""
+"""What the messages of a signature write and read by themselves is what `json` and `structure` would write and read."""
 
 import dataclasses
 import json
@@ -26,7 +26,8 @@ from agentproxy.protocol.signatures import DsaSignature, EcdsaSignature, EddsaSi
 from agentproxy.protocol.signer_answers import DigestSigned
 from agentproxy.protocol.signer_messages import FROM_SIGNER, TO_SIGNER
 from agentproxy.protocol.signer_requests import SignDigest
-from agentproxy.protocol.wire import MessageCodec, Tagged, new_converter
+from agentproxy.protocol.unstructure import unstructured
+from agentproxy.protocol.wire import MessageCodec, Tagged
 
 NAMES = st.from_regex(r"[A-Za-z0-9][A-Za-z0-9._+-]{0,63}", fullmatch=True)
 TEXTS = st.text(st.characters(exclude_categories=("Cc", "Cs", "Zl", "Zp", "Cf")), max_size=40)
@@ -197,7 +198,7 @@ def outcome(codec: MessageCodec[Tagged], payload: bytes) -> Tagged | str:
 
 
 def plainly(message: Tagged) -> bytes:
-    fields = {"type": message.tag, **new_converter().unstructure(message)}
+    fields = {"type": message.tag, **unstructured(message)}
     return json.dumps(fields, separators=(",", ":")).encode("ascii")
 
 
@@ -218,7 +219,7 @@ def test_no_field_is_forgotten_here() -> None:
 
 @pytest.mark.parametrize("tag", MESSAGES)
 @given(st.data())
-def test_what_is_written_is_the_text_of_json_and_cattrs(tag: str, data: st.DataObject) -> None:
+def test_what_is_written_is_the_text_of_json_and_structure(tag: str, data: st.DataObject) -> None:
     codec, messages = MESSAGES[tag]
     message = data.draw(messages)
     assert message.tag == tag
@@ -269,7 +270,7 @@ def test_a_text_of_ours_is_read_the_quick_way(message: Readable) -> None:
 # A blank behind the first brace means nothing in JSON, and is never written by us.
 @pytest.mark.parametrize("tag", MESSAGES)
 @given(st.data())
-def test_a_changed_text_means_what_it_means_to_json_and_cattrs(tag: str, data: st.DataObject) -> None:
+def test_a_changed_text_means_what_it_means_to_json_and_structure(tag: str, data: st.DataObject) -> None:
     codec, messages = MESSAGES[tag]
     payload = codec.encode(data.draw(messages))
     changed = data.draw(st.one_of(damaged(payload), rearranged(payload)))

@@ -1,4 +1,4 @@
-"""Messages about seals with parts that no seal can have: refused, for the reason that `json` and cattrs give."""
+"""Messages about seals with parts that no seal can have: refused, for the reason that `json` and `structure` give."""
 
 from datetime import UTC, datetime
 
@@ -54,7 +54,7 @@ ANSWERED = FROM_SIGNER.encode(StateSealed(1, ED25519, Head("node", 1, bytes(32))
         (FROM_SIGNER, ANSWERED, b'"eddsa"', b'"rsa"', "unknown field"),
     ],
 )
-def test_what_no_seal_can_hold_is_refused_with_the_reason_of_json_and_cattrs(
+def test_what_no_seal_can_hold_is_refused_with_the_reason_of_json_and_structure(
     codec: MessageCodec[Tagged], payload: bytes, old: bytes, new: bytes, why: str
 ) -> None:
     changed = payload.replace(old, new)

@@ -34,7 +34,7 @@ from agentproxy.protocol.signatures import DsaSignature, EcdsaSignature, EddsaSi
 from agentproxy.protocol.signer_answers import DigestSigned, Issued, Keys, NotDone, Recorded, StatusReport
 from agentproxy.protocol.signer_messages import FROM_SIGNER, TO_SIGNER, FromSigner, ToSigner
 from agentproxy.protocol.signer_requests import CertificateKind, Issue, ListKeys, Outcome, Record, SignDigest, Status
-from agentproxy.protocol.wire import format_time, parse_time
+from agentproxy.protocol.times import format_time, parse_time
 
 ID = "0123456789abcdef" * 2
 NOON = datetime(2026, 11, 22, 12, 0, 0, 5, tzinfo=UTC)

@@ -6,7 +6,7 @@ from agentproxy.protocol.codes import FailureCode, RejectionCode
 from agentproxy.protocol.errors import RemoteProtocolError
 from agentproxy.protocol.messages import FROM_ORACLE
 from agentproxy.protocol.oracle_messages import Failed, Rejected
-from agentproxy.protocol.wire import new_converter
+from agentproxy.protocol.structure import structured
 
 
 def test_a_code_arrives_as_the_member_that_was_sent() -> None:
@@ -29,4 +29,4 @@ def test_a_code_that_is_no_member_is_refused(code: str) -> None:
 )
 def test_a_value_of_another_type_is_refused(wanted: type, value: object) -> None:
     with pytest.raises(RemoteProtocolError):
-        new_converter().structure(value, wanted)
+        structured(value, wanted)

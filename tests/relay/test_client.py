@@ -18,7 +18,7 @@ from agentproxy.protocol.messages import FROM_ORACLE, FROM_RELAY, PROTOCOL_VERSI
 from agentproxy.protocol.oracle_messages import Certificate, Drain, Failed, Refused, Rejected, Signed, Welcome
 from agentproxy.protocol.relay_messages import Hello, Ping, Pong, Sign
 from agentproxy.protocol.signatures import EddsaSignature
-from agentproxy.protocol.wire import parse_time
+from agentproxy.protocol.times import parse_time
 from agentproxy.runtime.streams import FramedStream
 from relay.client import Client
 from relay.config import OracleAddress

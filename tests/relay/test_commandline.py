@@ -19,7 +19,7 @@ from agentproxy.protocol.codes import RejectionCode
 from agentproxy.protocol.errors import ConfigError
 from agentproxy.protocol.oracle_messages import Rejected
 from agentproxy.protocol.relay_messages import Hello
-from agentproxy.protocol.wire import format_time
+from agentproxy.protocol.times import format_time
 from agentproxy.runtime.lockfile import held
 from relay.commandline import run_command
 from relay.config import load_config

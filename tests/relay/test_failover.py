@@ -25,7 +25,7 @@ from agentproxy.protocol.oracle_messages import (
 )
 from agentproxy.protocol.relay_messages import FetchCertificate, Hello, Ping, Pong, Sign
 from agentproxy.protocol.signatures import RsaSignature
-from agentproxy.protocol.wire import parse_time
+from agentproxy.protocol.times import parse_time
 from agentproxy.runtime.streams import EndOfStream, FramedStream
 from relay.client import Client
 from relay.config import OracleAddress

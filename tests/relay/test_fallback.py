@@ -24,7 +24,7 @@ from agentproxy.protocol.errors import ConfigError
 from agentproxy.protocol.fields import KeyFacts
 from agentproxy.protocol.keys import Fingerprint, Keygrip
 from agentproxy.protocol.oracle_messages import Failed, KeysChanged, Refused, Rejected
-from agentproxy.protocol.wire import new_converter
+from agentproxy.protocol.unstructure import unstructured
 from agentproxy.runtime.peer import Peer
 from relay import delivery, fallback, fallbackrule, localagent
 from relay.daemon import serve
@@ -321,7 +321,7 @@ async def test_metrics_tell_no_end_of_an_own_key_that_another_has_replaced(host:
         return replace(host.own, fingerprint=Fingerprint.parse(digit * 40), expires=expires, user_id=user_id)
 
     replaced = (own("A", soon, "b1"), own("B", soon + timedelta(365), "b1"), own("C", soon, "b2"), own("D", None, "b2"))
-    plain: object = new_converter().unstructure(KeyFile((*replaced, own("E", soon, "b3"))))
+    plain = unstructured(KeyFile((*replaced, own("E", soon, "b3"))))
     host.places.keys.write_text(json.dumps(plain))
     async with host.relay() as relay:
         text = (await RelayMetrics(relay).render()).decode()
@@ -666,7 +666,7 @@ def test_keys_that_cannot_be_read_for_a_moment_are_there_again_behind_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     file = tmp_path / "keys.json"
-    plain: object = new_converter().unstructure(KeyFile((KEY.facts,)))
+    plain = unstructured(KeyFile((KEY.facts,)))
     file.write_text(json.dumps(plain))
     keys = FallbackKeys(file)
 

@@ -6,7 +6,7 @@ from datetime import UTC, datetime
 import pytest
 
 from agentproxy.protocol.fields import Claims
-from agentproxy.protocol.wire import new_converter
+from agentproxy.protocol.unstructure import unstructured
 from relay.control_call import MAX_ANSWER
 from relay.requestlog import MAX_TOLD, Outcome, RequestEntry, RequestLog
 
@@ -24,7 +24,7 @@ def log_of(text: str) -> RequestLog:
 @pytest.mark.parametrize("text", ["a", '"', "ü", "\U0001f600"])
 def test_what_is_told_is_never_more_than_whoever_asks_takes(text: str) -> None:
     told = log_of(text).last(MOST)
-    plain: object = new_converter().unstructure(told)
+    plain = unstructured(told)
     assert MAX_TOLD // 4 < len(json.dumps(plain)) < MAX_ANSWER
     assert [entry.id for entry in told] == [f"{MOST - 1 - number:032x}" for number in range(len(told))]
 

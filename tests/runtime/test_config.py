@@ -86,6 +86,7 @@ def test_an_absolute_path_stays_and_text_without_a_file_leaves_paths_alone(tmp_p
         ("just words", "policy.yaml: expected an object, got str"),
         ("name: 'a b'\nrunners: {}", "policy.yaml: name: expected 1 to 64 letters, digits, '.', '_', '+' or '-'"),
         ("name: n\nrunners: {}\nfingerprint: 0E85", "policy.yaml: fingerprint: a fingerprint has 40 or 64 hex digits"),
+        ("name: n\nrunners: {}\nfingerprint: {a: 1}", "policy.yaml: fingerprint: expected a string, got dict"),
         ("name: n\nname: m\nrunners: {}", "policy.yaml: line 2: the key name stands twice"),
         ("name: n\nrunners: {b1: {}, b1: {}}", "policy.yaml: line 2: the key b1 stands twice"),
         ("name: n\nrunners: {no: {}}", "policy.yaml: line 2: the key no is not read as a string: quote it"),

@@ -21,7 +21,7 @@ from agentproxy.protocol.frames import FrameReader, encode_frame
 from agentproxy.protocol.keys import Keygrip
 from agentproxy.protocol.signer_messages import FROM_SIGNER, TO_SIGNER, FromSigner, ToSigner
 from agentproxy.protocol.signer_requests import SignDigest
-from agentproxy.protocol.wire import format_time
+from agentproxy.protocol.times import format_time
 from agentproxy.signer.authority import create_authority
 from tests.signer.conftest import GnupgHome
 

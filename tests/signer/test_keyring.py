@@ -10,7 +10,7 @@ import pytest
 
 from agentproxy.protocol.errors import ConfigError
 from agentproxy.protocol.frames import MAX_PAYLOAD
-from agentproxy.protocol.wire import format_time
+from agentproxy.protocol.times import format_time
 from agentproxy.signer.config import AuditConfig, AuthorityConfig, SignerConfig
 from agentproxy.signer.keyring import Keyring, _size, _size_problems, open_keyring
 from tests.oracle.samples import MODERN

@@ -23,7 +23,7 @@ from agentproxy.admin.auditquery import Query, parse_moment
 from agentproxy.admin.layout import config_option
 from agentproxy.admin.records import COLUMNS, summary
 from agentproxy.protocol.signer_requests import Outcome
-from agentproxy.protocol.wire import format_time
+from agentproxy.protocol.times import format_time
 
 __all__ = ["query"]
 

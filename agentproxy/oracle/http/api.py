@@ -41,7 +41,7 @@ from agentproxy.protocol.armor import armored
 from agentproxy.protocol.codes import RefusalCode, RejectionCode
 from agentproxy.protocol.errors import BackendError, BlindOracleError, RefusedError, RemoteProtocolError
 from agentproxy.protocol.key_messages import ServedKey
-from agentproxy.protocol.wire import format_time
+from agentproxy.protocol.times import format_time
 
 __all__ = ["Api", "KeyNotFoundError"]
 
