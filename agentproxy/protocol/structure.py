@@ -23,7 +23,8 @@ __all__ = [
     "UNREADABLE",
     "Read",
     "Reader",
-    "is_optional",
+    "beside_none",
+    "given_fields",
     "is_required",
     "structured",
 ]
@@ -63,7 +64,7 @@ class Reader:
         """How to read a `wanted`; made at first use, since nobody reads every type.
 
         Raises:
-            TypeError: nothing is read as that type, which is a bug of ours.
+            NotImplementedError: nothing is read as that type: a bug of ours, which is nobody's bad input.
         """
         read = self._reads.get(wanted)
         if read is None:
@@ -80,21 +81,29 @@ class Reader:
             return _tuple(self.how(parts[0]))
         if get_origin(wanted) is dict:
             return _dict(self.how(parts[0]), self.how(parts[1]))
-        if is_optional(wanted):
-            return _optional(self.how(parts[0] if parts[1] is types.NoneType else parts[1]))
+        beside = beside_none(wanted)
+        if beside is not None:
+            return _optional(self.how(beside))
         if wanted in UNIONS:
             return _one_of(UNIONS[wanted], {getattr(cls, UNIONS[wanted]): self.how(cls) for cls in parts})
         if isinstance(wanted, type) and issubclass(wanted, enum.Enum):
-            return _member(wanted)
+            members = {member.value: member for member in wanted}
+            if all(type(value) is str for value in members):
+                return _member(members)
         if isinstance(wanted, type) and is_dataclass(wanted):
-            return _dataclass(wanted, [(each, self.how(each.type)) for each in fields(wanted) if each.init])
-        raise TypeError(f"nothing is read as {wanted}")
+            return _dataclass(wanted, [(each, self.how(each.type)) for each in given_fields(wanted)])
+        raise NotImplementedError(f"nothing is read as {wanted}")
 
 
-def is_optional(wanted: object) -> bool:
-    """Whether a type is another one or None."""
-    parts = get_args(wanted)
-    return isinstance(wanted, types.UnionType) and len(parts) == 2 and types.NoneType in parts
+def beside_none(wanted: object) -> object:
+    """The type that may be None as well, of such a union; None of every other type."""
+    others = [part for part in get_args(wanted) if part is not types.NoneType]
+    return others[0] if isinstance(wanted, types.UnionType) and len(others) == 1 else None
+
+
+def given_fields(cls: type[object]) -> list[Field[object]]:
+    """The fields of a dataclass that whoever makes a value gives; the class sets the others by itself."""
+    return [member for member in fields(cls) if member.init]  # type: ignore[arg-type]
 
 
 def is_required(member: Field[object]) -> bool:
@@ -106,20 +115,34 @@ def _unexpected(words: str, value: object) -> RemoteProtocolError:
     return RemoteProtocolError(f"expected {words}, got {type(value).__name__}")
 
 
+def _exactly(wanted: type[T], words: str) -> Callable[[object], T]:
+    """Of this very type: bool is a subclass of int, and a string would become a tuple of its letters."""
+
+    def check(value: object) -> T:
+        if type(value) is not wanted:
+            raise _unexpected(words, value)
+        return value
+
+    return check
+
+
+_string = _exactly(str, "a string")
+_integer = _exactly(int, "an integer")
+_boolean = _exactly(bool, "true or false")
+_list: Callable[[object], list[object]] = _exactly(list, "a list")
+_object: Callable[[object], dict[str, object]] = _exactly(dict, "an object")
+
+
 def _tuple(read: Read) -> Read:
     def read_tuple(value: object) -> object:
-        if type(value) is not list:  # a string would become a tuple of its letters
-            raise _unexpected("a list", value)
-        return tuple([read(each) for each in value])
+        return tuple([read(each) for each in _list(value)])
 
     return read_tuple
 
 
 def _dict(read_key: Read, read: Read) -> Read:
     def read_dict(value: object) -> object:
-        if type(value) is not dict:
-            raise _unexpected("an object", value)
-        return {read_key(key): read(each) for key, each in value.items()}
+        return {read_key(key): read(each) for key, each in _object(value).items()}
 
     return read_dict
 
@@ -145,9 +168,7 @@ def _one_of(tag: str, reads: Mapping[object, Read]) -> Read:
     return read_one
 
 
-def _member(wanted: type[enum.Enum]) -> Read:
-    members = {member.value: member for member in wanted}
-
+def _member(members: Mapping[str, enum.Enum]) -> Read:
     def read_member(value: object) -> object:
         member = members.get(_string(value))
         if member is None:
@@ -161,39 +182,20 @@ def _dataclass(wanted: type[object], members: list[tuple[Field[object], Read]]) 
     reads = [(member.name, read, is_required(member)) for member, read in members]
 
     def read_dataclass(value: object) -> object:
-        if type(value) is not dict:
-            raise _unexpected("an object", value)
+        plain = _object(value)
         values: dict[str, object] = {}
         for name, read, required in reads:
-            if name in value:
-                values[name] = read(value[name])
+            if name in plain:
+                values[name] = read(plain[name])
             elif required:
                 raise RemoteProtocolError(f"the field {name!r} is missing")
-        if len(values) != len(value):
+        if len(values) != len(plain):
             # A peer makes up the names of unknown fields: one could be a line of the log of its own, or fill it.
-            unknown = min(str(name) for name in value if name not in values)
+            unknown = min(str(name) for name in plain if name not in values)
             raise RemoteProtocolError(f"unknown field {unknown[:_MAX_NAME]!r}")
         return wanted(**values)
 
     return read_dataclass
-
-
-def _string(value: object) -> str:
-    if type(value) is not str:
-        raise _unexpected("a string", value)
-    return value
-
-
-def _integer(value: object) -> int:
-    if type(value) is not int:  # bool is a subclass of int
-        raise _unexpected("an integer", value)
-    return value
-
-
-def _boolean(value: object) -> bool:
-    if type(value) is not bool:
-        raise _unexpected("true or false", value)
-    return value
 
 
 def _number(value: object) -> float:

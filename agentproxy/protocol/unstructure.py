@@ -3,14 +3,14 @@
 import enum
 import types
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import MISSING, Field, fields, is_dataclass
+from dataclasses import MISSING, Field, is_dataclass
 from datetime import datetime
 from operator import attrgetter
 from typing import cast, get_args
 
 from agentproxy.protocol.digests import HashAlgorithm
 from agentproxy.protocol.keys import Fingerprint, Keygrip
-from agentproxy.protocol.structure import UNIONS, is_required
+from agentproxy.protocol.structure import UNIONS, given_fields, is_required
 from agentproxy.protocol.times import format_time
 
 __all__ = ["Write", "Writer", "unstructured", "unstructured_fields"]
@@ -40,7 +40,7 @@ class Writer:
         """The plain value.
 
         Raises:
-            TypeError: nothing of that type is written, which is a bug of ours.
+            NotImplementedError: nothing of that type is written, which is a bug of ours.
         """
         write = self._writes.get(type(value))
         if write is None:
@@ -52,12 +52,12 @@ class Writer:
             return attrgetter("value")
         if is_dataclass(cls):
             return self._fields(cls)
-        raise TypeError(f"no {cls.__name__} is written")
+        raise NotImplementedError(f"no {cls.__name__} is written")
 
     def _fields(self, cls: type[object]) -> Write:
         tag = _TAGS.get(cls)
         start = {} if tag is None else {tag: getattr(cls, tag)}
-        members = [(each.name, is_required(each), _default(each)) for each in fields(cls) if each.init]  # type: ignore[arg-type]
+        members = [(each.name, is_required(each), _default(each)) for each in given_fields(cls)]
         write = self.write
 
         def write_fields(value: object) -> object:

@@ -1,13 +1,12 @@
 """Everything that is wrong in what an operator wrote: reading stops at the first problem, and they want to know all."""
 
 import difflib
-import types
 from collections.abc import Iterator
-from dataclasses import fields, is_dataclass
+from dataclasses import is_dataclass
 from typing import get_args, get_origin
 
 from agentproxy.protocol.errors import BlindOracleError
-from agentproxy.protocol.structure import UNREADABLE, Reader, is_optional, is_required
+from agentproxy.protocol.structure import UNREADABLE, Reader, beside_none, given_fields, is_required
 
 __all__ = ["problems"]
 
@@ -28,9 +27,9 @@ def problems(reader: Reader, value: object, wanted: object, path: str = "") -> l
 
 def _of_parts(reader: Reader, value: object, wanted: object, path: str) -> Iterator[tuple[str, str]]:
     parts = get_args(wanted)
-    if is_optional(wanted) and value is not None:
-        inner = next(part for part in parts if part is not types.NoneType)
-        yield from problems(reader, value, inner, path)
+    beside = beside_none(wanted)
+    if beside is not None and value is not None:
+        yield from problems(reader, value, beside, path)
     elif get_origin(wanted) is tuple and isinstance(value, list):
         for index, item in enumerate(value):
             yield from problems(reader, item, parts[0], f"{path}[{index}]")
@@ -42,7 +41,7 @@ def _of_parts(reader: Reader, value: object, wanted: object, path: str) -> Itera
 
 
 def _of_fields(reader: Reader, value: dict[str, object], wanted: type[object], path: str) -> Iterator[tuple[str, str]]:
-    known = {member.name: member for member in fields(wanted) if member.init}  # type: ignore[arg-type]
+    known = {member.name: member for member in given_fields(wanted)}
     for name, member in known.items():
         if name in value:
             yield from problems(reader, value[name], member.type, _below(path, name))
