@@ -10,6 +10,7 @@ from math import inf
 
 import trio
 
+from agentproxy.protocol.fields import Claims
 from agentproxy.runtime.directstream import DirectStream
 from relay.caller import Observer
 from relay.departures import Departures
@@ -167,11 +168,18 @@ class Conversation:
         events: Sequence[Event] = session.receive(untrusted)
         while True:
             replies = b"".join([event.data for event in events])
-            if replies and not self._stream.send_now(replies):
+            is_sent = is_gone = False
+            try:
+                is_sent = not replies or self._stream.send_now(replies)
+            except trio.BrokenResourceError:
+                is_gone = True
+            # Who leaves at once, or does not read, must not keep it out of the log.
+            refused = [event for event in events if event.reason and not event.reason.startswith(_LOOKUPS)]
+            is_over = bool(refused) and await self._note(session, refused)
+            if is_gone or is_over:
+                return False
+            if not is_sent:
                 await self._flush()
-            for event in events:
-                if event.reason and not event.reason.startswith(_LOOKUPS) and not await self._note(session, event):
-                    return False
             if session.has_found_key:
                 session.has_found_key = False
                 self._service.expect()
@@ -184,18 +192,27 @@ class Conversation:
             await self._flush()
             events = session.receive(b"")  # what gpg sent along with PKSIGN; what it sent later, the kernel has
 
-    async def _note(self, session: Session, refused: Event) -> bool:
-        """Log what was refused; False when it was too much."""
-        self._refused += 1
-        if self._refused > MOST_REFUSALS:
-            reason = f"the connection is ended: more than {MOST_REFUSALS} commands of it were refused"
-            self._service.refused_here(self._visitor, reason)
-            return False
-        about = refused.about if isinstance(refused, Reply) else None
-        # Somebody will look for the package whose signature failed; what is no signature is of no package.
-        claims = None if about is None else await self._observer.claims(self._visitor.peer, session.claims_hint)
-        self._service.refused_here(self._visitor, refused.reason, about, claims)
-        return True
+    async def _note(self, session: Session, refused: Sequence[Event]) -> bool:
+        """Log what was refused, whatever happens meanwhile; True when it was too much."""
+        claims: Claims | None = None
+        try:
+            # Somebody will look for the package whose signature failed; what is no signature is of no package.
+            if any(isinstance(event, Reply) and event.about for event in refused):
+                claims = await self._observer.claims(self._visitor.peer, session.claims_hint)
+        finally:  # a relay that is stopped here has answered already, and gpg shows no reason
+            is_over = self._log(refused, claims)
+        return is_over
+
+    def _log(self, refused: Sequence[Event], claims: Claims | None) -> bool:
+        for event in refused:
+            self._refused += 1
+            if self._refused > MOST_REFUSALS:
+                reason = f"the connection is ended: more than {MOST_REFUSALS} commands of it were refused"
+                self._service.refused_here(self._visitor, reason)
+                return True
+            about = event.about if isinstance(event, Reply) else None
+            self._service.refused_here(self._visitor, event.reason, about, claims if about else None)
+        return False
 
     async def _sign(self, session: Session, need: SignNeeded) -> None:
         """Answer PKSIGN; when gpg leaves, the whole conversation is cancelled here."""
