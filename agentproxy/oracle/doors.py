@@ -159,10 +159,14 @@ class Doors:
         while True:
             await trio.sleep(KEEP_ALIVE_SECONDS)
             self._reception.complaints.sweep()
-            for relay in list(self._streams):
-                relay.follow()
-                relay.keep_alive()
-                relay.renew_if_due()
+            self._look_after_all()
+
+    def _look_after_all(self) -> None:
+        # A function of its own: the variable of a loop up there would keep the last relay's buffers while we sleep.
+        for relay in list(self._streams):
+            relay.follow()
+            relay.keep_alive()
+            relay.renew_if_due()
 
     def drain(self) -> None:
         """Accept nobody any more, and let everybody finish."""

@@ -11,12 +11,14 @@ from pathlib import Path
 
 import pytest
 import trio
+import trio.testing
 
-from agentproxy.oracle import daemon, expiries
+from agentproxy.oracle import daemon, doors, expiries
 from agentproxy.oracle.config import ListenAddress, OracleConfig, TlsConfig, parse_address
 from agentproxy.oracle.daemon import Oracle
 from agentproxy.oracle.policy import Policy
 from agentproxy.oracle.policyfile import load_policy
+from agentproxy.oracle.stream import RelayStream
 from agentproxy.protocol.errors import ConfigError, RemoteProtocolError
 from agentproxy.protocol.oracle_messages import Drain, KeysChanged, Rejected, Signed, Welcome
 from agentproxy.runtime.config import load
@@ -115,7 +117,7 @@ async def test_of_reloads_in_quick_succession_the_newest_policy_wins(
         file.write_text(POLICY.replace("a: {keys: [ed]", "a: {keys: []"))
         for _ in range(20):
             nursery.start_soon(running.oracle.reload)
-        await trio.sleep(0.1)
+        await trio.testing.wait_all_tasks_blocked()
         go_on.set()
     assert running.oracle._service.policy.runners["a"].keys == ()
     assert len(reads) == 2
@@ -238,4 +240,23 @@ async def test_a_connection_that_is_over_leaves_nothing_for_a_collection(running
                 with contextlib.suppress(trio.BrokenResourceError), trio.fail_after(SECONDS):
                     while await stream.receive_some():
                         pass
+        await until(lambda: tls_streams() <= before)
+
+
+async def test_nor_does_one_that_has_been_looked_after(running: Running, monkeypatch: pytest.MonkeyPatch) -> None:
+    looked_after = trio.Event()
+    keep_alive = RelayStream.keep_alive
+
+    def seen(relay: RelayStream) -> None:
+        keep_alive(relay)
+        looked_after.set()
+
+    monkeypatch.setattr(RelayStream, "keep_alive", seen)
+    monkeypatch.setattr(doors, "KEEP_ALIVE_SECONDS", 0.01)
+    with without_collections():
+        before = tls_streams()
+        async with running.connect(running.a) as client:
+            assert isinstance(await client.hello(running.a.token), Welcome)
+            with trio.fail_after(SECONDS):
+                await looked_after.wait()
         await until(lambda: tls_streams() <= before)
