@@ -25,6 +25,7 @@ from agentproxy.oracle.changes import Enrolled as EnrolledChange
 from agentproxy.oracle.config import CredentialsConfig
 from agentproxy.oracle.credentials import TokenKind
 from agentproxy.oracle.daemon import Oracle
+from agentproxy.oracle.stream import RelayStream
 from agentproxy.protocol.codes import RejectionCode
 from agentproxy.protocol.errors import ConfigError, RemoteProtocolError
 from agentproxy.protocol.expiry import THRESHOLD_DAYS
@@ -48,12 +49,31 @@ class Given:
     directory: Path
 
     def context(self) -> ssl.SSLContext:
-        made = ssl.create_default_context()
+        made = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
         AUTHORITY.configure_trust(made)
         file = self.directory / "given.pem"
         file.write_text(self.credentials.certificate + self.credentials.private_key)
         made.load_cert_chain(file)
         return made
+
+
+class Looks:
+    """The oracle's looks at how old a relay's credentials are, one after the other."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self._count = 0
+        renew_if_due = RelayStream.renew_if_due
+
+        def counted(relay: RelayStream) -> None:
+            renew_if_due(relay)
+            self._count += 1
+
+        monkeypatch.setattr(RelayStream, "renew_if_due", counted)
+        monkeypatch.setattr(doors, "KEEP_ALIVE_SECONDS", 0.01)
+
+    async def several(self) -> None:
+        enough = self._count + 4
+        await until(lambda: self._count >= enough)
 
 
 def newcomer(running: Running) -> Enrolled:
@@ -233,13 +253,13 @@ def schema_time(moment: datetime) -> str:
 async def test_credentials_are_renewed_over_the_stream_and_the_old_ones_end_after_the_overlap(
     running: Running, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(doors, "KEEP_ALIVE_SECONDS", 0.05)
+    looks = Looks(monkeypatch)
     async with running.connect(running.a) as client:
         assert isinstance(await client.hello(running.a.token), Welcome)
-        await trio.sleep(0.2)  # several looks at credentials that are young
+        await looks.several()  # at credentials that are young
         age(running, running.a, 1.8)
         await running.registry_is_seen()
-        await trio.sleep(0.2)  # … and at some of three fifths of their time
+        await looks.several()  # … and at some of three fifths of their time
         age(running, running.a, 2.2)
         got = await client.receive()
         assert isinstance(got, Credentials)
@@ -252,7 +272,7 @@ async def test_credentials_are_renewed_over_the_stream_and_the_old_ones_end_afte
         (entry,) = [entry for entry in old.tokens.values() if entry.id == running.a.token_id]
         assert entry.expires is not None
         assert timedelta(minutes=55) < entry.expires - datetime.now(UTC) < timedelta(minutes=65)
-        await trio.sleep(0.2)
+        await looks.several()
     assert operations(running) == ["credentials_issued", "renewed"]  # once, though the old ones are still old
 
 
@@ -444,7 +464,7 @@ def rogue(common_name: str, authority: trustme.CA) -> tuple[bytes, bytes]:
 @pytest.mark.parametrize("name", ["a", "a.example", "a\x00.evil.example"])
 async def test_a_certificate_is_known_by_its_bytes_and_never_by_a_name_in_it(running: Running, name: str) -> None:
     certificate, private = rogue(name, AUTHORITY)
-    made = ssl.create_default_context()
+    made = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     AUTHORITY.configure_trust(made)
     file = running.world.directory / "rogue.pem"
     file.write_bytes(certificate + private)
@@ -455,7 +475,7 @@ async def test_a_certificate_is_known_by_its_bytes_and_never_by_a_name_in_it(run
 
 async def test_the_same_name_from_another_authority_gets_no_tls(running: Running) -> None:
     certificate, private = rogue("a", STRANGERS)
-    made = ssl.create_default_context()
+    made = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     AUTHORITY.configure_trust(made)
     file = running.world.directory / "rogue.pem"
     file.write_bytes(certificate + private)

@@ -189,7 +189,7 @@ async def test_of_a_relay_that_does_not_read_no_more_is_read(running: Running, n
     for number in range(3000):
         client.send(SelectKey(f"{number:032x}", "el10-x86_64"))
     await until(lambda: stream.is_behind)
-    await trio.sleep(0.1)
+    await trio.testing.wait_all_tasks_blocked()
     assert len(stream._unsent) + stream._writing < 2 * streams_module.SLOW_UNSENT
     answers = [await client.receive() for _ in range(3000)]
     assert all(isinstance(answer, SelectedKey) for answer in answers)

@@ -143,7 +143,7 @@ class Client:
 
 
 def context(leaf: trustme.LeafCert | None, authority: trustme.CA = AUTHORITY) -> ssl.SSLContext:
-    made = ssl.create_default_context()
+    made = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     authority.configure_trust(made)
     if leaf is not None:
         leaf.configure_cert(made)

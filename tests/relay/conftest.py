@@ -25,6 +25,7 @@ from agentproxy.signer.software import SoftwareBackend
 from relay.config import OracleAddress, RelayConfig, SocketConfig
 from relay.credentials import CredentialStore, credentials_directory
 from relay.daemon import serve
+from relay.service import Relay
 from tests.relay.fakeoracle import FakeOracle
 from tests.trees import remove_tree
 
@@ -95,10 +96,9 @@ class Runner:
         self.config = replace(self.config, deadline_seconds=seconds)
 
     @asynccontextmanager
-    async def relay(self) -> AsyncIterator[None]:
+    async def relay(self) -> AsyncIterator[Relay]:
         async with trio.open_nursery() as nursery:
-            await nursery.start(serve, self.config)
-            yield
+            yield await nursery.start(serve, self.config)
             nursery.cancel_scope.cancel()
 
     @asynccontextmanager
@@ -110,9 +110,9 @@ class Runner:
             nursery.cancel_scope.cancel()
 
     @asynccontextmanager
-    async def both(self) -> AsyncIterator[None]:
-        async with self.running_oracle(), self.relay():
-            yield
+    async def both(self) -> AsyncIterator[Relay]:
+        async with self.running_oracle(), self.relay() as relay:
+            yield relay
 
     async def gpg(self, *arguments: str, stdin: bytes = b"") -> subprocess.CompletedProcess[bytes]:
         command = ["gpg", "--homedir", str(self.home), "--batch", "--no-tty", *arguments]

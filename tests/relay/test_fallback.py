@@ -9,7 +9,7 @@ import signal
 import subprocess
 import tempfile
 import threading
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
@@ -41,11 +41,11 @@ from relay.service import Relay
 from relay.status import ControlRequest
 from relay.statusanswers import control_table
 from tests.end_to_end.assuanclient import AssuanClient, AssuanError
+from tests.relay.activation import SECONDS, until
 from tests.relay.conftest import Runner, relay_config, run_gpg
 from tests.relay.test_sealer import KEY
 from tests.trees import remove_tree
 
-SECONDS = 60.0
 ROOT = Peer(1, 0, 0, (0,))
 DIGEST = Digest(HashAlgorithm.SHA256, bytes(range(32)))
 
@@ -123,14 +123,6 @@ def host(runner: Runner, made: Path) -> Iterator[Host]:
         yield Host(runner, own)
     finally:
         forget(places.home)
-
-
-async def until(fact: Callable[[], object]) -> None:
-    with trio.fail_after(SECONDS):
-        while True:
-            if fact():
-                return
-            await trio.sleep(0.01)
 
 
 async def switch(relay: Relay, mode: FallbackMode | None, seconds: int = 3600, peer: Peer = ROOT) -> None:

@@ -11,6 +11,7 @@ from agentproxy.protocol.messages import FromOracle
 from agentproxy.protocol.oracle_messages import Drain, Failed, KeysChanged, Refused, Rejected, Signed
 from agentproxy.protocol.relay_messages import Sign
 from agentproxy.protocol.signatures import RsaSignature
+from tests.relay.activation import until
 from tests.relay.conftest import Runner, write_credentials
 from tests.relay.fakeoracle import HEAD
 
@@ -383,15 +384,18 @@ async def test_a_draining_oracle_finishes_its_work_and_is_left(runner: Runner) -
 
 async def test_the_window_of_the_oracle_is_kept(runner: Runner) -> None:
     runner.oracle.max_in_flight = 2
+    all_have_asked = trio.Event()
 
-    async def slowly(request: Sign) -> FromOracle | bytes | None:
-        await trio.sleep(0.05)
+    async def hold(request: Sign) -> FromOracle | bytes | None:
+        await all_have_asked.wait()
         return await runner.oracle.sign(request)
 
-    runner.oracle.answer = slowly
-    async with runner.both(), trio.open_nursery() as nursery:
+    runner.oracle.answer = hold
+    async with runner.both() as relay, trio.open_nursery() as nursery:
         for _ in range(8):
             nursery.start_soon(runner.sign)
+        await until(lambda: relay.client.waiting == 8)
+        all_have_asked.set()
 
     assert len(runner.oracle.requests) == 8
     assert runner.oracle.most_in_flight == 2

@@ -172,7 +172,7 @@ def test_a_server_name_with_the_character_0_is_none_wherever_it_comes_from() -> 
 )
 def test_a_server_name_that_tls_takes_is_taken(name: str) -> None:
     taken = OracleAddress("[::1]:7443", name).server_name
-    tls = ssl.create_default_context().wrap_bio(ssl.MemoryBIO(), ssl.MemoryBIO(), server_hostname=taken)
+    tls = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT).wrap_bio(ssl.MemoryBIO(), ssl.MemoryBIO(), server_hostname=taken)
     assert tls.server_hostname == name.encode("idna").decode("ascii")
 
 
